@@ -1,0 +1,44 @@
+"""Where things are on this machine: the one file that reads the `PIIP_*` environment variables."""
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """The absolute folder everything a run writes lives under: `$PIIP_HOME`, or `runs/` beside the package's checkout."""
+    given = os.environ.get("PIIP_HOME")
+    if not given:
+        return Path(__file__).resolve().parent.parent / "runs"
+    path = Path(given).expanduser()
+    if not path.is_absolute():
+        raise ValueError(f"PIIP_HOME must be absolute (Ray workers run elsewhere), got {given!r}. Try: export PIIP_HOME=$PWD/{given}")
+    return path
+
+
+def data_root() -> Path:
+    """The folder that holds dataset folders such as `coco/`: `$PIIP_DATA`, or `data/` under `home()`."""
+    given = os.environ.get("PIIP_DATA")
+    return Path(given).expanduser().absolute() if given else home() / "data"
+
+
+def storage() -> Path:
+    """Where checkpoints go: `$PIIP_STORAGE`, or `storage/` under `home()`. Must be seen by every node of the cluster."""
+    given = os.environ.get("PIIP_STORAGE")
+    if given and "://" in given:
+        raise ValueError(f"PIIP_STORAGE={given!r} is an address; checkpoints need a mounted path that every node sees, e.g. /mnt/piip")
+    return Path(given).expanduser().absolute() if given else home() / "storage"
+
+
+def tracking_uri() -> str:
+    """The MLflow server: `$MLFLOW_TRACKING_URI`, or an SQLite file under `home()`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def journal_dir(trial_key: str) -> Path:
+    """The folder of one trial's journal: what is known of it before (and whether or not) MLflow hears of it."""
+    return home() / "journals" / trial_key
+
+
+def checkpoint_dir(trial_key: str) -> Path:
+    """The folder of one trial's checkpoints."""
+    return storage() / trial_key

@@ -1,0 +1,257 @@
+"""What an experiment is: one frozen, typed, JSON-serialisable tree. Imports no torch."""
+
+import difflib
+import hashlib
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class Spec(BaseModel):
+    """Base of every spec: frozen, keyword-only, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def override(self, changes: dict[str, Any]) -> Self:
+        """A validated copy with dotted fields replaced, e.g. `{"optim.lr": 3e-4, "model.backbone.branches.0.resolution": 1568}`.
+
+        Raises:
+            ValueError: A name is not a field (the nearest one is named), or a value is refused.
+        """
+        tree = self.model_dump(mode="json")
+        for path, value in changes.items():
+            *parents, leaf = path.split(".")
+            node: Any = tree
+            for key in [*parents, leaf]:
+                holder = node
+                if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+                    node = node[int(key)]
+                elif isinstance(node, dict) and key in node:
+                    node = node[key]
+                else:
+                    raise ValueError(f"no field {path!r} in {type(self).__name__}.{_nearest(path, self)}")
+            holder[int(leaf) if isinstance(holder, list) else leaf] = value
+        try:
+            return self.model_validate_json(_to_json(tree))
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+            raise ValueError(f"override {changes} refused. {problems}") from None
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted leaves, as MLflow params, the command line and Tune name them."""
+        leaves: dict[str, Any] = {}
+
+        def walk(prefix: str, node: Any) -> None:
+            children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
+            if children is None:
+                leaves[prefix] = node
+                return
+            for key, child in children:
+                walk(f"{prefix}.{key}" if prefix else str(key), child)
+
+        walk("", self.model_dump(mode="json"))
+        return leaves
+
+
+def _to_json(tree: Any) -> str:
+    import json
+
+    return json.dumps(tree)
+
+
+def _nearest(path: str, spec: Spec) -> str:
+    """The end of an error message: the fields most like `path`."""
+    close = difflib.get_close_matches(path, list(spec.flat()), n=1, cutoff=0.3)
+    return f" Nearest: {close[0]!r}" if close else f" Fields: {', '.join(spec.flat())}"
+
+
+class BranchSpec(Spec):
+    """One image size and the network that sees it."""
+
+    arch: str
+    """timm name with its weights' tag, e.g. `deit3_small_patch16_224.fb_in22k_ft_in1k`; ours are `pico_*` (models/pico.py)."""
+    resolution: int = Field(gt=0)
+    """Nominal side S_i in pixels; the branch sees the input scaled by S_i / S_0 (S_0 = the first branch's)."""
+    pretrained: bool = True
+    """Start from the weights of `arch`'s tag."""
+    drop_path: float = Field(default=0.05, ge=0, lt=1)
+    window: int | None = Field(default=14, gt=0)
+    """Attention window in patches; None attends globally."""
+
+
+class InteractionSpec(Spec):
+    """How neighbouring branches exchange features (paper section 3.2)."""
+
+    count: int = Field(default=12, ge=0)
+    """Number of interactions; every branch's blocks are split evenly between them. 0: branches meet in the merge only."""
+    num_heads: int = Field(default=16, gt=0)
+    num_points: int = Field(default=4, gt=0)
+    value_ratio: float = Field(default=0.5, gt=0)
+    """Width of the value inside attention as a part of the query's width."""
+    ffn_ratio: float = Field(default=0.25, gt=0)
+    drop_path: float = Field(default=0.4, ge=0, lt=1)
+    """Stochastic depth of the ConvFFN."""
+    kernel: Literal["auto", "cpp", "reference"] = "auto"
+    """`auto`: the compiled operator where it is built, else the PyTorch reference (one line says so)."""
+
+
+class PIIPSpec(Spec):
+    """N >= 1 branches, N - 1 interaction units per interaction, merged into four maps at strides 4, 8, 16, 32."""
+
+    kind: Literal["piip"] = "piip"
+    label: str = ""
+    """Letters for people, e.g. `TSB`; not part of the digest."""
+    branches: tuple[BranchSpec, ...] = Field(min_length=1)
+    """From high to low resolution, that is from the smallest to the largest network: TSB, 1120/896/448."""
+    interaction: InteractionSpec = InteractionSpec()
+
+    @property
+    def resolution(self) -> int:
+        """Long side of the network's input: the first branch's."""
+        return self.branches[0].resolution
+
+    @model_validator(mode="after")
+    def _high_to_low_resolution(self) -> Self:
+        sides = [b.resolution for b in self.branches]
+        if sides != sorted(sides, reverse=True):
+            raise ValueError(f"branches go from high to low resolution (the smallest model sees the largest image), got {sides}")
+        return self
+
+
+class CNNSpec(Spec):
+    """A convolutional network through timm, maps at strides 4, 8, 16, 32: the peers we compare with."""
+
+    kind: Literal["cnn"] = "cnn"
+    arch: str
+    """timm name, e.g. `resnet18`."""
+    resolution: int = Field(gt=0)
+    """Long side of the input in pixels."""
+    pretrained: bool = False
+
+
+class MaskRCNNSpec(Spec):
+    """Mask R-CNN as in mmdetection's `mask_rcnn_r50_fpn`, on torchvision's parts."""
+
+    kind: Literal["mask_rcnn"] = "mask_rcnn"
+    num_classes: int = Field(default=80, gt=0)
+    """Foreground classes."""
+    fpn_channels: int = 256
+    anchor_scale: float = 8
+    """Anchor side in strides; ratios are 1/2, 1, 2; strides 4..64."""
+    rpn_pre_nms: int = 2000
+    """Proposals per level before NMS in training (half of it in evaluation)."""
+    rpn_post_nms: int = 1000
+    """Proposals per image after NMS, training and evaluation."""
+    box_samples: int = 512
+    """Proposals per image the box head learns from; a quarter of them positive."""
+    box_channels: int = 1024
+    mask_convs: int = 4
+    mask_channels: int = 256
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    max_detections: int = 100
+
+
+Backbone = Annotated[PIIPSpec | CNNSpec, Field(discriminator="kind")]
+Head = MaskRCNNSpec
+
+
+class ModelSpec(Spec):
+    """A backbone and a head."""
+
+    backbone: Backbone
+    head: Head = MaskRCNNSpec()
+
+
+class CocoSpec(Spec):
+    """COCO-format detection data and how an image is prepared. Where the files are is not in the spec (see piip/data)."""
+
+    kind: Literal["coco"] = "coco"
+    name: str = "coco"
+    """`coco` (under PIIP_DATA), `demo` (made under PIIP_HOME) or `custom` (paths given on the command line)."""
+    short_ratio: float = Field(default=800 / 1333, gt=0, le=1)
+    """The short side is at most floor(resolution * short_ratio); the long side at most `resolution`."""
+    train_scales: tuple[float, ...] = (1.0,)
+    """Training draws one of these factors per image and multiplies both limits by it."""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability of a horizontal flip in training."""
+    pad_multiple: int = Field(default=224, gt=0)
+    """Images are zero padded, right and bottom, to a multiple of this."""
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    """RGB, in 0..255."""
+    broken_images: Literal["refuse", "skip"] = "refuse"
+    """What training does with an image that cannot be decoded."""
+
+
+class OptimSpec(Spec):
+    """AdamW, layer-wise decay, warm-up and a schedule."""
+
+    lr: float = Field(default=1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.05, ge=0)
+    layer_decay: float = Field(default=0.85, gt=0, le=1)
+    """Block j of L in a branch learns at lr * layer_decay ** (L - j); interactions, merge, neck and head at lr."""
+    warmup_steps: int = Field(default=500, ge=0)
+    warmup_ratio: float = Field(default=1e-3, ge=0, le=1)
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    milestones: tuple[float, ...] = (8 / 12, 11 / 12)
+    """Parts of the training after which `step` multiplies the rate by 0.1."""
+    clip_norm: float | None = Field(default=None, gt=0)
+
+
+class TrainSpec(Spec):
+    """How long, how precise, by which engine."""
+
+    batch_size: int = Field(default=16, gt=0)
+    """Images per optimizer step over all workers."""
+    micro_batch: int | None = Field(default=None, gt=0)
+    """Images per worker and forward pass; None takes batch_size / workers (no accumulation)."""
+    steps: int | None = Field(default=None, gt=0)
+    """Optimizer steps; wins over epochs."""
+    epochs: float = Field(default=12, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast over fp32 weights; box operations stay fp32."""
+    engine: Literal["deepspeed", "ddp"] = "deepspeed"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    eval_every: int | None = Field(default=None, gt=0)
+    """Steps between evaluations; None evaluates after every epoch (at the end only where an epoch is longer than the training)."""
+    save_every: int | None = Field(default=None, gt=0)
+    """Steps between checkpoints; None saves when it evaluates."""
+    log_every: int = Field(default=10, gt=0)
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints kept besides the best one."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _micro_batch_divides(self) -> Self:
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            fits = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}. Fits: {fits}")
+        return self
+
+
+class PaperResult(Spec):
+    """What the paper prints for this row; training never reads it."""
+
+    box_ap: float | None = None
+    mask_ap: float | None = None
+    params_m: float | None = None
+    gflops: float | None = None
+
+
+class ExperimentSpec(Spec):
+    """One experiment; a line of a table."""
+
+    name: str = Field(pattern=r"^[a-z0-9_.]+$")
+    model: ModelSpec
+    data: CocoSpec = CocoSpec()
+    optim: OptimSpec = OptimSpec()
+    train: TrainSpec = TrainSpec()
+    paper: PaperResult | None = None
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that change when anything but `name`, `paper` or the label does."""
+        body = self.model_dump(mode="json", exclude={"name": True, "paper": True, "model": {"backbone": {"label"}}})
+        return hashlib.sha256(_to_json(body).encode()).hexdigest()[:12]
