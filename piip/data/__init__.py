@@ -1,0 +1,1 @@
+"""Images and annotations: from files on disk to batches a model takes."""
