@@ -1,0 +1,198 @@
+"""Predictions and ground truth over images."""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from pycocotools import mask as rle
+
+READABLE = 512
+"""Images with a shorter long side (pixels) are enlarged by a whole factor before anything is drawn."""
+FILL = 0.38
+"""How much of a mask's colour covers the image."""
+
+
+def draw_predictions(
+    image: Image.Image,
+    predictions: Sequence[Mapping[str, Any]],
+    names: Mapping[int, str],
+    *,
+    score_threshold: float = 0.5,
+) -> Image.Image:
+    """The image with boxes, translucent masks, class names and scores; small images come back larger by a whole factor.
+
+    Args:
+        image: The picture in original pixels.
+        predictions: COCO results or annotations in original pixels: `category_id`, `bbox` (x, y, width, height),
+            optionally `score` (none: ground truth, always drawn) and `segmentation` (RLE, polygons or an (H, W) array).
+        names: Category id to name.
+        score_threshold: Predictions below it are left out; a line says so where that leaves none.
+    """
+    kept = [p for p in predictions if p.get("score", 1.0) >= score_threshold]
+    kept.sort(key=lambda p: p.get("score", 1.0))  # the surest is drawn last, on top
+    canvas, factor = _enlarged(image)
+    for prediction in kept:
+        mask = _mask(prediction, image.height, image.width)
+        if mask is not None:
+            _paint(canvas, mask, color_of(prediction["category_id"]))
+    pen = ImageDraw.Draw(canvas)
+    line = max(2, round(max(canvas.size) / 400))
+    for prediction in kept:
+        x, y, width, height = (v * factor for v in prediction["bbox"])
+        pen.rectangle((x, y, x + width, y + height), outline=color_of(prediction["category_id"]), width=line)
+    _write_labels(pen, kept, names, factor, canvas.size)
+    if predictions and not kept:
+        top = max(p["score"] for p in predictions)
+        _tag(pen, (0, 0), f"nothing above {score_threshold:.2f} (highest {top:.2f})", (40, 40, 40), canvas.size)
+    return canvas
+
+
+def side_by_side(
+    truth: Image.Image, prediction: Image.Image, *, headings: tuple[str, str] = ("truth", "prediction")
+) -> Image.Image:
+    """Two pictures of one image next to each other, each under its heading."""
+    return sheet([_headed(truth, headings[0]), _headed(prediction, headings[1])], 2, padding=4)
+
+
+def sheet(images: Sequence[Image.Image], columns: int, *, padding: int = 8, background: str = "white") -> Image.Image:
+    """A contact sheet: images in rows of `columns`, each row as high and each column as wide as its largest image.
+
+    Raises:
+        ValueError: No images, or no columns.
+    """
+    if not images or columns < 1:
+        raise ValueError(f"a sheet needs at least one image and one column, got {len(images)} and {columns}")
+    columns = min(columns, len(images))
+    rows = [images[i : i + columns] for i in range(0, len(images), columns)]
+    widths = [max(row[c].width for row in rows if c < len(row)) for c in range(columns)]
+    heights = [max(image.height for image in row) for row in rows]
+    size = (sum(widths) + padding * (columns + 1), sum(heights) + padding * (len(rows) + 1))
+    page = Image.new("RGB", size, background)
+    y = padding
+    for row, height in zip(rows, heights, strict=True):
+        x = padding
+        for image, width in zip(row, widths, strict=False):
+            page.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
+            x += width + padding
+        y += height + padding
+    return page
+
+
+DISTINCT = (
+    (0, 114, 235), (230, 60, 40), (20, 160, 70), (255, 176, 0), (150, 60, 200), (0, 190, 200),
+    (240, 70, 160), (130, 170, 0), (130, 80, 40), (90, 110, 255), (255, 120, 60), (0, 120, 110),
+)  # fmt: skip
+"""RGB of categories 1 to 12, told apart on photographs; further ones are computed."""
+
+
+def color_of(category: int) -> tuple[int, int, int]:
+    """RGB of a category id: the same in every picture and every run."""
+    if 1 <= category <= len(DISTINCT):
+        return DISTINCT[category - 1]
+    # steps of the golden ratio never come close to an earlier hue for long; three brightnesses tell near hues apart
+    hue = (category * 0.618033988749895) % 1
+    red, green, blue = colorsys.hls_to_rgb(hue, (0.5, 0.62, 0.42)[category % 3], 0.9)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # matplotlib ships DejaVu: Latin, Greek and Cyrillic names; the font inside Pillow stops at basic Latin
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
+    return ImageFont.truetype(str(path), size)
+
+
+def _font_size(size: tuple[int, int]) -> int:
+    return max(12, round(max(size) / 44))
+
+
+def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
+    factor = -(-READABLE // max(image.size)) if max(image.size) < READABLE else 1
+    size = (image.width * factor, image.height * factor)
+    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC), factor
+
+
+def _mask(prediction: Mapping[str, Any], height: int, width: int) -> np.ndarray | None:
+    """(height, width) uint8 0/1 from RLE, polygons or an array; None where there is no mask."""
+    segmentation = prediction.get("segmentation")
+    if segmentation is None or (isinstance(segmentation, list) and not segmentation):
+        return None
+    if isinstance(segmentation, np.ndarray):
+        return (segmentation > 0).astype(np.uint8)
+    if isinstance(segmentation, list):
+        return rle.decode(rle.merge(rle.frPyObjects(segmentation, height, width)))
+    if isinstance(segmentation["counts"], list):
+        return rle.decode(rle.frPyObjects(segmentation, height, width))
+    return rle.decode(segmentation)
+
+
+def _paint(canvas: Image.Image, mask: np.ndarray, color: tuple[int, int, int]) -> None:
+    """Lays a translucent colour over the mask, and a solid line along its inner edge."""
+    grey = Image.fromarray(mask * 255).resize(canvas.size, Image.Resampling.BILINEAR)
+    stencil = grey.point(lambda v: 255 * (v > 127))
+    inner = np.asarray(stencil.filter(ImageFilter.MinFilter(3 if max(canvas.size) < 900 else 5)))
+    edge = np.asarray(stencil) > inner
+    alpha = np.where(edge, 255, inner * FILL).astype(np.uint8)
+    canvas.paste(color, (0, 0, *canvas.size), Image.fromarray(alpha))
+
+
+def _write_labels(
+    pen: ImageDraw.ImageDraw,
+    kept: Sequence[Mapping[str, Any]],
+    names: Mapping[int, str],
+    factor: int,
+    size: tuple[int, int],
+) -> None:
+    """Name and score over each box, where no earlier label stands; the surest prediction chooses first."""
+    taken: list[tuple[int, int, int, int]] = []
+    for prediction in reversed(kept):
+        name = names.get(prediction["category_id"], f"category {prediction['category_id']}")
+        text = f"{name} {prediction['score']:.2f}" if "score" in prediction else name
+        x, y, width, height = (round(v * factor) for v in prediction["bbox"])
+        label_width, label_height = _label_size(text, size)
+        above, bottom, right = y - label_height, y + height, x + width - label_width
+        wishes = [(x, above), (x, y), (x, bottom), (x, bottom - label_height), (right, above), (right, bottom)]
+        places = [_inside(p, (label_width, label_height), size) for p in wishes]
+        free = [p for p in places if not any(_overlap((*p, p[0] + label_width, p[1] + label_height), t) for t in taken)]
+        place = (free or places)[0]
+        taken.append((*place, place[0] + label_width, place[1] + label_height))
+        _tag(pen, place, text, color_of(prediction["category_id"]), size)
+
+
+def _label_size(text: str, size: tuple[int, int]) -> tuple[int, int]:
+    font = _font(_font_size(size))
+    ascent, descent = font.getmetrics()
+    return round(font.getlength(text)) + 8, ascent + descent + 2
+
+
+def _inside(place: tuple[int, int], label: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    x, y = (max(0, min(p, s - part)) for p, part, s in zip(place, label, size, strict=True))
+    return x, y
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _tag(
+    pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, color: tuple[int, int, int], size: tuple[int, int]
+) -> None:
+    """Text on a plate of its colour, black or white, whichever reads better."""
+    width, height = _label_size(text, size)
+    pen.rectangle((*place, place[0] + width - 1, place[1] + height - 1), fill=color)
+    brightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+    ink = "black" if brightness > 140 else "white"
+    pen.text((place[0] + 4, place[1] + 1), text, fill=ink, font=_font(_font_size(size)))
+
+
+def _headed(image: Image.Image, heading: str) -> Image.Image:
+    font = _font(_font_size(image.size))
+    page = Image.new("RGB", (image.width, image.height + sum(font.getmetrics()) + 6), "white")
+    page.paste(image, (0, page.height - image.height))
+    ImageDraw.Draw(page).text((2, 2), heading, fill="black", font=font)
+    return page
