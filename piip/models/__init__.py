@@ -1,0 +1,37 @@
+"""Networks: `build_model` for a whole detector, `build_backbone` for image -> feature maps. The only dispatch there is."""
+
+from typing import assert_never
+
+from torch import nn
+
+from piip.models.branches import build_branch
+from piip.models.cnn import CNN
+from piip.models.piip import PIIP
+from piip.models.rcnn import MaskRCNN
+from piip.spec import Backbone, CNNSpec, MaskRCNNSpec, ModelSpec, PIIPSpec
+
+
+def build_backbone(spec: Backbone, *, pretrained: bool = True) -> PIIP | CNN:
+    """The network that turns images (B, 3, H, W) into maps at strides 4, 8, 16, 32.
+
+    Args:
+        spec: What to build.
+        pretrained: False starts every part from random weights, whatever the spec says: for tests, and where a checkpoint follows.
+    """
+    match spec:
+        case PIIPSpec():
+            return PIIP([build_branch(branch, pretrained) for branch in spec.branches], spec)
+        case CNNSpec():
+            return CNN(spec, pretrained=pretrained)
+        case _:
+            assert_never(spec)
+
+
+def build_model(spec: ModelSpec, *, pretrained: bool = True) -> nn.Module:
+    """Backbone and head: losses in training, predictions in evaluation."""
+    backbone = build_backbone(spec.backbone, pretrained=pretrained)
+    match spec.head:
+        case MaskRCNNSpec():
+            return MaskRCNN(backbone, spec.head)
+        case _:
+            assert_never(spec.head)

@@ -1,0 +1,38 @@
+"""Convolutional backbones through timm: the peers PIIP is compared with."""
+
+import timm
+from torch import Tensor, nn
+
+from piip.spec import CNNSpec
+
+
+class CNN(nn.Module):
+    """Image -> four maps at strides 4, 8, 16, 32 of a timm network.
+
+    Normalisation layers stay as they are (BatchNorm for resnet18): trained from scratch with batches of 4 it learns, and statistics
+    are per worker, as everywhere without SyncBN; nothing is frozen.
+    """
+
+    def __init__(self, spec: CNNSpec, *, pretrained: bool = True) -> None:
+        super().__init__()
+        pretrained = pretrained and spec.pretrained
+        try:
+            self.body = timm.create_model(spec.arch, pretrained=pretrained, features_only=True, out_indices=(-4, -3, -2, -1))
+        except (OSError, RuntimeError) as error:
+            raise RuntimeError(
+                f"cannot build {spec.arch!r} (pretrained={pretrained}): {type(error).__name__}: {error}\n"
+                "A name timm does not know: see timm.list_models(). Weights: give this machine a network or a filled HF_HOME cache, "
+                "or set model.backbone.pretrained=false"
+            ) from error
+        strides = self.body.feature_info.reduction()
+        if strides != [4, 8, 16, 32]:
+            raise ValueError(f"{spec.arch!r} gives maps at strides {strides}; a backbone needs [4, 8, 16, 32], as resnet18 has")
+        self.out_channels: list[int] = self.body.feature_info.channels()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> four maps (B, C_i, H/s, W/s), s = 4, 8, 16, 32."""
+        return self.body(images)
+
+    def layer_ids(self) -> dict[str, int]:
+        """Every parameter at distance 0: a CNN peer has no layer-wise decay."""
+        return {name: 0 for name, _ in self.named_parameters()}

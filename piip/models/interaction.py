@@ -1,0 +1,154 @@
+"""How two neighbouring branches exchange features: deformable cross-attention, both ways (paper section 3.2)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from piip.ops.deform_attn import deform_attn
+from piip.spec import InteractionSpec
+
+# B batch, Q queries, K keys, N heads, P points, C channels, D channels per head
+
+Grid = tuple[int, int]
+
+
+def init_linear_and_conv(module: nn.Module) -> None:
+    """The published initialisation of everything that is not pretrained; for `nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class DeformableCrossAttention(nn.Module):
+    """Every query looks at `num_points` places per head, around its own position, in the neighbour's map.
+
+    Offsets and the softmax over points stay in fp32 under autocast: an offset of a few pixels in bf16 moves in steps of 1/64 px.
+
+    Args:
+        query_dim: Channels of the queries and of the output.
+        feature_dim: Channels of the map that is looked at.
+    """
+
+    def __init__(self, query_dim: int, feature_dim: int, spec: InteractionSpec) -> None:
+        super().__init__()
+        width = int(query_dim * spec.value_ratio)
+        if width == 0 or width % spec.num_heads:
+            fits = [n for n in range(1, width + 1) if width % n == 0]
+            raise ValueError(
+                f"interaction.num_heads {spec.num_heads} does not divide the value width {width} = "
+                f"int({query_dim} channels * value_ratio {spec.value_ratio}). Heads that fit: {fits}"
+            )
+        self.num_heads, self.num_points, self.kernel = spec.num_heads, spec.num_points, spec.kernel
+        self.width = width
+        self.sampling_offsets = nn.Linear(query_dim, self.num_heads * self.num_points * 2)
+        self.attention_weights = nn.Linear(query_dim, self.num_heads * self.num_points)
+        self.value_proj = nn.Linear(feature_dim, width)
+        self.output_proj = nn.Linear(width, query_dim)
+
+    def reset_parameters(self) -> None:
+        """As in Deformable DETR: head n looks in direction 2 pi n / N, point p at p + 1 pixels on the unit square."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        angle_N = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        direction_N2 = torch.stack([angle_N.cos(), angle_N.sin()], dim=-1)
+        direction_N2 = direction_N2 / direction_N2.abs().amax(dim=-1, keepdim=True)
+        bias_NP2 = direction_N2[:, None] * torch.arange(1, self.num_points + 1)[None, :, None]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(bias_NP2.flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Tensor:
+        """Queries (B, Q, query_dim) and a map (B, K, feature_dim) -> (B, Q, query_dim)."""
+        value_BKND = self.value_proj(feature).unflatten(-1, (self.num_heads, -1))
+        with torch.autocast(query.device.type, enabled=False):
+            query_fp32 = query.float()
+            offsets_BQNP2 = self.sampling_offsets(query_fp32).unflatten(-1, (self.num_heads, self.num_points, 2))
+            logits_BQNP = self.attention_weights(query_fp32).unflatten(-1, (self.num_heads, self.num_points))
+            sampled = deform_attn(
+                value_BKND, offsets_BQNP2, logits_BQNP, value_hw=feature_grid, query_hw=query_grid, kernel=self.kernel
+            )
+        return self.output_proj(sampled)
+
+
+class ConvFFN(nn.Module):
+    """Two linear layers with a 3x3 depthwise convolution between them.
+
+    Shape:
+        tokens: (B, H*W, dim); returns the same.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        hidden = self.fc1(tokens).transpose(1, 2).unflatten(2, grid)
+        hidden = self.dwconv(hidden).flatten(2).transpose(1, 2)
+        return self.fc2(F.gelu(hidden))
+
+
+class Injector(nn.Module):
+    """Adds to the tokens of one branch what they find in the neighbour's map. The identity at initialisation.
+
+    Shape:
+        query: (B, Q, dim) tokens of the branch; returns the same.
+        feature: (B, K, dim) tokens of the neighbour, projected to `dim`.
+    """
+
+    def __init__(self, dim: int, spec: InteractionSpec) -> None:
+        super().__init__()
+        self.query_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.feat_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = DeformableCrossAttention(dim, dim, spec)
+        self.ca_gamma = nn.Parameter(torch.zeros(dim))
+        self.ffn_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.ffn = ConvFFN(dim, int(dim * spec.ffn_ratio))
+        self.cffn_gamma = nn.Parameter(torch.zeros(dim))
+        self.drop_path = DropPath(spec.drop_path)
+
+    def forward(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Tensor:
+        found = self.attn(self.query_norm(query), self.feat_norm(feature), query_grid, feature_grid)
+        query = query + self.ca_gamma * found
+        return query + self.cffn_gamma * self.drop_path(self.ffn(self.ffn_norm(query), query_grid))
+
+
+class InteractionUnit(nn.Module):
+    """Two neighbouring branches exchange features.
+
+    Each branch asks the other: its tokens are queries, the neighbour's map, projected to the query's width, is looked at. Both
+    directions read the tokens from before the exchange.
+
+    Args:
+        high_dim: Channels of the higher-resolution branch.
+        low_dim: Channels of the lower-resolution branch.
+
+    Shape:
+        high: (B, H1*W1, high_dim); low: (B, H2*W2, low_dim); returns both.
+    """
+
+    def __init__(self, high_dim: int, low_dim: int, spec: InteractionSpec) -> None:
+        super().__init__()
+        self.proj_to_high = nn.Linear(low_dim, high_dim)
+        self.proj_to_low = nn.Linear(high_dim, low_dim)
+        self.to_high = Injector(high_dim, spec)
+        self.to_low = Injector(low_dim, spec)
+        self.apply(init_linear_and_conv)
+        for injector in (self.to_high, self.to_low):
+            injector.attn.reset_parameters()
+
+    def forward(self, high: Tensor, low: Tensor, high_grid: Grid, low_grid: Grid) -> tuple[Tensor, Tensor]:
+        for_low, for_high = self.proj_to_low(high), self.proj_to_high(low)
+        return self.to_high(high, for_high, high_grid, low_grid), self.to_low(low, for_low, low_grid, high_grid)
