@@ -134,7 +134,7 @@ def _mask(prediction: Mapping[str, Any], height: int, width: int) -> np.ndarray 
 def _paint(canvas: Image.Image, mask: np.ndarray, color: tuple[int, int, int]) -> None:
     """Lays a translucent colour over the mask, and a solid line along its inner edge."""
     grey = Image.fromarray(mask * 255).resize(canvas.size, Image.Resampling.BILINEAR)
-    stencil = grey.point(lambda v: 255 * (v > 127))
+    stencil = Image.fromarray(np.where(np.asarray(grey) > 127, 255, 0).astype(np.uint8))
     inner = np.asarray(stencil.filter(ImageFilter.MinFilter(3 if max(canvas.size) < 900 else 5)))
     edge = np.asarray(stencil) > inner
     alpha = np.where(edge, 255, inner * FILL).astype(np.uint8)

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypedDict
 
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from piip.reports.pareto import pareto_front
@@ -188,35 +190,50 @@ def number(value: float | None, form: str = ".3f") -> str:
     return "–" if value is None else format(value, form)
 
 
-COLUMNS: list[tuple[str, str, str]] = [
-    ("box AP", "box_ap", ".3f"),
-    ("mask AP", "mask_ap", ".3f"),
-    ("GFLOPs", "gflops", ".2f"),
-    ("params M", "params_m", ".2f"),
-    ("images/s", "images_per_second", ".1f"),
-    ("peak GB", "peak_memory_gb", ".2f"),
-    ("minutes", "minutes", ".1f"),
+COLUMNS: list[tuple[str, str, str, str]] = [
+    ("box AP", "box\nAP", "box_ap", ".3f"),
+    ("mask AP", "mask\nAP", "mask_ap", ".3f"),
+    ("GFLOPs", "GFLOPs", "gflops", ".2f"),
+    ("params, M", "params\nM", "params_m", ".2f"),
+    ("images/s", "img\n/s", "images_per_second", ".1f"),
+    ("peak GB", "peak\nGB", "peak_memory_gb", ".2f"),
+    ("minutes", "min", "minutes", ".1f"),
 ]
-"""Heading, key of `Trial` and format of the columns that hold figures."""
+"""Heading on the page and in the terminal, key of `Trial` and format of the columns that hold figures."""
 
 STYLE = {"finished": "green", "failed": "bold red", "killed": "red", "running": "yellow"}
 
 
 def trial_table(runs: Sequence[Run], last_ms: Mapping[str, int] | None = None) -> Table:
-    """The trials as a terminal table, best first; `◆` marks the Pareto front of box AP against GFLOPs."""
+    """The trials as a terminal table, best first, 80 columns wide where names are short.
+
+    Columns without a figure are left out. Below the table: notes, and kernel and engine where all trials share them.
+    """
     rows = summary(runs, last_ms)
-    table = Table(caption="◆ Pareto front: no trial has a higher box AP at equal or fewer GFLOPs", title_justify="left")
-    for heading in ("#", ""):
-        table.add_column(heading, justify="right")
-    table.add_column("trial", overflow="fold")
-    shown = [c for c in COLUMNS if any(row[c[1]] is not None for row in rows)]
-    for heading, _, _ in shown:
-        table.add_column(heading, justify="right")
-    for heading in ("kernel", "engine", "status", "note"):
+    same, differing = shared([row for row in rows if row["box_ap"] is not None] or rows, ("kernel", "engine"))
+    figures = [column for column in COLUMNS if any(row[column[2]] is not None for row in rows)]
+    below = ["◆ Pareto front: no trial has a higher box AP at equal or fewer GFLOPs"]
+    below += [", ".join(f"{key} {value}" for key, value in same.items())] if same else []
+    below += [f"#{row['number']} {row['note']}" for row in rows if row["note"]]
+    table = Table(box=box.SIMPLE_HEAD, caption=escape("\n".join(below)), caption_justify="left", pad_edge=False)
+    table.padding = (0, 1, 0, 0)
+    table.add_column("#", justify="right", no_wrap=True, min_width=2)
+    table.add_column("", no_wrap=True, min_width=1)
+    table.add_column("trial", no_wrap=True)
+    for _, heading, _, _ in figures:
+        table.add_column(heading, justify="right", min_width=4)
+    table.add_column("status", no_wrap=True, min_width=8)
+    for heading in differing:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        figures = [number(row[key], form) for _, key, form in shown]
+        cells = [row["label"], *(number(row[key], form) for _, _, key, form in figures)]
         status = f"[{STYLE.get(row['status'], 'cyan')}]{row['status']}[/]"
-        texts = [row["kernel"], row["engine"], status, row["note"]]
-        table.add_row(str(row["number"]), "◆" if row["front"] else "", row["label"], *figures, *texts)
+        tail = [escape(row[key]) for key in differing]
+        table.add_row(str(row["number"]), "◆" if row["front"] else "", *map(escape, cells), status, *tail)
     return table
+
+
+def shared(rows: Sequence[Trial], keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Which of `keys` say one thing in all rows that say anything (and what), and which differ."""
+    values = {key: {row[key] for row in rows if row[key]} for key in keys}
+    return {k: v.copy().pop() for k, v in values.items() if len(v) == 1}, [k for k, v in values.items() if len(v) > 1]
