@@ -13,6 +13,8 @@ from torchvision.ops import roi_align
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height / width of the anchors."""
+BOX_POOL, MASK_POOL = 7, 14
+"""Sides of the squares the box and the mask head see."""
 
 
 class Anchors(nn.Module):

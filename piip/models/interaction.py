@@ -1,6 +1,7 @@
 """How two neighbouring branches exchange features: deformable cross-attention, both ways (paper section 3.2)."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,11 @@ from piip.spec import InteractionSpec
 # B batch, Q queries, K keys, N heads, P points, C channels, D channels per head
 
 Grid = tuple[int, int]
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Switches autocast off, where the device has one at all (meta, on which costs are counted, has none)."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def init_linear_and_conv(module: nn.Module) -> None:
@@ -71,7 +77,7 @@ class DeformableCrossAttention(nn.Module):
     def forward(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Tensor:
         """Queries (B, Q, query_dim) and a map (B, K, feature_dim) -> (B, Q, query_dim)."""
         value_BKND = self.value_proj(feature).unflatten(-1, (self.num_heads, -1))
-        with torch.autocast(query.device.type, enabled=False):
+        with without_autocast(query.device):
             query_fp32 = query.float()
             offsets_BQNP2 = self.sampling_offsets(query_fp32).unflatten(-1, (self.num_heads, self.num_points, 2))
             logits_BQNP = self.attention_weights(query_fp32).unflatten(-1, (self.num_heads, self.num_points))

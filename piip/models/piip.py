@@ -50,7 +50,10 @@ class PIIP(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> four maps (B, C, H/s, W/s), s = 4, 8, 16, 32."""
-        tokens, grids = self.branch_tokens(images)
+        return self.fuse(*self.branch_tokens(images))
+
+    def fuse(self, tokens: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
+        """Tokens (B, H_i*W_i, C_i) of every branch -> the four maps."""
         maps = [t.transpose(1, 2).unflatten(2, grid) for t, grid in zip(tokens, grids, strict=True)]
         return self.pyramid(self.merge(maps) if self.merge else maps[0])
 

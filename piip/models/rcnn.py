@@ -15,13 +15,11 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from piip.models.boxes import RATIOS, Anchors, RoIPool
+from piip.models.boxes import BOX_POOL, MASK_POOL, RATIOS, Anchors, RoIPool
 from piip.spec import MaskRCNNSpec
 
 Target = dict[str, Tensor]
 Prediction = dict[str, Tensor]
-
-BOX_POOL, MASK_POOL = 7, 14
 
 
 class RPN(RegionProposalNetwork):
@@ -138,7 +136,10 @@ class MaskRCNN(nn.Module):
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Five maps at strides 4 to 64, named "0" to "3" and "pool"."""
-        maps = self.backbone(images)
+        return self.pyramid(self.backbone(images))
+
+    def pyramid(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The neck on the backbone's four maps."""
         return self.neck(OrderedDict((str(level), feature) for level, feature in enumerate(maps)))
 
 
