@@ -17,7 +17,10 @@ PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
         "skimage/astronaut.png", "skimage/coffee.png", "skimage/rocket.jpg", "skimage/motorcycle_left.png",
         "skimage/brick.png", "skimage/gravel.png", "skimage/camera.png", "sklearn/china.jpg",
     ),
-    "val": ("skimage/chelsea.png", "skimage/grass.png", "skimage/hubble_deep_field.jpg", "skimage/moon.png", "sklearn/flower.jpg"),
+    "val": (
+        "skimage/chelsea.png", "skimage/grass.png", "skimage/hubble_deep_field.jpg", "skimage/moon.png",
+        "sklearn/flower.jpg",
+    ),
 }  # fmt: skip
 """Only files inside the wheels (scikit-image fetches its others), and no scene in both splits."""
 
@@ -145,14 +148,14 @@ def _paint(rng: np.random.Generator, canvas: NDArray[np.float32], thing: _Candid
     opacity = rng.uniform(0.8, 1.0)
     inside = (_reduced(thing.alpha) / 255)[..., None]
     colour = ground
-    for _ in range(8):
+    for _ in range(16):
         paint = _fill(rng, height, width)
         if stroke:
             paint[_drawing(thing.local, (width, height), stroke) > 0] = np.clip(line_colour, 0, 255)
         colour = _reduced(paint)
-        # Of 441 (black to white) in RGB distance: below these even a person has to search.
+        # In RGB distance, where black to white is 441: below these even a person has to search.
         distance = opacity * np.linalg.norm(colour - ground, axis=-1)[inside[..., 0] > 0.5]
-        if distance.mean() > 45 and np.percentile(distance, 20) > 20:
+        if distance.mean() > 45 and np.percentile(distance, 20) > 35:
             break
     canvas[thing.window] = ground + (colour - ground) * inside * opacity
 

@@ -1,0 +1,169 @@
+"""Batches in an order that only seed and epoch decide: not the number of workers, threads, or restarts."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count, islice
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from piip.data.coco import CocoDataset
+from piip.data.samples import Batch
+from piip.data.sources import DataError
+
+Key = list[tuple[int, int]]
+"""What a micro batch is made from: (index, seed) of each sample."""
+
+
+def epoch_batches(portrait: NDArray[np.bool_], batch_size: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of one epoch: (steps, batch_size) indices.
+
+    Every image comes once; landscape and portrait images do not share a batch (padding would cost up to half of it),
+    but for those left over at the end, whose last batch is filled from the epoch's beginning.
+
+    Args:
+        portrait: (N,) whether an image is higher than wide.
+        batch_size: Images per optimizer step over all workers.
+        seed: Of the training.
+        epoch: From 0.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(len(portrait))
+    where = np.argsort(order)  # a batch comes when its last image would have
+    full: list[tuple[int, NDArray[np.int64]]] = []
+    rest: list[NDArray[np.int64]] = []
+    for group in (order[~portrait[order]], order[portrait[order]]):
+        cut = len(group) // batch_size * batch_size
+        full += [(int(where[batch[-1]]), batch) for batch in group[:cut].reshape(-1, batch_size)]
+        rest.append(group[cut:])
+    left = np.concatenate(rest)
+    filled = np.concatenate([left, np.resize(order, -len(left) % batch_size)])
+    batches = [batch for _, batch in sorted(full, key=lambda pair: pair[0])]
+    return np.concatenate([np.array(batches, dtype=np.int64).reshape(-1, batch_size), filled.reshape(-1, batch_size)])
+
+
+class TrainLoader:
+    """Endless micro batches of one worker.
+
+    Args:
+        dataset: A training set.
+        batch_size: Images per optimizer step over all workers.
+        micro_batch: Images per worker and forward pass; None takes batch_size / world_size.
+        rank: Of this worker.
+        world_size: Workers.
+        seed: Of the order and of the augmentation.
+        num_threads: Threads that decode ahead, for workers with a core or two.
+        num_workers: Processes that decode instead (COCO scale); 0 takes the threads.
+    """
+
+    def __init__(
+        self, dataset: CocoDataset, *, batch_size: int, micro_batch: int | None = None, rank: int = 0,
+        world_size: int = 1, seed: int = 0, num_threads: int = 1, num_workers: int = 0,
+    ):  # fmt: skip
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.num_threads, self.num_workers = num_threads, num_workers
+        self.micro_batch, self.accumulate = _split(batch_size, micro_batch, world_size)
+        self.steps_per_epoch = -(-len(dataset) // batch_size)
+        self._portrait = np.array([info.height > info.width for info in dataset.infos])
+
+    def batches_from(self, step: int) -> Iterator[Batch]:
+        """Micro batches for ever, `accumulate` per optimizer step, from the step after `step` have been done.
+
+        The images and their augmentation are those an uninterrupted training would see there.
+        """
+        yield from _loaded(self.dataset, self._keys_from(step), threads=self.num_threads, processes=self.num_workers)
+
+    def _keys_from(self, step: int) -> Iterator[Key]:
+        first_epoch, first = divmod(step, self.steps_per_epoch)
+        for epoch in count(first_epoch):
+            order = epoch_batches(self._portrait, self.batch_size, seed=self.seed, epoch=epoch)
+            augmentation = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0])
+            for batch in order[first if epoch == first_epoch else 0 :]:
+                # (accumulate, world_size, micro_batch); worker r has column r
+                for mine in batch.reshape(self.accumulate, self.world_size, self.micro_batch)[:, self.rank]:
+                    yield [(int(index), augmentation) for index in mine]
+
+
+class EvalLoader:
+    """Every image once, alone in its batch; the workers take turns.
+
+    PIIP has no padding mask, so an image padded to its neighbour's size would give other numbers than alone.
+    """
+
+    def __init__(
+        self, dataset: CocoDataset, rank: int = 0, world_size: int = 1, *, num_threads: int = 1, num_workers: int = 0
+    ):
+        self.dataset = dataset
+        self.indices = range(rank, len(dataset), world_size)
+        self.num_threads, self.num_workers = num_threads, num_workers
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches of one image. Broken ones raise, or under `skip` are left out (and count as nothing found)."""
+        keys = ([(index, 0)] for index in self.indices)
+        return _loaded(self.dataset, keys, threads=self.num_threads, processes=self.num_workers)
+
+
+def _split(batch_size: int, micro_batch: int | None, world_size: int) -> tuple[int, int]:
+    """Images per forward pass of a worker, and passes per step."""
+    per_worker = micro_batch or max(batch_size // world_size, 1)
+    if batch_size % (world_size * per_worker):
+        unit = micro_batch or 1
+        fits = [n for n in range(1, batch_size // unit + 1) if batch_size % (n * unit) == 0]
+        images = f" x {micro_batch} images" if micro_batch else ""
+        listed = ", ".join(map(str, fits)) or "none"
+        raise ValueError(
+            f"batch_size {batch_size} does not divide by {world_size} workers{images}. Workers that fit: {listed}."
+        )
+    return per_worker, batch_size // (world_size * per_worker)
+
+
+def _load(dataset: CocoDataset, key: Key) -> Batch | None:
+    """The batch of a key; None for an evaluation image that is skipped."""
+    try:
+        return Batch.of([dataset.sample(index, seed) for index, seed in key], dataset.spec.pad_multiple)
+    except DataError as error:
+        if dataset.training or dataset.spec.broken_images == "refuse":
+            raise
+        dataset.note_broken(key[0][0], error)
+        return None
+
+
+class _ByKey:
+    """A data set whose index is a whole key, for torch's DataLoader."""
+
+    def __init__(self, dataset: CocoDataset):
+        self.dataset = dataset
+
+    def __getitem__(self, key: Key) -> Batch | None:
+        return _load(self.dataset, key)
+
+
+def _loaded(dataset: CocoDataset, keys: Iterator[Key], *, threads: int, processes: int) -> Iterator[Batch]:
+    """Batches in the order of their keys, loaded ahead."""
+    if processes:
+        # batch_size None: an item of the data set is a batch already
+        batches = DataLoader(_ByKey(dataset), sampler=keys, batch_size=None, num_workers=processes, prefetch_factor=2)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    else:
+        batches = _ahead(keys, partial(_load, dataset), threads=threads)
+    for batch in batches:
+        if batch is not None:
+            yield batch
+
+
+def _ahead(keys: Iterator[Key], load: Callable[[Key], Batch | None], *, threads: int) -> Iterator[Batch | None]:
+    """`map(load, keys)` with a few loads under way in threads; they end when the iterator is closed."""
+    pool = ThreadPoolExecutor(max_workers=max(threads, 1), thread_name_prefix="piip-data")
+    try:
+        waiting = deque(pool.submit(load, key) for key in islice(keys, 2 * max(threads, 1)))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(load, key) for key in islice(keys, 1))
+            yield batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

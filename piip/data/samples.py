@@ -1,0 +1,69 @@
+"""What data hands to a model: an image's identity, a sample, a batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from piip.data import transforms
+
+Target = dict[str, Tensor]
+"""boxes (n, 4) float32 xyxy in input pixels, labels (n,) int64 from 1, masks (n, h, w) uint8."""
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Which image a sample is, and how its pixels became the network's."""
+
+    image_id: int
+    file_name: str
+    height: int
+    width: int
+    """Of the file, in pixels."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """(y, x) input / original, so original = input / scale."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, ready but for padding."""
+
+    image: Tensor
+    """(3, h, w) float32, normalised."""
+    target: Target | None
+    """None in evaluation."""
+    info: ImageInfo
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images padded to one shape, and what is known of them."""
+
+    images: Tensor
+    """(B, 3, H, W) float32, zero right of and below the content."""
+    sizes: list[tuple[int, int]]
+    """(h, w) of the content."""
+    targets: list[Target]
+    """Empty in evaluation."""
+    infos: list[ImageInfo]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], pad_multiple: int) -> Self:
+        """Pads and stacks samples."""
+        return cls(
+            images=transforms.pad([sample.image for sample in samples], pad_multiple),
+            sizes=[(sample.image.shape[1], sample.image.shape[2]) for sample in samples],
+            targets=[sample.target for sample in samples if sample.target is not None],
+            infos=[sample.info for sample in samples],
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on a device."""
+        return type(self)(
+            images=self.images.to(device, non_blocking=True),
+            sizes=self.sizes,
+            targets=[{k: v.to(device, non_blocking=True) for k, v in target.items()} for target in self.targets],
+            infos=self.infos,
+        )

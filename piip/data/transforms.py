@@ -1,0 +1,81 @@
+"""From a decoded image and its boxes and masks to what the network sees. No hidden randomness: draws are arguments."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+# H W height and width in pixels, n objects of an image
+
+MIN_SIDE = 1.0
+"""Pixels; a box narrower than this after resizing is left out of training (mmdet's limit)."""
+
+
+def resized_size(
+    height: int, width: int, resolution: int, *, short_ratio: float, scale: float = 1.0
+) -> tuple[int, int]:
+    """Height and width after resizing with the proportions kept, as large as both limits allow.
+
+    The long side is at most `resolution * scale`, the short side at most `floor(resolution * short_ratio) * scale`
+    (official configs: 1120 and 672): a 480 x 640 image at 1568 becomes 941 x 1255.
+    """
+    long_limit, short_limit = resolution * scale, math.floor(resolution * short_ratio) * scale
+    factor = min(long_limit / max(height, width), short_limit / min(height, width))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) uint8 to (3, *size), bilinear with antialiasing."""
+    return F.resize(tv_tensors.Image(image), list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)
+
+
+def boxes_of(corners: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, 4) xyxy corners as boxes that know the (height, width) of their image, as the functions below want them."""
+    return tv_tensors.BoundingBoxes(corners, format=tv_tensors.BoundingBoxFormat.XYXY, canvas_size=size)  # pyright: ignore[reportCallIssue]
+
+
+def resize_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, 4) boxes of an image that is resized to `size`."""
+    return F.resize(boxes, list(size))
+
+
+def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, H, W) masks of 0 and 1 to `size`: a pixel belongs to the object that covers half of it.
+
+    torchvision's own rule for masks, nearest neighbour, moves edges by up to half a pixel and drops thin parts.
+    """
+    coverage = F.resize(tv_tensors.Image(masks * 255), list(size), InterpolationMode.BILINEAR, antialias=True)
+    return tv_tensors.Mask((coverage >= 128).to(torch.uint8))
+
+
+def flip(image: Tensor, boxes: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Left becomes right, in all three."""
+    return F.horizontal_flip(image), F.horizontal_flip(boxes), F.horizontal_flip(masks)
+
+
+def usable(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Plain (n, 4) boxes clamped to their image, and a mask (n,) of those at least MIN_SIDE wide and high."""
+    clamped = F.clamp_bounding_boxes(boxes).as_subclass(Tensor)
+    return clamped, ((clamped[:, 2:] - clamped[:, :2]) >= MIN_SIDE).all(dim=1)
+
+
+def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(3, H, W) uint8 to float32, by mean and std in 0..255."""
+    return F.normalize(image.as_subclass(Tensor).float(), list(mean), list(std))
+
+
+def pad(images: Sequence[Tensor], multiple: int) -> Tensor:
+    """(B, 3, H', W') of normalised images; the sides are the least multiples of `multiple` that hold the largest.
+
+    Zeros go right and below. They are the mean colour, as padding comes after normalisation.
+    """
+    height = math.ceil(max(image.shape[1] for image in images) / multiple) * multiple
+    width = math.ceil(max(image.shape[2] for image in images) / multiple) * multiple
+    batch = images[0].new_zeros((len(images), images[0].shape[0], height, width))
+    for row, image in zip(batch, images, strict=True):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return batch
