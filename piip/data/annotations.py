@@ -141,6 +141,8 @@ def is_degenerate(box: list[float], height: int, width: int) -> bool:
 
 def segmentation_fault(segmentation: Any, size: tuple[int, int]) -> str | None:
     """What is wrong with a polygon list or an RLE of an image of `size` (height, width), in words; None: nothing."""
+    if segmentation is None:
+        return "no segmentation; Mask R-CNN learns masks from it"
     if isinstance(segmentation, list):
         if not segmentation:
             return "segmentation is empty"

@@ -2,8 +2,6 @@
 
 import hashlib
 import logging
-import os
-import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from piip.data import transforms
 from piip.data.annotations import is_degenerate, read_checked
-from piip.data.images import read_image
+from piip.data.images import find_images, read_image
 from piip.data.masks import decoded
 from piip.data.samples import ImageInfo, Sample, Target
 from piip.data.sources import DataError, Source
@@ -167,26 +165,13 @@ def _compact(segmentation: Any) -> Any:
 
 
 def _existing(source: Source, infos: list[ImageInfo], *, required: bool) -> list[Path]:
-    """The path of every image; one listing per folder instead of a question per file.
-
-    Names are compared in Unicode's composed form: macOS stores é as two characters, annotations mostly as one.
-    """
-    found: dict[str, dict[str, str]] = {}
-    paths, missing = [], []
-    for info in infos:
-        folder, name = os.path.split(info.file_name)
-        if folder not in found:
-            directory = source.images / folder
-            names = os.listdir(directory) if directory.is_dir() else []
-            found[folder] = {unicodedata.normalize("NFC", entry): entry for entry in names}
-        entry = found[folder].get(unicodedata.normalize("NFC", name))
-        paths.append(source.images / folder / (entry or name))
-        if entry is None:
-            missing.append(info)
+    """The path of every image; where some (or, if required, any) are not there, that is said now, not at step 5,000."""
+    paths = find_images(source.images, (info.file_name for info in infos))
+    missing = [info for info, path in zip(infos, paths, strict=True) if path is None]
     if missing and (required or len(missing) == len(infos)):
         first = missing[0]
         raise DataError(
             f"{len(missing)} of {len(infos)} images not found in {source.images}, "
             f"first {first.file_name!r} (image {first.image_id})"
         )
-    return paths
+    return [path or source.images / info.file_name for info, path in zip(infos, paths, strict=True)]

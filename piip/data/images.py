@@ -1,5 +1,8 @@
 """Image files of any kind to RGB tensors."""
 
+import os
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,28 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from piip.data.sources import DataError
+
+
+class SizeMismatchError(DataError):
+    """An image that is not of the size its annotations say."""
+
+
+def find_images(folder: Path, file_names: Iterable[str]) -> list[Path | None]:
+    """The path of every image under `folder`, None where there is none; one listing per folder, not a question a file.
+
+    Names are compared in Unicode's composed form: macOS stores é as two characters, annotations mostly as one.
+    """
+    listed: dict[str, dict[str, str]] = {}
+    paths: list[Path | None] = []
+    for file_name in file_names:
+        below, name = os.path.split(file_name)
+        if below not in listed:
+            directory = folder / below
+            names = os.listdir(directory) if directory.is_dir() else []
+            listed[below] = {unicodedata.normalize("NFC", entry): entry for entry in names}
+        entry = listed[below].get(unicodedata.normalize("NFC", name))
+        paths.append(folder / below / entry if entry else None)
+    return paths
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
@@ -31,7 +56,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
                 image = stored
                 image.load()
             if size is not None and _size(image) != size:
-                raise DataError(f"{path} is {_size(stored)} (height, width), but its annotations say {size}")
+                raise SizeMismatchError(f"{path} is {_size(stored)} (height, width), but its annotations say {size}")
             pixels = np.array(_rgb(image))
     except FileNotFoundError:
         raise DataError(f"image not found: {path}") from None

@@ -1,0 +1,127 @@
+"""Checks COCO-format data: every contradiction in the annotations, every image decoded.
+
+    python -m piip.data.check ANNOTATIONS IMAGES [--json]
+
+Prints each kind of problem with its count and first examples. Exits with 1 if training or evaluation would refuse the
+data; boxes that are merely left out are listed and forgiven. A flipped bit inside a JPEG decodes without complaint and
+is not found.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from piip.data.annotations import Document, Problem, find_problems, read
+from piip.data.images import SizeMismatchError, find_images, read_image
+from piip.data.sources import DataError
+
+EXAMPLES = 3
+
+
+@dataclass
+class Report:
+    """What was looked at and what was found."""
+
+    images: int
+    annotations: int
+    categories: int
+    problems: dict[str, list[Problem]] = field(default_factory=dict)
+    """By kind."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether no problem is fatal."""
+        return not any(problem.fatal for found in self.problems.values() for problem in found)
+
+    def add(self, problem: Problem) -> None:
+        """Files a problem under its kind."""
+        self.problems.setdefault(problem.kind, []).append(problem)
+
+
+def check(annotations: Path, images: Path, *, progress: bool = False) -> Report:
+    """Looks at everything; `progress` says how far it is on stderr.
+
+    Raises:
+        DataError: The annotation file is missing, not JSON or not COCO-format, so that nothing can be listed.
+    """
+    if not images.is_dir():
+        raise DataError(f"image folder not found: {images}")
+    document = read(annotations)
+    report = Report(len(document["images"]), len(document["annotations"]), len(document["categories"]))
+    for problem in find_problems(document):
+        report.add(problem)
+    for number, problem in enumerate(_image_files(document, images), start=1):
+        if problem:
+            report.add(problem)
+        if progress and number % 500 == 0:
+            print(f"{number} of {report.images} images", file=sys.stderr)
+    return report
+
+
+def _image_files(document: Document, folder: Path) -> Iterator[Problem | None]:
+    """Decodes every image: None where it is good."""
+    images = [
+        image for image in document["images"] if isinstance(image, dict) and isinstance(image.get("file_name"), str)
+    ]
+    for image, path in zip(images, find_images(folder, (i["file_name"] for i in images)), strict=True):
+        yield _image_problem(image, path, folder)
+
+
+def _image_problem(image: dict[str, Any], path: Path | None, folder: Path) -> Problem | None:
+    who = f"image {image.get('id')}"
+    if path is None:
+        return Problem("image not found", f"{who}: not found: {folder / image['file_name']}")
+    height, width = image.get("height"), image.get("width")
+    try:
+        # without a size in the annotations (find_problems has told) the file itself is still looked at
+        read_image(path, (height, width) if isinstance(height, int) and isinstance(width, int) else None)
+    except SizeMismatchError as error:
+        return Problem("image size", f"{who}: {error}")
+    except DataError as error:
+        return Problem("broken image", f"{who}: {error}")
+    return None
+
+
+def _as_text(report: Report) -> str:
+    lines = [f"{report.images} images, {report.annotations} annotations, {report.categories} categories"]
+    for kind, found in report.problems.items():
+        lines.append(f"{len(found)} x {kind}" + ("" if found[0].fatal else " (left out)"))
+        lines += [f"    {problem.message}" for problem in found[:EXAMPLES]]
+        if len(found) > EXAMPLES:
+            lines.append(f"    and {len(found) - EXAMPLES} more")
+    lines.append("good" if report.usable else "not usable as it is")
+    return "\n".join(lines)
+
+
+def _as_json(report: Report) -> str:
+    problems = {
+        kind: {"count": len(found), "fatal": found[0].fatal, "examples": [p.message for p in found[:EXAMPLES]]}
+        for kind, found in report.problems.items()
+    }
+    counts = {"images": report.images, "annotations": report.annotations, "categories": report.categories}
+    return json.dumps({"usable": report.usable, **counts, "problems": problems})
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m piip.data.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="a COCO-format JSON file")
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="the folder its file names are relative to")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    given = parser.parse_args()
+    try:
+        report = check(given.annotations, given.images, progress=True)
+    except DataError as error:
+        parser.exit(1, f"error: {error}\n")
+    print(_as_json(report) if given.json else _as_text(report))
+    sys.exit(not report.usable)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Shared fixtures: a home of its own for every test, and COCO-format data on disk."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+CATEGORIES = [{"id": 9, "name": "kite"}, {"id": 2, "name": "cat"}, {"id": 7, "name": "dog"}]
+"""Not in order and with gaps, as users' files have them."""
+
+
+@pytest.fixture(autouse=True)
+def piip_home(tmp_path_factory, monkeypatch) -> Path:
+    """PIIP_HOME in a folder of this test's."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("PIIP_HOME", str(home))
+    for name in ("PIIP_DATA", "PIIP_STORAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+@dataclass
+class CocoFolder:
+    """Builds COCO-format data: `add_image`, `add_object`, then `write`."""
+
+    root: Path
+    document: dict[str, Any] = field(
+        default_factory=lambda: {"images": [], "annotations": [], "categories": [dict(c) for c in CATEGORIES]}
+    )
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def annotations(self) -> Path:
+        return self.root / "instances.json"
+
+    def add_image(self, width: int = 64, height: int = 48, name: str | None = None, pixels=None) -> int:
+        image_id = 10 + 3 * len(self.document["images"])
+        name = name or f"{image_id:012d}.jpg"
+        if pixels is None:
+            pixels = np.random.default_rng(image_id).integers(0, 255, (height, width, 3), dtype=np.uint8)
+        (self.images / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(self.images / name)
+        self.document["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
+        return image_id
+
+    def add_object(self, image_id: int, box=(8, 8, 20, 16), *, category: int = 2, form: str = "polygon", **more) -> int:
+        """An object that fills its box; `form` is polygon, counts (uncompressed RLE) or rle (compressed)."""
+        image = next(i for i in self.document["images"] if i["id"] == image_id)
+        x, y, w, h = box
+        segmentation: Any = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        if form != "polygon":
+            mask = np.zeros((image["height"], image["width"]), dtype=np.uint8)
+            mask[int(y) : int(y + h), int(x) : int(x + w)] = 1
+            encoded = rle.encode(np.asfortranarray(mask))
+            segmentation = {"size": [image["height"], image["width"]], "counts": encoded["counts"].decode()}
+            if form == "counts":
+                edges = np.flatnonzero(np.diff(mask.ravel(order="F"), append=2))
+                segmentation["counts"] = np.diff(edges + 1, prepend=0).tolist()
+        annotation_id = 101 + len(self.document["annotations"])
+        self.document["annotations"].append(
+            {"id": annotation_id, "image_id": image_id, "category_id": category, "bbox": list(box), "area": w * h,
+             "iscrowd": 0, "segmentation": segmentation} | more
+        )  # fmt: skip
+        return annotation_id
+
+    def write(self):
+        from piip.data.sources import Source
+
+        self.annotations.write_text(json.dumps(self.document))
+        return Source(self.annotations, self.images)
+
+
+@pytest.fixture
+def coco_folder(tmp_path) -> CocoFolder:
+    """An empty one, to add to."""
+    return CocoFolder(tmp_path / "coco")
+
+
+@pytest.fixture
+def tiny_coco(coco_folder):
+    """Four images on disk as a Source: three classes, all forms of masks, a crowd, an image without objects."""
+    first, second, third, _ = (coco_folder.add_image(*size) for size in ((64, 48), (48, 64), (96, 64), (64, 64)))
+    coco_folder.add_object(first, (8, 8, 20, 16), category=2)
+    coco_folder.add_object(first, (30, 10, 24, 30), category=9, form="counts")
+    coco_folder.add_object(second, (5, 6, 30, 40), category=7, form="rle")
+    coco_folder.add_object(third, (0, 0, 96, 20), category=2, form="counts", iscrowd=1)
+    coco_folder.add_object(third, (40, 30, 36, 28), category=9)
+    return coco_folder.write()

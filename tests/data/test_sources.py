@@ -1,0 +1,32 @@
+import pytest
+
+from piip.data.sources import DataError, Source, locate
+
+
+def test_coco_is_under_piip_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIIP_DATA", str(tmp_path))
+    (tmp_path / "coco/annotations").mkdir(parents=True)
+    (tmp_path / "coco/val2017").mkdir()
+    (tmp_path / "coco/annotations/instances_val2017.json").write_text("{}")
+
+    source = locate("coco", "val")
+
+    assert source == Source(tmp_path / "coco/annotations/instances_val2017.json", tmp_path / "coco/val2017")
+
+
+def test_missing_data_says_which_file_and_what_to_do(piip_home):
+    with pytest.raises(DataError, match=r"instances_val2017\.json\. Set PIIP_DATA to the folder that holds coco/"):
+        locate("coco", "val")
+    with pytest.raises(DataError, match=rf"Make it: python -m piip.data.demo {piip_home}/data/demo"):
+        locate("demo", "train")
+
+
+def test_custom_data_is_what_was_given(tiny_coco):
+    assert locate("custom", "test", {"test": tiny_coco}) == tiny_coco
+    with pytest.raises(DataError, match="for 'val'; given: test"):
+        locate("custom", "val", {"test": tiny_coco})
+
+
+def test_an_unknown_name_lists_the_known():
+    with pytest.raises(DataError, match="There is: coco, demo, custom"):
+        locate("coca", "val")
