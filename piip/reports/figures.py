@@ -10,18 +10,18 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from piip.reports.labels import place_labels
-from piip.reports.table import Trial, front
 from piip.reports.themes import LIGHT, MARKERS, Theme, dress, family_colors, legend, new_figure, trial_lines
+from piip.reports.trials import Trial, front
 
 COSTS = {"gflops": "GFLOPs of one image (MAC = 1)", "params_m": "parameters, millions"}
 Histories = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 """Run id -> `loss`, `lr`, `box_ap` -> (step, value) pairs."""
 
 
-def png(figure: Figure, dpi: int = 160) -> bytes:
-    """The figure as PNG; 160 dots per inch stay sharp on dense screens."""
+def png(figure: Figure) -> bytes:
+    """The figure as PNG."""
     stream = io.BytesIO()
-    figure.savefig(stream, dpi=dpi, format="png")
+    figure.savefig(stream, dpi=figure.dpi, format="png")
     return stream.getvalue()
 
 
@@ -57,9 +57,10 @@ def ap_against_cost(trials: Sequence[Trial], cost: str, theme: Theme = LIGHT) ->
 
 def _mark(axes: Axes, x: float, y: float, trial: Trial, color: str, theme: Theme, *, chosen: bool) -> None:
     """A trial's point: large and ringed where it is on the front."""
+    size, alpha, edge, width = (11, 1, theme.ink, 1.6) if chosen else (8, 0.75, theme.paper, 0.8)
     axes.plot(
-        x, y, MARKERS[trial["kind"]], color=color, zorder=3, markersize=11 if chosen else 8, alpha=1 if chosen else 0.75,
-        markeredgecolor=theme.ink if chosen else theme.paper, markeredgewidth=1.6 if chosen else 0.8,
+        x, y, MARKERS[trial["kind"]], color=color, zorder=3, markersize=size, alpha=alpha,
+        markeredgecolor=edge, markeredgewidth=width,
     )  # fmt: skip
 
 

@@ -58,12 +58,19 @@ def place_labels(
         if cost >= OVERLAP:
             label.set_text(number)
             cost, box = _best_place(label, pixels[i], obstacles, steps, room, unit, canvas)
-        x, y = axes.transData.inverted().transform((box.x0, box.y0))
-        label.set_position((x, y))
+        _anchor(label, pixels[i], box, axes)
         taken.append(box)
         written.append(label)
         _lead(axes, pixels[i], box, theme, unit)
     return written
+
+
+def _anchor(label: Text, point: tuple[float, float], box: Bbox, axes: Axes) -> None:
+    """Ties the label by the side that faces its point: text is a little wider at some sizes than it was measured."""
+    faces_right = box.x1 <= point[0]
+    x, y = axes.transData.inverted().transform((box.x1 if faces_right else box.x0, box.y0))
+    label.set_position((x, y))
+    label.set_horizontalalignment("right" if faces_right else "left")
 
 
 def _best_place(

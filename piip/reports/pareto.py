@@ -20,14 +20,3 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
             front.append(i)
             best = points[i][1]
     return front
-
-
-def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
-    """Area between the front and `reference` = (highest cost, lowest gain): grows as the front gets better.
-
-    Points at or beyond the reference count nothing.
-    """
-    inside = [p for p in points if p[0] < reference[0] and p[1] > reference[1]]
-    corners = [inside[i] for i in pareto_front(inside)]
-    ends = [cost for cost, _ in corners[1:]] + [reference[0]]
-    return sum((end - cost) * (gain - reference[1]) for (cost, gain), end in zip(corners, ends, strict=True))

@@ -9,35 +9,25 @@ from PIL import Image
 
 from piip.presets import PICO, mask_rcnn_pico, piip
 from piip.spec import CNNSpec, ExperimentSpec
+from piip.tracking.store import RunInfo
 
 MINUTE = 60_000
 START = 1_790_000_000_000
 
 
 @dataclass
-class FakeRun:
-    run_id: str
-    name: str
-    experiment: str
-    status: str
-    params: dict[str, str]
-    tags: dict[str, str]
-    metrics: dict[str, float]
-    start_ms: int
-
-
-@dataclass
 class FakeStore:
     """What the report asks of piip.tracking.store, from memory."""
 
-    runs: list[FakeRun]
+    runs: list[RunInfo]
     histories: dict[tuple[str, str], list[tuple[int, float, int]]] = field(default_factory=dict)
     artifacts: Path | None = None
+    where: str = "sqlite:////fake/mlflow.db"
 
     def find_runs(self, experiment):
         found = [run for run in self.runs if run.experiment == experiment]
         if not found:
-            raise ValueError(f"no experiment {experiment!r} at sqlite:///fake.db. Experiments: pico")
+            raise ValueError(f"no experiment {experiment!r} at {self.where}. There are: pico")
         return found
 
     def history(self, run_id, key):
@@ -67,27 +57,29 @@ def sweep(artifacts: Path | None = None, *, failed: bool = True) -> FakeStore:
     """A parent, the eight trials of TRIALS, and one trial that failed before it was ever evaluated."""
     tags = {"git.commit": "9b1d5c2e", "version.torch": "2.15.0+cpu", "version.ray": "2.60.0", "mlflow.user": "somebody"}
     store = FakeStore(
-        [FakeRun("0" * 32, "sweep_resolutions", "pico", "FINISHED", {}, tags, {}, START)], artifacts=artifacts
+        [RunInfo("0" * 32, "sweep_resolutions", "pico", "FINISHED", {}, tags, {}, START)], artifacts=artifacts
     )
     for number, row in enumerate(TRIALS, start=1):
         _add_trial(store, number, *row, tags=tags)
     if failed:
         spec = mask_rcnn_pico(piip("TSB", (320, 256, 192), branches=PICO), steps=160)
-        note = {"piip.note": "loss is nan at step 20: loss_mask=nan. Lower optim.lr <or> set optim.clip_norm"}
+        note = {
+            "piip.failure": "FloatingPointError: loss is nan at step 20: loss_mask=nan. Lower optim.lr <or> set optim.clip_norm"
+        }
         run = _run("9" * 32, spec, tags | note, {"cost/gflops": 6.2, "cost/params_m": 6.1})
         run.status = "FAILED"
         store.runs.append(run)
     return store
 
 
-def _run(run_id: str, spec: ExperimentSpec, tags: dict[str, str], metrics: dict[str, float]) -> FakeRun:
+def _run(run_id: str, spec: ExperimentSpec, tags: dict[str, str], metrics: dict[str, float]) -> RunInfo:
     trial_tags = {
         "mlflow.parentRunId": "0" * 32, "piip.trial_key": spec.digest + run_id[:4], "piip.spec_digest": spec.digest,
-        "piip.kernel": "" if spec.model.backbone.kind == "cnn" else "cpp", "piip.engine": "deepspeed zero-0",
+        "piip.kernel": "none" if spec.model.backbone.kind == "cnn" else "cpp", "piip.engine": "deepspeed zero-0",
         "data.train_digest": "0f12ab3498cd5e6f", "data.val_digest": "aa12ab3498cd5e6f", "hardware.cpu": "2 cores",
     }  # fmt: skip
     params = {key: str(value) for key, value in spec.flat().items()}
-    return FakeRun(run_id, spec.name, "pico", "FINISHED", params, tags | trial_tags, metrics, START)
+    return RunInfo(run_id, spec.name, "pico", "FINISHED", params, tags | trial_tags, metrics, START)
 
 
 def _add_trial(store, number, backbone, ap, gflops, params_m, speed, *, tags, steps=320):
@@ -96,7 +88,8 @@ def _add_trial(store, number, backbone, ap, gflops, params_m, speed, *, tags, st
     metrics = {
         "best/coco/box_ap": ap, "coco/box_ap": ap - 0.004, "coco/mask_ap": ap * 0.9, "best/coco/mask_ap": ap * 0.905,
         "cost/gflops": gflops, "cost/params_m": params_m, "cost/peak_memory_gb": 0.6 + gflops / 5,
-        "train/images_per_second": speed, "train/lr": 5e-5, "train/loss_mask": 0.3, "train/loss_box": 0.2,
+        "train/images_per_second": speed, "time/worker_seconds": 25 + steps * 4 / speed, "train/lr": 5e-5,
+        "train/loss_mask": 0.3, "train/loss_box": 0.2,
         "train/loss_objectness": 0.1,
     }  # fmt: skip
     note = {"piip.note": "peer at equal wall time"} if backbone.kind == "cnn" else {}

@@ -1,0 +1,111 @@
+import pytest
+from rich.console import Console
+from synthetic import START, sweep
+
+from piip.reports.table import trial_table
+from piip.reports.trials import front, summary, trials_of
+from piip.tracking.store import RunInfo
+
+
+def terminal(runs, width=80):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(trial_table(runs))
+    return console.export_text()
+
+
+def test_rows_are_best_first_and_failed_trials_stay():
+    rows = summary(sweep().runs)
+
+    assert [row["number"] for row in rows] == list(range(1, 10))
+    assert [row["label"] for row in rows[:4]] == [
+        "PIIP-TSB 256/192/128", "PIIP-TSB 256/128/128", "PIIP-TS 256/192", "ResNet-18 256",
+    ]  # fmt: skip
+    failed = rows[-1]
+    assert (failed["status"], failed["box_ap"], failed["gflops"], failed["minutes"]) == ("failed", None, 6.2, None)
+    assert "loss is nan" in failed["note"]
+
+
+def test_families_are_named_as_people_name_them():
+    families = {(row["family"], row["kind"]) for row in summary(sweep().runs)}
+
+    assert families == {("PIIP-TSB", "piip"), ("PIIP-TS", "piip"), ("ViT-B", "vit"), ("ResNet-18", "cnn")}
+
+
+def test_front_holds_what_no_trial_beats():
+    rows = summary(sweep().runs)
+
+    by_gflops = [
+        "PIIP-TS 192/128",
+        "PIIP-TS 256/128",
+        "PIIP-TS 256/192",
+        "PIIP-TSB 256/128/128",
+        "PIIP-TSB 256/192/128",
+    ]
+    assert [row["label"] for row in front(rows, "gflops")] == by_gflops
+    assert {row["label"] for row in rows if row["front"]} == set(by_gflops)
+    assert [row["label"] for row in front(rows, "params_m")] == ["PIIP-TS 256/192", "PIIP-TSB 256/192/128"]
+
+
+def test_a_parent_is_no_trial_but_a_run_of_its_own_is():
+    store = sweep()
+    lonely = next(run for run in store.runs if run.name.startswith("mask_rcnn"))
+    del lonely.tags["mlflow.parentRunId"]
+
+    found = trials_of(store.runs)
+
+    assert lonely in found
+    assert len(found) == len(store.runs) - 1
+    assert all(run.name != "sweep_resolutions" for run in found)
+
+
+def test_look_alikes_get_the_params_that_tell_them_apart():
+    store = sweep(failed=False)
+    scratch = store.runs[1]
+    twin = RunInfo("f" * 32, scratch.name, "pico", "FINISHED", dict(scratch.params), dict(scratch.tags), {}, START)
+    for i in range(3):
+        twin.params[f"model.backbone.branches.{i}.pretrained"] = "False"
+    same = RunInfo("e" * 32, scratch.name, "pico", "FINISHED", dict(twin.params), dict(scratch.tags), {}, START)
+
+    assert {"PIIP-TSB 256/192/128 pretrained", "PIIP-TSB 256/192/128 scratch"} <= {
+        row["label"] for row in summary([*store.runs, twin])
+    }
+    labels = [row["label"] for row in summary([*store.runs, twin, same])]
+    assert len(set(labels)) == len(labels)
+
+
+def test_a_figure_that_is_not_a_number_counts_as_missing():
+    store = sweep()
+    store.runs[1].metrics |= {"best/coco/box_ap": float("nan"), "coco/box_ap": 0.3, "cost/gflops": float("inf")}
+
+    row = next(row for row in summary(store.runs) if row["run_id"] == store.runs[1].run_id)
+
+    assert (row["box_ap"], row["gflops"]) == (0.3, None)
+
+
+def test_the_table_fits_80_columns_and_says_shared_things_once():
+    text = terminal(sweep().runs)
+
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for part in (
+        "0.452",
+        "12.90",
+        "failed",
+        "GFLOPs",
+        "kernel cpp, engine deepspeed zero-0",
+        "peer at equal wall time",
+    ):
+        assert part in text
+    assert text.count("deepspeed") == 1
+
+
+def test_the_table_shows_square_brackets_as_they_are():
+    store = sweep()
+    store.runs[1].tags["piip.note"] = "got [bold]448[/bold], see [1]"
+
+    assert "got [bold]448[/bold], see [1]" in terminal(store.runs, width=120)
+
+
+@pytest.mark.parametrize("runs", [[], sweep().runs[:1]])
+def test_no_trials_make_an_empty_table(runs):
+    assert summary(runs) == []
+    assert "trial" in terminal(runs)
