@@ -3,8 +3,6 @@
 import json
 import logging
 import sys
-import time
-import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from piip.home import home
-from piip.reports.gather import gather
-from piip.reports.html import Page, render
+from piip.reports.build import Report, write_report
 from piip.reports.table import table_of
 from piip.reports.trials import front
 from piip.tracking.store import Store
@@ -49,29 +45,14 @@ class Options:
     """Print one JSON document (trials, front, paths) instead of the table; logs go to stderr."""
 
 
-def write_report(experiment: str, folder: Path, store: Store) -> tuple[Page, Path, list[Path]]:
-    """Write report.html and the figures into `folder`.
-
-    Returns:
-        What the page says, the path of report.html and the paths of the figures on white paper.
-    """
-    page = gather(experiment, store, made=time.strftime("%Y-%m-%d %H:%M"))
-    folder.mkdir(parents=True, exist_ok=True)
-    for plot in page.plots:
-        (folder / f"{plot.name}.png").write_bytes(plot.light)
-        (folder / f"{plot.name}_dark.png").write_bytes(plot.dark)
-    report = folder / "report.html"
-    report.write_text(render(page), encoding="utf-8")
-    return page, report, [folder / f"{plot.name}.png" for plot in page.plots]
-
-
-def as_json(page: Page, report: Path, figures: Sequence[Path]) -> dict[str, Any]:
+def as_json(report: Report) -> dict[str, Any]:
     """The document `--json` prints."""
+    page = report.page
     return {
         "experiment": page.experiment,
         "headline": page.headline,
-        "report": str(report),
-        "figures": [str(path) for path in figures],
+        "report": str(report.path),
+        "figures": [str(path) for path in report.figures],
         "front": {cost: [trial["run_id"] for trial in front(page.trials, cost)] for cost in ("gflops", "params_m")},
         "trials": list(page.trials),
         "provenance": dict(page.provenance),
@@ -82,19 +63,18 @@ def main(arguments: Sequence[str] | None = None, store: Store | None = None) -> 
     """The command line; returns the exit code."""
     options = tyro.cli(Options, prog="python -m piip.report", description=HELP, args=arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    folder = options.out or home() / "reports" / urllib.parse.quote(options.experiment, safe=" ")
     try:
-        page, report, figures = write_report(options.experiment, folder, store or Store())
+        report = write_report(store or Store(), options.experiment, options.out)
     except (ValueError, ConnectionError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     if options.json:
-        print(json.dumps(as_json(page, report, figures), indent=1, allow_nan=False))
+        print(json.dumps(as_json(report), indent=1, allow_nan=False))
         return 0
     console = Console()
-    console.print(table_of(page.trials))
-    console.print(page.headline, markup=False, highlight=False)
-    print(f"\nreport: {report}")
+    console.print(table_of(report.page.trials))
+    console.print(report.page.headline, markup=False, highlight=False)
+    print(f"\nreport: {report.path}")
     return 0
 
 

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import pytest
 from synthetic import sweep
 
-import piip.report
 from piip.report import main
+from piip.reports import build
 from piip.reports.gather import gather, headline, provenance, settings
 from piip.reports.html import render
 from piip.reports.trials import summary, trials_of
@@ -121,7 +121,7 @@ def test_the_verb_writes_the_page_and_figures_and_prints_the_table(store, piip_h
 
 
 def test_json_is_one_document_on_stdout(whole, store, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(piip.report, "gather", lambda *_, **__: whole)
+    monkeypatch.setattr(build, "gather", lambda *_, **__: whole)
 
     assert main(["--experiment", "pico", "--out", str(tmp_path / "out"), "--json"], store) == 0
 
