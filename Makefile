@@ -1,0 +1,35 @@
+# make demo   sets up and runs a real sweep on this machine: local Ray, SQLite MLflow, data it makes
+# make test   sets up and passes the checks and tests
+# make clean  removes the virtual environment; runs/ (your results) stays
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test lint clean
+
+setup: $(READY)
+	@$(BIN)/python -m piip.ops.build
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "piip needs Python >= 3.11, this is %d.%d: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
+	@echo "setting up $(VENV): about 6.5 GB, a few minutes once"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: setup
+	@$(BIN)/python experiments/sweep_resolutions.py --scale pico
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+test: lint
+	@$(BIN)/python -m pytest -m "not gpu and not weights"
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,47 @@
+"""Which resolutions should a PIIP spend its FLOPs on? Box AP against compute.
+
+    python experiments/sweep_resolutions.py --scale pico                        # two CPU cores, ten minutes, data it makes
+    ray job submit --working-dir . -- python experiments/sweep_resolutions.py   # a cluster; COCO where $PIIP_DATA/coco is
+
+At pico scale two combinations of branches x three resolution tuples, beside a single-branch ViT and a ResNet-18. At coco scale
+the paper's TSB and SBL rows: expect 43.6-46.5 box AP for TSB; 8 GPUs, up to a day a row.
+"""
+
+from piip.presets import PICO, mask_rcnn_1x, mask_rcnn_pico, piip
+from piip.spec import CNNSpec, PaperResult
+from piip.sweeps.cli import main
+
+STEPS = 140
+
+PICO_ROWS = [
+    *(
+        mask_rcnn_pico(piip(letters, sides, branches=PICO), steps=STEPS)
+        for letters, tuples in {
+            "TB": [(256, 128), (256, 192), (320, 160)],
+            "TSB": [(256, 192, 128), (256, 128, 128), (320, 192, 128)],
+        }.items()
+        for sides in tuples
+    ),
+    mask_rcnn_pico(piip("B", (256,), branches=PICO), steps=STEPS),
+    mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=256), steps=STEPS),
+]
+
+COCO_ROWS = [
+    mask_rcnn_1x(
+        piip("TSB", (1120, 896, 448), window=14), PaperResult(box_ap=43.6, mask_ap=38.7, params_m=146, gflops=243)
+    ),
+    mask_rcnn_1x(
+        piip("TSB", (1568, 896, 448), window=14), PaperResult(box_ap=45.0, mask_ap=40.3, params_m=147, gflops=287)
+    ),
+    mask_rcnn_1x(
+        piip("TSB", (1568, 1120, 672), window=14), PaperResult(box_ap=46.5, mask_ap=41.3, params_m=149, gflops=453)
+    ),
+    mask_rcnn_1x(piip("TSB", (1344, 896, 448), window=14)),
+    mask_rcnn_1x(piip("TSB", (1120, 672, 448), window=14)),
+    mask_rcnn_1x(piip("SBL", (1120, 672, 448), window=28)),
+    mask_rcnn_1x(piip("SBL", (1568, 896, 672), window=28)),
+    mask_rcnn_1x(piip("SBL", (1568, 1120, 672), window=28)),
+]
+
+if __name__ == "__main__":
+    main({"pico": PICO_ROWS, "coco": COCO_ROWS}, experiment="sweep_resolutions", description=__doc__ or "")
