@@ -11,11 +11,15 @@ from pathlib import Path
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[int]:
-    """A file open for reading and appending, locked against every other handle on it, in this process or another."""
+def exclusive(path: Path, *, wait: bool = True) -> Iterator[int]:
+    """A file open for reading and appending, locked against every other handle on it, in this process or another.
+
+    Raises:
+        BlockingIOError: Another handle has it, and `wait` is False.
+    """
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield file
     finally:
         os.close(file)

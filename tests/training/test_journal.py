@@ -28,11 +28,6 @@ from piip.training.journal import (
 ROOT = str(Path(piip.__file__).parent.parent)
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch):
-    monkeypatch.setenv("PIIP_HOME", str(tmp_path))
-
-
 def begin(key="trial", **changes) -> Path:
     fields = {"trial_key": key, "name": f"name of {key}", "experiment": "tests", "parent_key": None, "created_ms": 1000}
     return create_run(RunRecord(**{**fields, **changes}))
@@ -329,9 +324,12 @@ crash = st.tuples(st.integers(0, 12), st.integers(1, 12), st.floats(0, 1))
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(attempts=st.lists(crash, min_size=1, max_size=6))
-def test_any_sequence_of_crashes_gives_each_step_once(attempts, tmp_path_factory):
+def test_any_sequence_of_crashes_gives_each_step_once(attempts, tmp_path_factory, monkeypatch):
     """An attempt resumes at or before what is recorded, logs some steps, and dies within its last line."""
-    os.environ["PIIP_HOME"] = str(tmp_path_factory.mktemp("home"))
+    monkeypatch.setenv("PIIP_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setattr(
+        os, "fsync", lambda file: None
+    )  # a killed process keeps what it wrote; only power loss does not
     folder = begin()
     end = 0
     for number, (back, count, torn) in enumerate(attempts):

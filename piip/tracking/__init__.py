@@ -1,0 +1,1 @@
+"""Journals to MLflow, and runs back from it. `store` is the one file that knows MLflow."""

@@ -1,0 +1,116 @@
+"""The way to MLflow: an SQLite file of our own or a server, and one exception for all its ways of not being there."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from piip.home import home
+from piip.training.durable import exclusive
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+# What a user sets stands. MLflow's own defaults retry for four minutes inside the call (measured), our callers retry
+# themselves; 30 s is above the slowest batch of 1000 metrics seen on a loaded SQLite file (8 s).
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+# Faults of the request; every other code is the server's trouble, which may pass.
+_REQUEST_FAULTS = {
+    "BAD_REQUEST",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+}
+
+
+class UnreachableError(ConnectionError):
+    """MLflow did not answer, or not as it should; the same call may work later."""
+
+
+class RefusedError(ValueError):
+    """MLflow understood the request and refuses it; it would refuse it again.
+
+    Args:
+        code: MLflow's error code, e.g. `RESOURCE_DOES_NOT_EXIST`.
+        reason: What it says.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"MLflow refuses: {reason}")
+        self.code = code
+
+
+class Connection:
+    """An MLflow client that is made at the first call, because importing MLflow takes 1-4 s.
+
+    Args:
+        uri: MLflow's tracking URI.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    @property
+    def where(self) -> str:
+        """The URI as it may be printed: without a password."""
+        return _without_password(self.uri)
+
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        from mlflow import MlflowClient
+
+        if not self.uri.startswith("sqlite:///"):
+            return MlflowClient(self.uri)
+        database = Path(self.uri.removeprefix("sqlite:///"))
+        database.parent.mkdir(parents=True, exist_ok=True)
+        if not database.exists():
+            logger.info("creating MLflow's database %s (once, a few seconds)", database)
+            for noisy in ("mlflow.store.db.utils", "alembic.runtime.migration"):
+                logging.getLogger(noisy).setLevel(logging.WARNING)
+        # The schema is made by whoever comes first; two at once would collide in the migrations.
+        with exclusive(database.with_name(database.name + ".lock")):
+            client = MlflowClient(self.uri)
+            client.search_experiments(max_results=1)
+        return client
+
+    @contextmanager
+    def _talking(self) -> Iterator["MlflowClient"]:
+        """The client; MLflow's many ways of not being there become one."""
+        from mlflow.exceptions import MlflowException
+        from requests import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield self._client
+        except MlflowException as error:
+            if error.error_code in _REQUEST_FAULTS:
+                raise RefusedError(error.error_code, " ".join(error.message.split())) from error
+            self._unreachable(error)
+        except (RequestException, SQLAlchemyError) as error:
+            self._unreachable(error)
+
+    def _unreachable(self, error: Exception) -> NoReturn:
+        reason = _without_password(" ".join(str(error).split()))
+        if "Connection refused" in reason:
+            reason = "connection refused"
+        elif "timed out" in reason:
+            reason = f"no answer within {os.environ['MLFLOW_HTTP_REQUEST_TIMEOUT']} s"
+        raise UnreachableError(
+            f"MLflow at {self.where}: {reason[:300]}. Nothing is lost: what runs record is in "
+            f"{home() / 'journals'}; when the server is back, `python -m piip.sync` delivers it."
+        ) from error
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//***@", text)

@@ -1,0 +1,194 @@
+"""Runs out of MLflow, for `piip.eval`, `piip.report` and people; `Store` is what everybody else knows of it.
+
+MLflow is a view; what was measured is in the journals (piip/training/journal.py). Only `MlflowClient` with an explicit
+run id is used: the fluent API keeps a global "active run", which trials running side by side would mix up.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from piip.home import home, tracking_uri
+from piip.spec import ExperimentSpec
+from piip.tracking.connection import RefusedError
+from piip.tracking.writer import STATUS_TAG, Measurement, RunDeletedError, Writer, deleted
+from piip.training.journal import check_name, now_ms
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+_SPEC = "spec.json"
+
+
+@dataclass
+class RunInfo:
+    """One run as MLflow has it."""
+
+    run_id: str
+    name: str
+    experiment: str
+    status: str
+    """RUNNING, FINISHED, FAILED, KILLED, STOPPED (by the scheduler) or PENDING."""
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    """The last value of each metric."""
+    start_ms: int
+
+
+class Store(Writer):
+    """The runs of one MLflow tracking server or SQLite file.
+
+    Args:
+        uri: MLflow's tracking URI; default: `MLFLOW_TRACKING_URI`, or `mlflow.db` under `PIIP_HOME`.
+    """
+
+    def __init__(self, uri: str | None = None) -> None:
+        super().__init__(uri or tracking_uri())
+
+    def find_runs(self, experiment: str) -> list[RunInfo]:
+        """All runs of an experiment, sweeps (parents) included, newest first."""
+        with self._talking() as client:
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
+                known = ", ".join(names) or "none yet"
+                raise ValueError(f"no experiment {experiment!r} at {self.where}. There are: {known}")
+            runs: list[Run] = []
+            token = None
+            while token != "":
+                page = client.search_runs(
+                    [found.experiment_id], order_by=["attributes.start_time DESC"], page_token=token
+                )
+                runs += page
+                token = page.token or ""
+            return [_info(run, experiment) for run in runs]
+
+    def get_run(self, run_id: str) -> RunInfo:
+        """One run.
+
+        Raises:
+            ValueError: There is none of that id (the message lists the latest five), or it was deleted.
+        """
+        try:
+            with self._talking() as client:
+                run = client.get_run(run_id)
+                if run.info.lifecycle_stage != "active":
+                    raise RunDeletedError(deleted(run_id))
+                return _info(run, client.get_experiment(run.info.experiment_id).name)
+        except RefusedError:
+            raise ValueError(f"no run {run_id!r} at {self.where}. {self._latest()}") from None
+
+    def _latest(self) -> str:
+        """The end of an error message: the runs somebody may have meant."""
+        with self._talking() as client:
+            experiments = [e.experiment_id for e in client.search_experiments()]
+            runs = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=5)
+        listed = (f"{r.info.run_id} ({r.info.run_name}, {age(now_ms() - r.info.start_time)} ago)" for r in runs)
+        return f"Latest: {', '.join(listed)}" if runs else "It has no runs yet."
+
+    def load_spec(self, run_id: str) -> ExperimentSpec:
+        """The spec a run was made from, exactly: params are strings and cut, the artifact `spec.json` is not."""
+        try:
+            return ExperimentSpec.model_validate_json(self.download(run_id, _SPEC).read_text())
+        except FileNotFoundError:
+            name = self.get_run(run_id).name
+            raise ValueError(
+                f"run {run_id} ({name}) has no {_SPEC}: a sweep's parent run, or one not made by piip. Take a trial"
+            ) from None
+
+    def history(self, run_id: str, name: str) -> list[tuple[int, float, int]]:
+        """One metric's (step, value, timestamp in ms) by step; empty where the run never logged it."""
+        self.get_run(run_id)
+        with self._talking() as client:
+            points = client.get_metric_history(run_id, name)
+        return sorted((p.step, p.value, p.timestamp) for p in points)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """Adds metrics to a run; one the run already has at this step keeps its value, so a verb may be run again."""
+        fresh: list[Measurement] = []
+        for name, value in metrics.items():
+            check_name("metric", name)
+            if step not in {known for known, _, _ in self.history(run_id, name)}:
+                fresh.append((name, float(value), now_ms(), step))
+        self.log_batch(run_id, fresh, {})
+
+    def download(self, run_id: str, artifact: str) -> Path:
+        """Fetches an artifact, a file or a folder, under `home()/downloads/<run_id>/` and returns where it is.
+
+        Raises:
+            FileNotFoundError: The run has no such artifact.
+        """
+        self.get_run(run_id)
+        folder = str(Path(artifact).parent)
+        target = home() / "downloads" / run_id / folder  # MLflow drops the folder
+        target.mkdir(parents=True, exist_ok=True)
+        with self._talking() as client:
+            if artifact not in {a.path for a in client.list_artifacts(run_id, None if folder == "." else folder)}:
+                raise FileNotFoundError(f"run {run_id} has no artifact {artifact!r}")
+            return Path(client.download_artifacts(run_id, artifact, str(target)))
+
+
+def find_runs(experiment: str) -> list[RunInfo]:
+    """`Store.find_runs` at the default server, and so on for the functions below."""
+    return _default(tracking_uri()).find_runs(experiment)
+
+
+def get_run(run_id: str) -> RunInfo:
+    """One run; an unknown id is answered with the latest five."""
+    return _default(tracking_uri()).get_run(run_id)
+
+
+def load_spec(run_id: str) -> ExperimentSpec:
+    """The spec a run was made from."""
+    return _default(tracking_uri()).load_spec(run_id)
+
+
+def history(run_id: str, name: str) -> list[tuple[int, float, int]]:
+    """One metric's (step, value, timestamp in ms)."""
+    return _default(tracking_uri()).history(run_id, name)
+
+
+def log_metrics(run_id: str, metrics: Mapping[str, float], step: int) -> None:
+    """Adds metrics to a run; what it already has at this step stays."""
+    _default(tracking_uri()).log_metrics(run_id, metrics, step)
+
+
+def log_artifact(run_id: str, path: Path, folder: str | None = None) -> None:
+    """Uploads one file into `folder` of a run's artifacts."""
+    _default(tracking_uri()).log_artifact(run_id, path, folder)
+
+
+def download(run_id: str, artifact: str) -> Path:
+    """Fetches an artifact and returns where it is."""
+    return _default(tracking_uri()).download(run_id, artifact)
+
+
+@cache
+def _default(uri: str) -> Store:
+    return Store(uri)
+
+
+def age(ms: int) -> str:
+    """A duration as people say it: `40 s`, `12 min`, `3 h`, `5 d`."""
+    seconds = ms // 1000
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def _info(run: "Run", experiment: str) -> RunInfo:
+    tags = run.data.tags
+    return RunInfo(
+        run_id=run.info.run_id,
+        name=run.info.run_name or "",
+        experiment=experiment,
+        status=tags.get(STATUS_TAG, "PENDING" if run.info.status == "SCHEDULED" else run.info.status),
+        params=run.data.params,
+        tags=tags,
+        metrics=run.data.metrics,
+        start_ms=run.info.start_time,
+    )

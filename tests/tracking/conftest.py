@@ -1,0 +1,42 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from piip.tracking.store import Store
+from piip.training.journal import Journal, RunRecord, create_run
+
+Begin = Callable[..., Journal]
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """MLflow's schema takes seconds to make, so it is made once."""
+    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
+    with pytest.raises(ValueError, match="It has no runs yet"):
+        Store(f"sqlite:///{path}").get_run("none")
+    return path
+
+
+@pytest.fixture
+def store(piip_home, empty_database) -> Store:
+    """An empty MLflow on SQLite under PIIP_HOME."""
+    shutil.copy(empty_database, piip_home / "mlflow.db")
+    return Store()
+
+
+@pytest.fixture
+def begin(piip_home) -> Begin:
+    """Begins a run and opens its journal."""
+
+    def begin(key: str = "trial", *, attempt: str = "1", parent: str | None = None, **changes) -> Journal:
+        fields = {
+            "name": f"name of {key}",
+            "experiment": "tests",
+            "parent_key": parent,
+            "created_ms": 1_700_000_000_000,
+        }
+        return Journal(create_run(RunRecord(key, **{**fields, **changes})), attempt)
+
+    return begin
