@@ -7,7 +7,7 @@ At pico scale two combinations of branches x three resolution tuples, beside a s
 the paper's TSB and SBL rows: expect 43.6-46.5 box AP for TSB; 8 GPUs, up to a day a row.
 """
 
-from piip.presets import PICO, mask_rcnn_1x, mask_rcnn_pico, piip
+from piip.presets import mask_rcnn_1x, mask_rcnn_pico, pico, piip
 from piip.spec import CNNSpec, PaperResult
 from piip.sweeps.cli import main
 
@@ -15,14 +15,14 @@ STEPS = 140
 
 PICO_ROWS = [
     *(
-        mask_rcnn_pico(piip(letters, sides, branches=PICO), steps=STEPS)
+        mask_rcnn_pico(pico(letters, sides), steps=STEPS)
         for letters, tuples in {
             "TB": [(256, 128), (256, 192), (320, 160)],
             "TSB": [(256, 192, 128), (256, 128, 128), (320, 192, 128)],
         }.items()
         for sides in tuples
     ),
-    mask_rcnn_pico(piip("B", (256,), branches=PICO), steps=STEPS),
+    mask_rcnn_pico(pico("B", (256,)), steps=STEPS),
     mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=256), steps=STEPS),
 ]
 
@@ -38,9 +38,10 @@ COCO_ROWS = [
     ),
     mask_rcnn_1x(piip("TSB", (1344, 896, 448), window=14)),
     mask_rcnn_1x(piip("TSB", (1120, 672, 448), window=14)),
-    mask_rcnn_1x(piip("SBL", (1120, 672, 448), window=28)),
-    mask_rcnn_1x(piip("SBL", (1568, 896, 672), window=28)),
-    mask_rcnn_1x(piip("SBL", (1568, 1120, 672), window=28)),
+    mask_rcnn_1x(piip("SBL", (1120, 672, 448), window=28), PaperResult(box_ap=46.5, mask_ap=40.8, params_m=493, gflops=727)),
+    mask_rcnn_1x(piip("SBL", (1344, 896, 448), window=28), PaperResult(box_ap=48.3, mask_ap=42.7, params_m=495, gflops=1002)),
+    mask_rcnn_1x(piip("SBL", (1568, 896, 672), window=28), PaperResult(box_ap=49.3, mask_ap=43.7, params_m=497, gflops=1464)),
+    mask_rcnn_1x(piip("SBL", (1568, 1120, 672), window=28), PaperResult(box_ap=50.0, mask_ap=44.4)),
 ]
 
 if __name__ == "__main__":

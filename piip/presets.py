@@ -54,6 +54,15 @@ def piip(
     return PIIPSpec(label=letters.lower(), branches=chosen, interaction=interaction)
 
 
+PICO_INTERACTION = InteractionSpec(count=3, num_heads=8, drop_path=0.0)
+
+
+def pico(letters: str, resolutions: Sequence[int], *, pretrained: bool = True) -> PIIPSpec:
+    """`pico("TSB", (256, 192, 128))`: a PIIP of pico branches; one letter is a single-branch ViT."""
+    branches = {letter: branch.override({"pretrained": pretrained}) for letter, branch in PICO.items()}
+    return piip(letters, resolutions, branches=branches, interaction=PICO_INTERACTION)
+
+
 def backbone_name(backbone: Backbone) -> str:
     """`piip_tsb_1120_896_448`, `vit_b_1024`, `resnet18_256`: the middle of a row's name."""
     match backbone:
