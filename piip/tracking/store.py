@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _SPEC = "spec.json"
+PAGE = 1000
+"""Runs per request."""
 
 
 @dataclass
@@ -60,7 +62,10 @@ class Store(Writer):
             token = None
             while token != "":
                 page = client.search_runs(
-                    [found.experiment_id], order_by=["attributes.start_time DESC"], page_token=token
+                    [found.experiment_id],
+                    max_results=PAGE,
+                    order_by=["attributes.start_time DESC"],
+                    page_token=token,
                 )
                 runs += page
                 token = page.token or ""

@@ -61,8 +61,8 @@ class RunRecord:
     """Together with the key it is the run's identity: a journal begun anew is a new run in MLflow."""
 
     def __post_init__(self) -> None:
-        for key in [self.trial_key] + [self.parent_key] * (self.parent_key is not None):
-            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", key):
+        for key in (self.trial_key, self.parent_key):
+            if key is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", key):
                 raise ValueError(f"trial key {key!r} names a folder: use letters, digits and _ - . only")
         for kind, names in {"param": self.params, "tag": self.tags}.items():
             for name in names:

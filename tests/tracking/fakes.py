@@ -1,6 +1,6 @@
 """An MLflow in memory that dies when told to, keyed as MLflow keys."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from piip.tracking.connection import UnreachableError
@@ -15,9 +15,9 @@ class FakeMLflow(Writer):
         faults: One per request: None, "before" or "after".
     """
 
-    def __init__(self, faults: Iterator[str | None] = iter(())) -> None:
+    def __init__(self, faults: Iterable[str | None] = ()) -> None:
         super().__init__("fake://mlflow")
-        self.faults = faults
+        self.faults = iter(faults)
         self.runs: dict[str, tuple[str, int]] = {}
         self.parents: dict[str, str | None] = {}
         self.rows: set[tuple[str, str, float, int, int]] = set()

@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fakes import FakeMLflow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,6 @@ from piip.tracking.delivery import deliver, pending, read_delivered
 from piip.tracking.writer import METRICS_PER_BATCH
 from piip.training.durable import exclusive
 from piip.training.journal import Journal, RunRecord, create_run
-from fakes import FakeMLflow
 
 
 def steps_of(server: FakeMLflow, name: str) -> list[int]:
@@ -93,7 +93,7 @@ def test_many_metrics_go_in_several_batches_each_noted(begin):
     for step in range(5):
         journal.log(step, {f"m{i}": 1.0 for i in range(METRICS_PER_BATCH // 2)})
     # requests: ensure_run, log_batch and set_status of RUNNING, then batches of two events
-    server = FakeMLflow(iter([None, None, None, None, "before"]))
+    server = FakeMLflow([None, None, None, None, "before"])
 
     with pytest.raises(UnreachableError):
         deliver(journal.folder, server)
@@ -147,7 +147,7 @@ def test_any_sequence_of_faults_delivers_each_step_once(writes, faults, tmp_path
     )  # faults here are of the server, not of the disk; 10 times faster
     create_run(RunRecord("sweep", "sweep", "tests", None, created_ms=1))
     folder = create_run(RunRecord("trial", "trial", "tests", "sweep", created_ms=2))
-    server, step = FakeMLflow(iter(faults)), 0
+    server, step = FakeMLflow(faults), 0
 
     for attempt, count in enumerate(writes):
         journal = Journal(folder, str(attempt))

@@ -1,0 +1,213 @@
+import logging
+import socket
+import sqlite3
+import threading
+import time
+from collections import Counter
+
+import pytest
+from server import HangingServer, free_port
+
+from piip.tracking import sender as sender_module
+from piip.tracking.delivery import deliver
+from piip.tracking.sender import Sender
+from piip.tracking.store import Store
+from piip.tracking.writer import Writer
+
+LONG = 120  # seconds; only a deadlock takes that long
+
+
+@pytest.fixture
+def sender(store):
+    sender = Sender()
+    sender.start()
+    yield sender
+    sender.stop()
+
+
+def rows(home) -> Counter:
+    """How often each (run's key, metric, step) is in MLflow's own table."""
+    with sqlite3.connect(home / "mlflow.db") as database:
+        query = "select t.value, m.key, m.step from metrics m join tags t on t.run_uuid = m.run_uuid and t.key = 'piip.trial_key'"
+        return Counter(database.execute(query).fetchall())
+
+
+def run_keys(store: Store) -> list[str]:
+    return sorted(run.tags["piip.trial_key"] for run in store.find_runs("tests"))
+
+
+def test_what_is_recorded_while_it_runs_arrives(begin, store, sender, piip_home):
+    begin("sweep")
+    trials = [begin(f"trial{i}", parent="sweep") for i in range(3)]
+    for step in range(20):
+        for trial in trials:
+            trial.log(step, {"loss": step / 3, "lr": 0.1})
+
+    assert sender.flush(LONG)
+    for trial in trials:
+        trial.log(20, {"loss": 0.0})
+        trial.finish("FINISHED")
+    assert sender.flush(LONG)
+
+    assert run_keys(store) == ["sweep", "trial0", "trial1", "trial2"]
+    runs = {run.tags["piip.trial_key"]: run for run in store.find_runs("tests")}
+    assert {runs[f"trial{i}"].tags["mlflow.parentRunId"] for i in range(3)} == {runs["sweep"].run_id}
+    assert [runs[key].status for key in ("sweep", "trial0")] == ["RUNNING", "FINISHED"]
+    assert set(rows(piip_home).values()) == {1}
+    assert len(rows(piip_home)) == 3 * 41
+    for trial in trials:
+        told = [(s, v) for s, v, _ in store.history(runs[trial.record.trial_key].run_id, "loss")]
+        assert told == trial.history("loss")
+
+
+def test_it_delivers_without_being_asked(begin, store, sender):
+    begin().log(1, {"loss": 1.0})
+
+    deadline = time.monotonic() + LONG
+    while not (store.history(run.run_id, "loss") if (run := next(iter(_runs(store)), None)) else None):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _runs(store):
+    try:
+        return store.find_runs("tests")
+    except ValueError:
+        return []
+
+
+def test_two_senders_of_one_home_make_one_run_each(begin, store, piip_home):
+    senders = [Sender(), Sender()]
+    journals = [begin(f"trial{i}", parent="sweep") for i in range(4)] + [begin("sweep")]
+    for sender in senders:
+        sender.start()
+    for step in range(30):
+        for journal in journals:
+            journal.log(step, {"loss": 1.0})
+    done = [sender.flush(LONG) for sender in senders]
+    for sender in senders:
+        sender.stop()
+
+    assert done == [True, True]
+    assert run_keys(store) == ["sweep", "trial0", "trial1", "trial2", "trial3"]
+    assert set(rows(piip_home).values()) == {1}
+    assert len(rows(piip_home)) == 5 * 30
+
+
+def test_a_resumed_run_goes_on_in_the_same_run(begin, store, sender):
+    begin(attempt="1").log(1, {"loss": 1.0})
+    begin(attempt="1").finish("KILLED")
+    assert sender.flush(LONG)
+    assert store.find_runs("tests")[0].status == "KILLED"
+
+    resumed = begin(attempt="2")
+    resumed.log(1, {"loss": 9.0})
+    resumed.log(2, {"loss": 0.5})
+    assert sender.flush(LONG)
+
+    (run,) = store.find_runs("tests")
+    assert run.status == "RUNNING"
+    assert [(s, v) for s, v, _ in store.history(run.run_id, "loss")] == [(1, 1.0), (2, 0.5)]
+
+
+def test_a_run_deleted_in_mlflow_is_skipped_and_said_once(begin, store, sender, caplog):
+    doomed, other = begin("doomed"), begin("other")
+    assert sender.flush(LONG)
+    run_id = next(run.run_id for run in store.find_runs("tests") if run.tags["piip.trial_key"] == "doomed")
+    with store._talking() as client:
+        client.delete_run(run_id)
+
+    doomed.log(1, {"loss": 1.0})
+    other.log(1, {"loss": 1.0})
+
+    assert sender.flush(LONG)
+    assert sender.flush(LONG)
+    assert run_keys(store) == ["other"]
+    assert caplog.text.count("doomed is skipped: run") == 1
+
+
+def test_one_bad_journal_does_not_hold_up_the_others(begin, store, sender, piip_home, caplog):
+    bad, good = begin("bad"), begin("good")
+    (bad.folder / "run.json").write_text("{")
+    good.log(1, {"loss": 1.0})
+
+    assert not sender.flush(LONG)
+
+    assert run_keys(store) == ["good"]
+    assert rows(piip_home) == {("good", "loss", 1): 1}
+    assert "bad: not delivered: JSONDecodeError" in caplog.text
+
+
+def test_a_server_that_is_down_loses_nothing(begin, store, piip_home, caplog):
+    sender = Sender(f"http://127.0.0.1:{free_port()}")
+    journal = begin()
+    sender.start()
+    for step in range(10):
+        journal.log(step, {"loss": step / 3})
+
+    assert not sender.flush(1)
+    sender.stop()
+
+    assert "connection refused" in (sender.problem or "")
+    assert caplog.text.count("Training goes on") == 1
+    assert deliver(journal.folder, store) == 11
+    assert len(rows(piip_home)) == 10
+
+
+def test_delivery_goes_on_when_the_server_is_back(begin, store, piip_home, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING)
+    down = threading.Event()
+    down.set()
+    log_batch = Writer.log_batch
+
+    def failing(self, run_id, metrics, tags):
+        if down.is_set():
+            self._unreachable(OSError("Connection refused"))
+        log_batch(self, run_id, metrics, tags)
+
+    monkeypatch.setattr(Writer, "log_batch", failing)
+    monkeypatch.setattr(sender_module, "PERIOD_S", 0.05)
+    sender, journal = Sender(), begin()
+    sender.start()
+    journal.log(1, {"loss": 1.0})
+    assert not sender.flush(0.5)
+    assert sender.problem
+    down.clear()
+
+    assert sender.flush(LONG)
+    sender.stop()
+
+    assert sender.problem is None
+    assert "MLflow answers again" in caplog.text
+    assert rows(piip_home) == {("trial", "loss", 1): 1}
+
+
+def test_a_server_that_never_answers_does_not_hold_up_the_journal(begin, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    asking = threading.Event()
+    connect = socket.socket.connect
+
+    def connects_in_its_own_thread_only(self, address):
+        assert threading.current_thread().name == "piip-sender"
+        asking.set()
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connects_in_its_own_thread_only)
+    with HangingServer() as server:
+        sender, journal = Sender(server.uri), begin()
+        sender.start()
+        assert asking.wait(LONG)
+        for step in range(500):  # the request is under way and will be for a minute
+            journal.log(step, {"loss": 1.0})
+        assert not sender.flush(0.2)
+        sender.stop(timeout=0.2)
+
+    assert len(journal.history("loss")) == 500
+
+
+def test_flush_of_a_sender_that_was_not_started_is_false(store):
+    assert not Sender().flush(LONG)
+
+
+def test_nothing_recorded_is_delivered_at_once(store, sender):
+    assert sender.flush(LONG)
