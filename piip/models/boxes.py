@@ -36,7 +36,9 @@ class Anchors(nn.Module):
     def forward(self, images: ImageList, features: Sequence[Tensor]) -> list[Tensor]:
         """The anchors (A, 4), xyxy in pixels of the padded input, for every image: level by level, row by row, ratio by ratio."""
         assert len(features) == len(self.strides), f"{len(features)} maps for strides {self.strides}"
-        anchors = torch.cat([self._level(feature, stride) for feature, stride in zip(features, self.strides, strict=True)])
+        anchors = torch.cat(
+            [self._level(feature, stride) for feature, stride in zip(features, self.strides, strict=True)]
+        )
         return [anchors for _ in images.image_sizes]
 
     def _level(self, feature: Tensor, stride: int) -> Tensor:

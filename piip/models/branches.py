@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import timm
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerScale
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from piip.models import pico  # registers pico_* with timm
@@ -30,15 +30,18 @@ class Branch(nn.Module):
         drop_path: Stochastic depth of every block. Constant over depth as in the published vit_models (timm's rule grows linearly).
     """
 
-    def __init__(self, vit: VisionTransformer, *, window: int | None | Sequence[int | None] = None, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, vit: VisionTransformer, *, window: int | Sequence[int | None] | None = None, drop_path: float = 0.0
+    ) -> None:
         super().__init__()
         self.embed_dim = vit.embed_dim
         self.depth = len(vit.blocks)
         self.patch_size = vit.patch_embed.patch_size[0]
-        self.num_heads = vit.blocks[0].attn.num_heads
         self.windows = [window] * self.depth if window is None or isinstance(window, int) else list(window)
         if len(self.windows) != self.depth:
-            raise ValueError(f"{len(self.windows)} windows for {self.depth} blocks: give one window for all, or one per block")
+            raise ValueError(
+                f"{len(self.windows)} windows for {self.depth} blocks: give one window for all, or one per block"
+            )
 
         self.patch_embed = vit.patch_embed
         position = vit.pos_embed
@@ -46,7 +49,8 @@ class Branch(nn.Module):
         # only patches have positions here: the class token's row, where there is one, is left out
         self.pos_embed = nn.Parameter(position.detach()[:, -vit.patch_embed.num_patches :].clone())
         self.norm_pre = vit.norm_pre
-        self.blocks = nn.ModuleList(vit.blocks)
+        self.blocks: Sequence[Block] = nn.ModuleList(vit.blocks)  # type: ignore[assignment]
+        self.num_heads: int = self.blocks[0].attn.num_heads  # type: ignore[assignment]
         for block in self.blocks:
             block.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
             block.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
@@ -62,9 +66,11 @@ class Branch(nn.Module):
     def embed(self, image: Tensor) -> Tensor:
         """(B, 3, h, w) -> tokens (B, H*W, C) with positions, before the first block."""
         # `proj` alone: timm's PatchEmbed.forward refuses sides that are no multiple of the patch
-        map_BCHW = self.patch_embed.proj(image)
-        tokens_BLC = self.patch_embed.norm(map_BCHW.flatten(2).transpose(1, 2))
-        return self.norm_pre(tokens_BLC + self._positions((map_BCHW.shape[-2], map_BCHW.shape[-1])))
+        rows, columns = self.grid(image)
+        map_BCHW = self.patch_embed.proj(image[..., : rows * self.patch_size, : columns * self.patch_size])
+        # contiguous, or every norm of the residual stream copies it again
+        tokens_BLC = self.patch_embed.norm(map_BCHW.flatten(2).transpose(1, 2).contiguous())
+        return self.norm_pre(tokens_BLC + self._positions((rows, columns)))
 
     def run(self, tokens: Tensor, grid: Grid, start: int, stop: int) -> Tensor:
         """Blocks start..stop-1 on tokens (B, H*W, C)."""
@@ -133,5 +139,5 @@ def build_branch(spec: BranchSpec, pretrained: bool = True) -> Branch:
             "or start from random weights with model.backbone.branches.N.pretrained=false"
         ) from error
     if not isinstance(vit, VisionTransformer) or vit.pos_embed is None or vit.num_reg_tokens:
-        raise ValueError(f"branch {spec.arch!r} is no plain ViT with learned positions; such as deit3_small_patch16_224 are")
+        raise ValueError(f"branch {spec.arch!r} is no plain ViT with learned positions, as deit3_small_patch16_224 is")
     return Branch(vit, window=spec.window, drop_path=spec.drop_path)

@@ -1,6 +1,7 @@
 """Convolutional backbones through timm: the peers PIIP is compared with."""
 
 import timm
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from piip.spec import CNNSpec
@@ -17,17 +18,22 @@ class CNN(nn.Module):
         super().__init__()
         pretrained = pretrained and spec.pretrained
         try:
-            self.body = timm.create_model(spec.arch, pretrained=pretrained, features_only=True, out_indices=(-4, -3, -2, -1))
+            self.body = timm.create_model(
+                spec.arch, pretrained=pretrained, features_only=True, out_indices=(-4, -3, -2, -1)
+            )
         except (OSError, RuntimeError) as error:
             raise RuntimeError(
                 f"cannot build {spec.arch!r} (pretrained={pretrained}): {type(error).__name__}: {error}\n"
                 "A name timm does not know: see timm.list_models(). Weights: give this machine a network or a filled HF_HOME cache, "
                 "or set model.backbone.pretrained=false"
             ) from error
-        strides = self.body.feature_info.reduction()
+        info: FeatureInfo = self.body.feature_info  # type: ignore[assignment]
+        strides = info.reduction()
         if strides != [4, 8, 16, 32]:
-            raise ValueError(f"{spec.arch!r} gives maps at strides {strides}; a backbone needs [4, 8, 16, 32], as resnet18 has")
-        self.out_channels: list[int] = self.body.feature_info.channels()
+            raise ValueError(
+                f"{spec.arch!r} gives maps at strides {strides}; a backbone needs [4, 8, 16, 32], as resnet18 has"
+            )
+        self.out_channels: list[int] = info.channels()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> four maps (B, C_i, H/s, W/s), s = 4, 8, 16, 32."""

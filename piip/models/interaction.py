@@ -101,6 +101,7 @@ class ConvFFN(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """The transformed tokens, without the residual."""
         hidden = self.fc1(tokens).transpose(1, 2).unflatten(2, grid)
         hidden = self.dwconv(hidden).flatten(2).transpose(1, 2)
         return self.fc2(F.gelu(hidden))
@@ -126,6 +127,7 @@ class Injector(nn.Module):
         self.drop_path = DropPath(spec.drop_path)
 
     def forward(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Tensor:
+        """The updated tokens."""
         found = self.attn(self.query_norm(query), self.feat_norm(feature), query_grid, feature_grid)
         query = query + self.ca_gamma * found
         return query + self.cffn_gamma * self.drop_path(self.ffn(self.ffn_norm(query), query_grid))
@@ -156,5 +158,6 @@ class InteractionUnit(nn.Module):
             injector.attn.reset_parameters()
 
     def forward(self, high: Tensor, low: Tensor, high_grid: Grid, low_grid: Grid) -> tuple[Tensor, Tensor]:
+        """Both updated."""
         for_low, for_high = self.proj_to_low(high), self.proj_to_high(low)
         return self.to_high(high, for_high, high_grid, low_grid), self.to_low(low, for_low, low_grid, high_grid)

@@ -1,6 +1,7 @@
 """Our parameter names <-> the official code's, for goldens, released weights and manifests.
 
 The official code numbers branches from the largest network (branch1 sees the smallest image); our branches[0] is its last one.
+Shapes agree but for the merge's scalars: (), and (1,) here, because DeepSpeed cannot broadcast tensors without a dimension.
 """
 
 import re

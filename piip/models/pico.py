@@ -54,20 +54,20 @@ def _create(arch: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
     width, depth, heads = GEOMETRY[arch]
     plain = {
         "img_size": IMAGE, "patch_size": PATCH, "embed_dim": width, "depth": depth, "num_heads": heads, "mlp_ratio": 3.0,
-        "class_token": False, "global_pool": "avg", "init_values": 1.0, "embed_layer": ConvStem,
+        "class_token": False, "global_pool": "avg", "init_values": 1.0, "embed_layer": ConvStem, "final_norm": False,
+        "pretrained_cfg_overlay": {"file": str(weights_file(f"{arch}.glyphs"))},
     }  # fmt: skip
-    # not strict: the branch needs no classifier, and pretraining keeps none
+    given = {name: value for name, value in kwargs.items() if value is not None}
     return build_model_with_cfg(
-        VisionTransformer, arch, pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn, pretrained_strict=False, **{**plain, **kwargs},
-    )  # fmt: skip
+        VisionTransformer, arch, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **{**plain, **given}
+    )
 
 
 default_cfgs = generate_default_cfgs(
     {
         f"{arch}.glyphs": {
-            "file": str(weights_file(f"{arch}.glyphs")), "num_classes": 0, "input_size": (3, IMAGE, IMAGE),
-            "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "first_conv": "patch_embed.proj.0", "classifier": "head",
+            "num_classes": 0, "input_size": (3, IMAGE, IMAGE), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
+            "first_conv": "patch_embed.proj.0", "classifier": "head",
         }
         for arch in GEOMETRY
     }

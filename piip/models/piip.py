@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +33,16 @@ class PIIP(nn.Module):
         count = spec.interaction.count if len(branches) > 1 else 0
         shallow = min(branches, key=lambda branch: branch.depth)
         if count > shallow.depth:
-            raise ValueError(f"interaction.count {count} is more than the {shallow.depth} blocks of the shallowest branch; at most {shallow.depth}")
-        self.branches = nn.ModuleList(branches)
+            raise ValueError(
+                f"interaction.count {count} asks for more shares than the shallowest branch has blocks: at most {shallow.depth}"
+            )
+        self.branches: Sequence[Branch] = nn.ModuleList(branches)  # type: ignore[assignment]
         self.ratios = [branch.resolution / spec.resolution for branch in spec.branches]
         self.schedules = [block_ranges(branch.depth, max(count, 1)) for branch in branches]
 
         dims = [branch.embed_dim for branch in branches]
-        pairs = list(zip(dims[:-1], dims[1:], strict=True))
-        self.interactions = nn.ModuleList(
+        pairs = list(pairwise(dims))
+        self.interactions: Sequence[Sequence[InteractionUnit]] = nn.ModuleList(  # type: ignore[assignment]
             nn.ModuleList(InteractionUnit(high, low, spec.interaction) for high, low in pairs) for _ in range(count)
         )
         width = dims[-1]
@@ -106,8 +109,11 @@ class Merge(nn.Module):
 
     def __init__(self, dims: Sequence[int], width: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Sequential(*_conv_norm_relu(dim, width), *_conv_norm_relu(width, width)) for dim in dims)
-        self.weights = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in dims)
+        self.convs = nn.ModuleList(
+            nn.Sequential(*_conv_norm_relu(dim, width), *_conv_norm_relu(width, width)) for dim in dims
+        )
+        # one element, not none: DeepSpeed cannot broadcast 0-dimensional parameters
+        self.weights = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in dims)
         self.apply(init_linear_and_conv)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -148,6 +154,7 @@ class SimplePyramid(nn.ModuleList):
         self.apply(init_linear_and_conv)
 
     def forward(self, feature: Tensor) -> list[Tensor]:
+        """(B, width, H, W) -> the four maps, finest first."""
         return [level(feature) for level in self]
 
 
@@ -157,7 +164,7 @@ def block_ranges(depth: int, count: int) -> list[tuple[int, int]]:
     ends = [0]
     for share in range(count):
         ends.append(ends[-1] + small + (share >= count - larger))
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(pairwise(ends))
 
 
 def _conv_norm_relu(in_channels: int, out_channels: int) -> list[nn.Module]:

@@ -39,7 +39,11 @@ class RPN(RegionProposalNetwork):
 class RoIHeads(TorchvisionRoIHeads):
     """Boxes, classes and masks of the proposals. Assignment, sampling and postprocessing are torchvision's."""
 
-    def forward(
+    mask_roi_pool: nn.Module
+    mask_head: nn.Module
+    mask_predictor: nn.Module
+
+    def forward(  # type: ignore[override]
         self,
         features: Sequence[Tensor],
         proposals: list[Tensor],
@@ -123,7 +127,7 @@ class MaskRCNN(nn.Module):
         if self.training and targets is None:
             raise ValueError("targets are needed in training; call model.eval() for predictions")
         features = self.features(images)
-        image_list = ImageList(images, [tuple(size) for size in sizes])
+        image_list = ImageList(images, [(height, width) for height, width in sizes])
         targets = None if targets is None else list(targets)
         with torch.autocast(images.device.type, enabled=False):
             features = OrderedDict((name, feature.float()) for name, feature in features.items())
@@ -132,7 +136,11 @@ class MaskRCNN(nn.Module):
             predictions, losses = self.roi_heads(levels, proposals, image_list.image_sizes, targets)
         if not self.training:
             return predictions
-        return {"loss_objectness": rpn_losses["loss_objectness"], "loss_rpn_box": rpn_losses["loss_rpn_box_reg"], **losses}
+        return {
+            "loss_objectness": rpn_losses["loss_objectness"],
+            "loss_rpn_box": rpn_losses["loss_rpn_box_reg"],
+            **losses,
+        }
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Five maps at strides 4 to 64, named "0" to "3" and "pool"."""
@@ -146,7 +154,7 @@ class MaskRCNN(nn.Module):
 def build_rpn(spec: MaskRCNNSpec) -> RPN:
     """Region proposals on five levels, with mmdetection's figures."""
     return RPN(
-        Anchors(spec.anchor_scale, strides=(4, 8, 16, 32, 64)),
+        Anchors(spec.anchor_scale, strides=(4, 8, 16, 32, 64)),  # type: ignore[arg-type]
         RPNHead(spec.fpn_channels, num_anchors=len(RATIOS)),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,  # and every object's best anchor is positive (match_low_quality)
@@ -175,5 +183,7 @@ def build_roi_heads(spec: MaskRCNNSpec) -> RoIHeads:
         detections_per_img=spec.max_detections,
         mask_roi_pool=RoIPool(MASK_POOL),
         mask_head=MaskRCNNHeads(spec.fpn_channels, [spec.mask_channels] * spec.mask_convs, dilation=1),
-        mask_predictor=MaskRCNNPredictor(spec.mask_channels if spec.mask_convs else spec.fpn_channels, spec.mask_channels, classes),
+        mask_predictor=MaskRCNNPredictor(
+            spec.mask_channels if spec.mask_convs else spec.fpn_channels, spec.mask_channels, classes
+        ),
     )

@@ -2,8 +2,9 @@
 
 import gzip
 import json
+import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,12 @@ ATOL = 5e-5  # 1 and 2 threads of the official code differ by 6e-6; a wrong Laye
 _AROUND_ONE = {"weight", "gamma", "gamma_1", "gamma_2", "ca_gamma", "cffn_gamma"}
 
 
-def value(key: str, shape: tuple[int, ...]) -> Tensor:
+def official_shape(name: str, shape: Sequence[int]) -> list[int]:
+    """The merge scalars w1, w2, ... have no dimension there and one element here (DeepSpeed cannot broadcast the former)."""
+    return [] if re.fullmatch(r"w\d+", name) else list(shape)
+
+
+def value(key: str, shape: Sequence[int]) -> Tensor:
     z = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
     leaf = key.split(".")[-1]
     if len(shape) == 0 or (len(shape) == 1 and leaf in _AROUND_ONE):
@@ -35,7 +41,7 @@ def inputs(name: str, shape: tuple[int, ...]) -> Tensor:
 def fill(module: nn.Module, rename: Callable[[str], str] = lambda name: name) -> nn.Module:
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
-            tensor.copy_(value(rename(name), tuple(tensor.shape)))
+            tensor.copy_(value(rename(name), official_shape(rename(name), tensor.shape)))
     return module.eval()
 
 

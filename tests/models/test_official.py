@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from official import ATOL, detection, fill, full_size, inputs, units
+from official import ATOL, detection, fill, full_size, inputs, official_shape, units
 from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -41,11 +41,16 @@ def tiny_piip(case: str) -> PIIP:
     return PIIP([tiny_branch(*branch) for branch in branches], PIIPSpec(branches=specs, interaction=FOUR_HEADS))
 
 
+def official_shapes(model):
+    names = {to_official(name, len(model.branches)): p for name, p in model.named_parameters()}
+    return {name: official_shape(name, p.shape) for name, p in names.items()}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_parameter_has_its_official_name_and_shape(case):
     model, (facts, _) = tiny_piip(case), detection(case)
 
-    shapes = {to_official(name, len(model.branches)): list(p.shape) for name, p in model.named_parameters()}
+    shapes = official_shapes(model)
 
     assert shapes == facts["shapes"]
     assert {from_official(name, len(model.branches)) for name in shapes} == {n for n, _ in model.named_parameters()}
@@ -149,7 +154,7 @@ def test_full_size_backbone_has_the_official_parameters(config):
     with torch.device("meta"):
         model = build_backbone(FULL[config], pretrained=False)
 
-    shapes = {to_official(name, len(model.branches)): list(p.shape) for name, p in model.named_parameters()}
+    shapes = official_shapes(model)
 
     assert shapes == full_size()["shapes"][config]
     assert set(DEIT) == {"T", "S", "B", "L"}
@@ -159,9 +164,10 @@ def test_full_size_backbone_has_the_official_parameters(config):
 def test_layer_ids_give_the_official_groups(config):
     with torch.device("meta"):
         model = build_backbone(FULL[config], pretrained=False)
+    distances = model.layer_ids()
     elements: dict[int, int] = {0: 2}  # the stand-in for neck and heads
     for name, parameter in model.named_parameters():
-        distance = model.layer_ids()[name]
+        distance = distances[name]
         elements[distance] = elements.get(distance, 0) + parameter.numel()
 
     expected: dict[float, int] = {}

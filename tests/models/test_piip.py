@@ -1,0 +1,189 @@
+import pytest
+import torch
+from torch import nn
+
+from piip.models import build_backbone
+from piip.models.interaction import DeformableCrossAttention
+from piip.models.piip import SimplePyramid, block_ranges
+from piip.presets import DEIT, PICO, piip
+from piip.spec import BranchSpec, CNNSpec, InteractionSpec, PIIPSpec
+
+COMBINATIONS = {
+    "B": (64,),
+    "TB": (128, 64),
+    "TSB": (128, 96, 64),
+    "TSBB": (128, 96, 80, 64),
+}
+
+
+def pico_piip(letters, count=3, patch16=False):
+    branches = {"T": DEIT["T"], "S": DEIT["T"], "B": DEIT["T"]} if patch16 else PICO
+    spec = piip(
+        letters,
+        COMBINATIONS[letters],
+        branches=branches,
+        window=4,
+        interaction=InteractionSpec(count=count, num_heads=4),
+    )
+    return build_backbone(spec, pretrained=False)
+
+
+def wake(model):
+    """Interaction scales away from zero, so that something flows."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("gamma") and "interactions" in name:
+            nn.init.constant_(parameter, 0.5)
+    return model
+
+
+@pytest.mark.parametrize("letters", COMBINATIONS)
+def test_any_number_of_branches_gives_four_maps(letters):
+    model = pico_piip(letters)
+
+    features = model(torch.rand(2, 3, 128, 96))
+
+    assert [tuple(f.shape) for f in features] == [
+        (2, c, 128 // s, 96 // s) for c, s in zip(model.out_channels, (4, 8, 16, 32), strict=True)
+    ]
+
+
+def test_patch_16_gives_the_same_strides():
+    features = pico_piip("TB", patch16=True)(torch.rand(1, 3, 128, 96))
+
+    assert [tuple(f.shape[-2:]) for f in features] == [(32, 24), (16, 12), (8, 6), (4, 3)]
+
+
+@pytest.mark.parametrize("letters", COMBINATIONS)
+def test_untrained_interactions_leave_branches_alone(letters):
+    model = pico_piip(letters).eval()
+    images = torch.rand(1, 3, 128, 96)
+
+    with torch.no_grad():
+        tokens, _ = model.branch_tokens(images)
+        alone = [branch(image) for branch, image in zip(model.branches, model.image_pyramid(images), strict=True)]
+
+    for seen, expected in zip(tokens, alone, strict=True):
+        torch.testing.assert_close(seen, expected)
+
+
+def test_trained_interactions_carry_features_to_every_branch():
+    model = wake(pico_piip("TSB")).eval()
+    images = torch.rand(1, 3, 128, 96)
+
+    with torch.no_grad():
+        tokens, _ = model.branch_tokens(images)
+        alone = [branch(image) for branch, image in zip(model.branches, model.image_pyramid(images), strict=True)]
+
+    for seen, expected in zip(tokens, alone, strict=True):
+        assert not torch.allclose(seen, expected, atol=1e-3)
+
+
+def test_no_interactions_merge_only():
+    model = pico_piip("TSB", count=0)
+
+    assert len(model.interactions) == 0
+    assert model(torch.rand(1, 3, 128, 96))[0].shape == (1, 128, 32, 24)
+
+
+@pytest.mark.parametrize("letters", COMBINATIONS)
+def test_every_parameter_has_a_gradient(letters):
+    model = wake(pico_piip(letters))
+
+    sum((f**2).mean() for f in model(torch.rand(1, 3, 128, 96))).backward()
+
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+def test_bf16_keeps_coordinates_in_fp32(monkeypatch):
+    seen = {}
+
+    def spy(value, offsets, logits, **kwargs):
+        seen.update(offsets=offsets.dtype, logits=logits.dtype)
+        return torch.zeros(value.shape[0], offsets.shape[1], value.shape[2] * value.shape[3], dtype=value.dtype)
+
+    monkeypatch.setattr("piip.models.interaction.deform_attn", spy)
+    with torch.autocast("cpu", torch.bfloat16):
+        pico_piip("TB")(torch.rand(1, 3, 64, 64))
+
+    assert seen == {"offsets": torch.float32, "logits": torch.float32}
+
+
+def test_bf16_is_near_fp32():
+    model = wake(pico_piip("TSB")).eval()
+    images = torch.rand(1, 3, 128, 96)
+
+    with torch.no_grad():
+        exact = model(images)[2]
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model(images)[2]
+
+    assert (rounded.float() - exact).abs().mean() < 0.03 * exact.abs().mean()
+
+
+def test_heads_that_do_not_divide_the_width_are_refused_with_those_that_do():
+    with pytest.raises(ValueError, match=r"num_heads 16 .* width 24 .*\[1, 2, 3, 4, 6, 8, 12, 24\]"):
+        DeformableCrossAttention(48, 48, InteractionSpec(num_heads=16))
+
+
+def test_more_interactions_than_blocks_are_refused():
+    with pytest.raises(ValueError, match=r"count 7 .* at most 6"):
+        pico_piip("TSB", count=7)
+
+
+@pytest.mark.parametrize(
+    ("depth", "count", "shares"),
+    [(12, 12, [1] * 12), (24, 12, [2] * 12), (32, 12, [2] * 4 + [3] * 8), (6, 4, [1, 1, 2, 2]), (6, 1, [6])],
+)
+def test_blocks_are_shared_evenly(depth, count, shares):
+    ranges = block_ranges(depth, count)
+
+    assert [stop - start for start, stop in ranges] == shares
+    assert [block for start, stop in ranges for block in range(start, stop)] == list(range(depth))
+
+
+def test_layer_ids_count_the_blocks_above():
+    ids = pico_piip("TSB").layer_ids()
+
+    assert ids["branches.0.blocks.5.norm1.weight"] == 1
+    assert ids["branches.2.blocks.0.attn.qkv.weight"] == 6
+    assert ids["branches.1.pos_embed"] == 7
+    assert {distance for name, distance in ids.items() if not name.startswith("branches.")} == {0}
+    assert set(ids) == {name for name, _ in pico_piip("TSB").named_parameters()}
+
+
+def test_equal_seeds_build_equal_networks():
+    torch.manual_seed(3)
+    first = pico_piip("TB").state_dict()
+    torch.manual_seed(3)
+    second = pico_piip("TB").state_dict()
+
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_patch_the_pyramid_cannot_use_is_refused():
+    with pytest.raises(ValueError, match="patches of 14 pixels"):
+        SimplePyramid(64, patch_size=14)
+
+
+def test_branches_of_a_spec_reach_the_network():
+    spec = PIIPSpec(branches=(BranchSpec(arch="pico_tiny.glyphs", resolution=64, window=None, drop_path=0.1),))
+
+    branch = build_backbone(spec, pretrained=False).branches[0]
+
+    assert branch.windows == [None] * 6
+    assert branch.blocks[3].drop_path1.drop_prob == 0.1
+
+
+def test_a_cnn_gives_four_maps():
+    model = build_backbone(CNNSpec(arch="resnet18", resolution=64))
+
+    features = model(torch.rand(1, 3, 64, 96))
+
+    assert [f.shape[1] for f in features] == model.out_channels == [64, 128, 256, 512]
+    assert [tuple(f.shape[-2:]) for f in features] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    assert set(model.layer_ids().values()) == {0}
+
+
+def test_an_unknown_cnn_is_refused():
+    with pytest.raises(RuntimeError, match="resnet19"):
+        build_backbone(CNNSpec(arch="resnet19", resolution=64))
