@@ -1,0 +1,54 @@
+// What deform_attn.cpp (PyTorch's side) and deform_attn_kernel.cpp (the arithmetic, compiled once per instruction set) agree on.
+#pragma once
+#include <cstdint>
+
+namespace piip {
+
+// The elements of a contiguous tensor. They are bf16 where it says so, else of the arithmetic type (float, or double).
+struct Array {
+  void* data = nullptr;
+  bool bf16 = false;
+};
+
+// One call. Shapes: value (batch, value_height * value_width, heads, channels), offsets (batch, queries, heads, points, 2),
+// logits (batch, queries, heads, points), out (batch, queries, heads * channels); the gradients as what they belong to.
+struct Call {
+  int64_t batch, heads, channels, points;
+  int64_t value_height, value_width, query_height, query_width;
+  Array value, offsets, logits, out;
+  Array grad_out, grad_value, grad_offsets, grad_logits;
+  // The unit of work: one image and this many neighbouring heads (the last group of an image may have fewer).
+  int64_t heads_per_group;
+
+  int64_t groups_per_image() const { return (heads + heads_per_group - 1) / heads_per_group; }
+};
+
+// Does the units of work [begin, end) of a call.
+using Work = void (*)(const Call&, int64_t begin, int64_t end);
+
+struct Kernels {
+  Work forward_float, forward_double, backward_float, backward_double;
+};
+
+// Channels of a pixel in the kernel's own copy of the value: padded, so that whole vectors can be loaded.
+constexpr int64_t padded_channels(int64_t channels) {
+  return channels <= 16 ? (channels + 3) / 4 * 4 : channels <= 32 ? (channels + 7) / 8 * 8 : (channels + 15) / 16 * 16;
+}
+
+// The kernel's copy of a map has a border of two zero pixels: a location clamped to [-2, size] then reads only zeros where it
+// is outside, so no corner needs a test, and no NaN or inf of the map can leak to a point beside it (0 * inf is NaN).
+constexpr int64_t kBorder = 2;
+
+namespace portable {
+extern const Kernels kernels;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+#endif
+
+}  // namespace piip

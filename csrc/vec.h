@@ -1,0 +1,142 @@
+// Short vectors on the compiler's own vector types: the same code becomes SSE, AVX2, AVX-512 or NEON.
+// Everything lives in the instruction set's namespace, so that the linker never mixes code of two instruction sets.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace piip::PIIP_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class A>
+constexpr int kLanes = kVectorBytes / sizeof(A);
+
+template <class A, int N>
+struct VecOf {
+  typedef A type __attribute__((vector_size(N * sizeof(A))));
+};
+template <class A, int N>
+using Vec = typename VecOf<A, N>::type;
+
+// The integer as wide as A: what comparing two vectors of A gives, and what indexes a plane.
+template <class A>
+using Int = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+
+template <class V, class A>
+inline V load(const A* from) {
+  V v;
+  std::memcpy(&v, from, sizeof(V));
+  return v;
+}
+
+template <class V, class A>
+inline void store(A* to, const V& v) {
+  std::memcpy(to, &v, sizeof(V));
+}
+
+#if defined(__clang__)
+#define PIIP_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PIIP_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Vec<Int<A>, 4>{__VA_ARGS__})
+#endif
+
+// (sum of a, sum of b, sum of c, sum of d)
+template <class A>
+inline Vec<A, 4> sums(Vec<A, 4> a, Vec<A, 4> b, Vec<A, 4> c, Vec<A, 4> d) {
+  Vec<A, 4> ab = PIIP_SHUFFLE(a, b, 0, 4, 1, 5) + PIIP_SHUFFLE(a, b, 2, 6, 3, 7);
+  Vec<A, 4> cd = PIIP_SHUFFLE(c, d, 0, 4, 1, 5) + PIIP_SHUFFLE(c, d, 2, 6, 3, 7);
+  return PIIP_SHUFFLE(ab, cd, 0, 1, 4, 5) + PIIP_SHUFFLE(ab, cd, 2, 3, 6, 7);
+}
+
+// Adds lanes N apart until four are left.
+template <class A, int N>
+inline Vec<A, 4> fold(const Vec<A, N>& v) {
+  if constexpr (N == 4) {
+    return v;
+  } else if constexpr (N == 2) {
+    return Vec<A, 4>{v[0], v[1], 0, 0};
+  } else {
+    struct Halves {
+      Vec<A, N / 2> low, high;
+    } halves;
+    std::memcpy(&halves, &v, sizeof(v));
+    return fold<A, N / 2>(halves.low + halves.high);
+  }
+}
+
+// W channels in registers, in as few vectors as the instruction set allows: 12 floats are 8 + 4 on AVX2.
+template <class A, int W>
+struct Channels {
+  static constexpr int kFirst = W >= 16 && kLanes<A> >= 16 ? 16 : W >= 8 && kLanes<A> >= 8 ? 8 : kLanes<A> >= 4 ? 4 : 2;
+  Vec<A, kFirst> first{};
+  Channels<A, W - kFirst> rest;
+
+  static Channels from(const A* p) {
+    Channels c;
+    c.first = load<Vec<A, kFirst>>(p);
+    c.rest = Channels<A, W - kFirst>::from(p + kFirst);
+    return c;
+  }
+  void to(A* p) const {
+    store(p, first);
+    rest.to(p + kFirst);
+  }
+  void add(A weight, const Channels& other) {
+    first += weight * other.first;
+    rest.add(weight, other.rest);
+  }
+  void add(const Channels& other) {
+    first += other.first;
+    rest.add(other.rest);
+  }
+  // Four partial sums of the products, to be added up later.
+  Vec<A, 4> dot(const Channels& other) const {
+    return fold<A, kFirst>(first * other.first) + rest.dot(other.rest);
+  }
+};
+
+template <class A>
+struct Channels<A, 0> {
+  static Channels from(const A*) { return {}; }
+  void to(A*) const {}
+  void add(A, const Channels&) {}
+  void add(const Channels&) {}
+  Vec<A, 4> dot(const Channels&) const { return Vec<A, 4>{}; }
+};
+
+// e^x for x <= 0, relative error below 2e-7; below -87 it is 0. NaN stays NaN.
+inline Vec<float, kLanes<float>> exp_nonpositive(Vec<float, kLanes<float>> x) {
+  using V = Vec<float, kLanes<float>>;
+  using I = Vec<int32_t, kLanes<float>>;
+  const V bounded = x < -87.f ? V{} - 87.f : x;
+  // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts keeps r exact. Truncation after -0.5 rounds a negative number.
+  const I n = __builtin_convertvector(bounded * 1.44269504f - 0.5f, I);
+  const V whole = __builtin_convertvector(n, V);
+  const V r = (bounded - whole * 0.693359375f) + whole * 2.12194440e-4f;
+  // Cephes' minimax polynomial for e^r.
+  V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.f;
+  const I power_of_two = (n + 127) << 23;
+  V scale;
+  std::memcpy(&scale, &power_of_two, sizeof(V));
+  return x < -87.f ? V{} : p * scale;
+}
+
+inline Vec<double, kLanes<double>> exp_nonpositive(Vec<double, kLanes<double>> x) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = std::exp(x[i]);
+  return x;
+}
+
+}  // namespace piip::PIIP_ISA

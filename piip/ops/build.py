@@ -1,0 +1,195 @@
+"""Compiles `csrc/` once per machine and version, and loads it: `python -m piip.ops.build`.
+
+The library lands in `home()/kernels/<hash>/`, where the hash covers sources, flags, compiler, PyTorch and platform. It is built
+with the compiler of the environment variable CXX, or g++.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from piip.home import home
+
+log = logging.getLogger(__name__)
+
+TORCH = Path(torch.__path__[0])
+
+FLAGS = ("-O3", "-std=c++20", "-fPIC", "-Wno-psabi", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # 2.10: the oldest PyTorch the built library would load in
+X86 = {
+    "avx2": ("-mavx2", "-mfma"),
+    "avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
+}
+
+
+class BuildError(Exception):
+    """What went wrong, and what to do about it, in one line."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """The compiled ops on disk."""
+
+    path: Path
+    compiler: str
+    seconds: float
+    """Time to compile; 0 when it was there."""
+
+
+def load() -> bool:
+    """Makes the compiled ops available in this process; compiles them first if no process has.
+
+    Returns:
+        False where that is not possible. One log line has then said why, at the first call.
+    """
+    return isinstance(_load(), Library)
+
+
+def problem() -> str:
+    """Why `load()` is False, and what to do; empty when it is True."""
+    outcome = _load()
+    return "" if isinstance(outcome, Library) else outcome
+
+
+@functools.cache
+def _load() -> Library | str:
+    try:
+        library = compile_sources()
+        torch.ops.load_library(library.path)
+        return library
+    except (BuildError, OSError) as error:
+        log.warning("the compiled kernels cannot be used, plain PyTorch runs instead (same results, slower): %s", error)
+        return str(error)
+
+
+def compile_sources() -> Library:
+    """The library for this machine, compiled if nobody has.
+
+    Raises:
+        BuildError: No compiler, or it failed.
+    """
+    compiler = find_compiler()
+    version = _run([*compiler, "--version"], "asking for the compiler's version").splitlines()[0]
+    folder = home() / "kernels" / _digest(compiler, version)
+    path, described = folder / "piip_ops.so", f"{shlex.join(compiler)}: {version}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(
+        folder.with_suffix(".lock")
+    ):  # of many workers that start together one compiles, the others wait for it
+        if path.exists():
+            return Library(path, described, 0.0)
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building_") as scratch:
+            built = _compile(compiler, Path(scratch))
+            folder.mkdir(exist_ok=True)
+            built.rename(path)
+        return Library(path, described, time.perf_counter() - start)
+
+
+def find_compiler() -> list[str]:
+    """The command of the C++ compiler, with any arguments CXX has (`ccache g++`)."""
+    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    if shutil.which(command[0]) is None:
+        hint = "CXX names no program" if os.environ.get("CXX") else "g++ is not installed"
+        raise BuildError(f"no C++ compiler {command[0]!r} ({hint}). Install one, e.g. `apt install g++`, or set CXX.")
+    return command
+
+
+def sources() -> Path:
+    """The folder `csrc`: inside the installed package, or in the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "csrc", package.parent / "csrc"):
+        if (folder / "deform_attn.cpp").exists():
+            return folder
+    raise BuildError(f"csrc/ is neither in {package} nor beside it. Install piip again, from a wheel or a checkout.")
+
+
+def _units() -> dict[str, tuple[str, ...]]:
+    """Object name -> source and its own flags: the kernels once per instruction set, chosen among when they run."""
+    units = {"ops": ("deform_attn.cpp", STABLE_ABI, f"-I{TORCH / 'include'}")}
+    for name, flags in {"portable": (), **(X86 if platform.machine() == "x86_64" else {})}.items():
+        units[name] = ("deform_attn_kernel.cpp", f"-DPIIP_ISA={name}", *flags)
+    return units
+
+
+def _compile(compiler: list[str], scratch: Path) -> Path:
+    folder, library = sources(), scratch / "piip_ops.so"
+
+    def compile_unit(name: str) -> str:
+        source, *flags = _units()[name]
+        target = str(scratch / f"{name}.o")
+        _run([*compiler, *FLAGS, *flags, "-c", str(folder / source), "-o", target], f"compiling {source} ({name})")
+        return target
+
+    with ThreadPoolExecutor() as pool:
+        objects = list(pool.map(compile_unit, _units()))
+    _run([*compiler, "-shared", *objects, f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-o", str(library)], "linking")
+    return library
+
+
+def _run(command: list[str], what: str) -> str:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        lines = done.stdout.strip().splitlines() or [f"exit status {done.returncode}"]
+        cause = next((line for line in lines if "error" in line), lines[-1])
+        raise BuildError(
+            f"{what} failed: {cause} (in full: {shlex.join(command)}). It takes a C++20 compiler such as g++ 11 or newer; set CXX to one."
+        )
+    return done.stdout
+
+
+def _digest(compiler: list[str], version: str) -> str:
+    parts = [version, torch.__version__, platform.machine(), *platform.libc_ver(), *compiler, *FLAGS]
+    parts += [part for unit in _units().values() for part in unit if not part.startswith("-I")]
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for file in sorted(sources().iterdir()):
+        if file.suffix in (".cpp", ".h"):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go of when the file closes, or the process dies
+        yield
+
+
+def main() -> int:
+    """Compiles if needed and says what was done and which kernel will run. `PIIP_KERNEL=cpp` makes anything else a failure."""
+    from piip.ops.deform_attn import active_kernel
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    outcome = _load()
+    if isinstance(outcome, Library):
+        print(f"compiler  {outcome.compiler}")
+        print(f"time      {outcome.seconds:.1f} s" if outcome.seconds else "time      0 s, it was compiled before")
+        print(f"library   {outcome.path}")
+    try:
+        print(f"kernel    {active_kernel()}")
+    except (ValueError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    from piip.ops import build  # this file under its own name: the ops are loaded once
+
+    sys.exit(build.main())

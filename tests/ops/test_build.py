@@ -1,0 +1,83 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from piip.ops import build
+from piip.ops.deform_attn import active_kernel
+
+USE = """
+import torch
+from piip.ops.deform_attn import active_kernel, deform_attn
+
+tensors = torch.rand(1, 4, 1, 2), torch.rand(1, 6, 1, 4, 2), torch.rand(1, 6, 1, 4)
+for _ in range(2):
+    print(active_kernel(), deform_attn(*tensors, (2, 2), (2, 3)).shape)
+try:
+    deform_attn(*tensors, (2, 2), (2, 3), kernel="cpp")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_without_a_compiler_one_line_says_so_and_the_reference_runs(tmp_path):
+    environment = {"CXX": "/nonexistent", "PIIP_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", USE], env=_with(environment), capture_output=True, text=True, check=True
+    )
+
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["reference torch.Size([1, 6, 2])"] * 2
+    assert lines[2].startswith("kernel='cpp' cannot run: no C++ compiler '/nonexistent'")
+    assert "apt install g++" in lines[2]
+    said = [line for line in done.stderr.splitlines() if "plain PyTorch runs instead" in line]
+    assert len(said) == 1
+    assert "no C++ compiler '/nonexistent'" in said[0]
+
+
+def test_the_command_says_what_it_did(tmp_path, compiled):
+    for seconds in ("time      ", "time      0 s, it was compiled before"):
+        command = [sys.executable, "-m", "piip.ops.build"]
+        done = subprocess.run(
+            command, env=_with({"PIIP_HOME": str(tmp_path)}), capture_output=True, text=True, check=True
+        )
+        lines = done.stdout.splitlines()
+        assert lines[0].startswith("compiler  ")
+        assert lines[1].startswith(seconds)
+        assert lines[2].startswith(f"library   {tmp_path}")
+        assert lines[3] == "kernel    cpp"
+
+
+def test_a_failing_compiler_is_quoted(monkeypatch, tmp_path):
+    failing = tmp_path / "g++"
+    failing.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo 1.0 && exit\necho "x.cpp:1: error: no such thing" >&2\nexit 1\n'
+    )
+    failing.chmod(0o755)
+    monkeypatch.setenv("CXX", str(failing))
+    monkeypatch.setenv("PIIP_HOME", str(tmp_path))
+    with pytest.raises(build.BuildError, match=r"failed: x.cpp:1: error: no such thing .*C\+\+20"):
+        build.compile_sources()
+
+
+def test_workers_that_start_together_compile_once(tmp_path, compiled):
+    counting = tmp_path / "counting"
+    counting.write_text(f'#!/bin/sh\n[ "$1" = -shared ] && echo linked >> {tmp_path}/linked\nexec g++ "$@"\n')
+    counting.chmod(0o755)
+    environment = _with({"PIIP_HOME": str(tmp_path), "CXX": str(counting)})
+    program = "from piip.ops import build; assert build.load(), build.problem()"
+    workers = [subprocess.Popen([sys.executable, "-c", program], env=environment) for _ in range(3)]
+    assert [worker.wait() for worker in workers] == [0, 0, 0]
+    assert (tmp_path / "linked").read_text() == "linked\n"
+    assert not list((tmp_path / "kernels").glob("building_*"))
+
+
+def test_with_a_compiler_the_compiled_kernel_runs_unasked(monkeypatch, compiled):
+    monkeypatch.delenv("PIIP_KERNEL", raising=False)
+    assert active_kernel() == "cpp"
+
+
+def _with(changes):
+    """This environment with some variables replaced."""
+    return {**{k: v for k, v in os.environ.items() if k != "PIIP_KERNEL"}, **changes}
