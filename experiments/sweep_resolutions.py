@@ -44,5 +44,7 @@ COCO_ROWS = [
     mask_rcnn_1x(piip("SBL", (1568, 1120, 672), window=28), PaperResult(box_ap=50.0, mask_ap=44.4)),
 ]
 
+ROWS = {"pico": PICO_ROWS, "coco": COCO_ROWS}
+
 if __name__ == "__main__":
-    main({"pico": PICO_ROWS, "coco": COCO_ROWS}, experiment="sweep_resolutions", description=__doc__ or "")
+    main(ROWS, experiment="sweep_resolutions", description=__doc__ or "")

@@ -11,7 +11,9 @@ def home() -> Path:
         return Path(__file__).resolve().parent.parent / "runs"
     path = Path(given).expanduser()
     if not path.is_absolute():
-        raise ValueError(f"PIIP_HOME must be absolute (Ray workers run elsewhere), got {given!r}. Try: export PIIP_HOME=$PWD/{given}")
+        raise ValueError(
+            f"PIIP_HOME must be absolute (Ray workers run elsewhere), got {given!r}. Try: export PIIP_HOME=$PWD/{given}"
+        )
     return path
 
 
@@ -25,7 +27,9 @@ def storage() -> Path:
     """Where checkpoints go: `$PIIP_STORAGE`, or `storage/` under `home()`. Must be seen by every node of the cluster."""
     given = os.environ.get("PIIP_STORAGE")
     if given and "://" in given:
-        raise ValueError(f"PIIP_STORAGE={given!r} is an address; checkpoints need a mounted path that every node sees, e.g. /mnt/piip")
+        raise ValueError(
+            f"PIIP_STORAGE={given!r} is an address; checkpoints need a mounted path that every node sees, e.g. /mnt/piip"
+        )
     return Path(given).expanduser().absolute() if given else home() / "storage"
 
 
@@ -42,3 +46,8 @@ def journal_dir(trial_key: str) -> Path:
 def checkpoint_dir(trial_key: str) -> Path:
     """The folder of one trial's checkpoints."""
     return storage() / trial_key
+
+
+def package_root() -> Path:
+    """The folder that holds the `piip` package."""
+    return Path(__file__).resolve().parent.parent

@@ -1,0 +1,143 @@
+"""Pretrains the pico branches on made-up images, each alone: letters and digits on procedural grounds (piip/data/glyphs.py).
+
+    python experiments/pretrain_pico.py                          # all three, about 20 minutes on one CPU core
+    python experiments/pretrain_pico.py --archs pico_tiny --steps 200 --out /tmp/weights
+
+Published PIIPs start from branches pretrained on ImageNet; these start from branches that have read glyphs. Every token says what
+its cell holds: class, distances to the glyph's box, and the cell's own 8 x 8 mask. The demo's photographs and shapes are not in it.
+Writes <out>/<arch>.glyphs.safetensors (fp16), what `BranchSpec(arch="pico_tiny.glyphs")` loads.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from piip.data.glyphs import GLYPHS, glyph_image
+from piip.models.branches import Branch
+from piip.models.pico import GEOMETRY, IMAGE, PATCH, WEIGHTS
+from piip.presets import PICO
+
+BOX_SCALE = 64
+"""Pixels that count as 1 in the distances to the box."""
+WINDOWS = {branch.arch.split(".")[0]: branch.window for branch in PICO.values()}
+
+Samples = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Images (N, 3, S, S) uint8; classes (N, L); masks of the cells (N, L, patch * patch); distances (N, L, 4)."""
+
+
+class DenseTask(nn.Module):
+    """A branch and three linear readings of each of its tokens."""
+
+    def __init__(self, branch: Branch) -> None:
+        super().__init__()
+        self.branch = branch
+        self.norm = nn.LayerNorm(branch.embed_dim)
+        self.sizes = (len(GLYPHS) + 1, PATCH**2, 4)
+        self.readings = nn.Linear(branch.embed_dim, sum(self.sizes))
+
+    def forward(self, samples: Samples) -> dict[str, Tensor]:
+        """Losses, and the part of tokens whose class is right among those that hold a glyph."""
+        images, classes, masks, distances = samples
+        tokens = self.norm(self.branch((images.float() - 127.5) / 127.5))
+        logits, pixels, boxes = self.readings(tokens).split(self.sizes, dim=-1)
+        glyph = classes > 0
+        return {
+            "class": F.cross_entropy(logits.flatten(0, 1), classes.flatten()),
+            "mask": F.binary_cross_entropy_with_logits(pixels, masks.float()),
+            "box": F.smooth_l1_loss(boxes[glyph], distances[glyph] / BOX_SCALE, beta=0.1),
+            "accuracy": (logits.argmax(dim=-1) == classes)[glyph].float().mean(),
+        }
+
+
+def draw_samples(count: int, seed: int) -> Samples:
+    """`count` images and their targets; the same for the same seed."""
+    drawn = [glyph_image(np.random.default_rng([seed, k]), side=IMAGE, patch=PATCH) for k in range(count)]
+    grid = IMAGE // PATCH
+    masks = np.stack([d.mask for d in drawn]).reshape(count, grid, PATCH, grid, PATCH).swapaxes(2, 3)
+    return (
+        torch.from_numpy(np.stack([d.image for d in drawn])).permute(0, 3, 1, 2).contiguous(),
+        torch.from_numpy(np.stack([d.classes for d in drawn])).flatten(1),
+        torch.from_numpy(masks.reshape(count, grid * grid, PATCH * PATCH)),
+        torch.from_numpy(np.stack([d.boxes for d in drawn])).flatten(1, 2),
+    )
+
+
+def batch(samples: Samples, rng: np.random.Generator, size: int) -> Samples:
+    """Some of the samples, colours inverted or in another order, half of the batches mirrored."""
+    index = torch.from_numpy(rng.integers(len(samples[0]), size=size))
+    images, classes, masks, distances = (part[index] for part in samples)
+    images = images[:, torch.from_numpy(rng.permutation(3))]
+    if rng.random() < 0.5:
+        images = 255 - images
+    if rng.random() < 0.5:
+        grid = (IMAGE // PATCH, IMAGE // PATCH)
+        images = images.flip(-1)
+        classes = classes.unflatten(1, grid).flip(2).flatten(1)
+        masks = masks.unflatten(1, grid).unflatten(-1, (PATCH, PATCH)).flip(2, -1).flatten(-2).flatten(1, 2)
+        distances = distances.unflatten(1, grid).flip(2).flatten(1, 2)[..., [2, 1, 0, 3]]
+    return images, classes, masks, distances
+
+
+def pretrain(arch: str, samples: Samples, held_out: Samples, *, steps: int, batch_size: int, lr: float, seed: int) -> dict[str, Tensor]:
+    """The state dict of the timm network `arch` after `steps` steps of AdamW, one-cycle."""
+    torch.manual_seed(seed)
+    vit = timm.create_model(arch, pretrained=False, num_classes=0)
+    task = DenseTask(Branch(vit, window=WINDOWS[arch]))
+    optimizer = torch.optim.AdamW(task.parameters(), lr=lr, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    rng = np.random.default_rng(seed)
+    start = time.monotonic()
+    for step in range(1, steps + 1):
+        losses = task(batch(samples, rng, batch_size))
+        optimizer.zero_grad()
+        (losses["class"] + losses["mask"] + losses["box"]).backward()
+        nn.utils.clip_grad_norm_(task.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % max(steps // 20, 1) == 0:
+            left = (time.monotonic() - start) / step * (steps - step)
+            print(f"{arch} step {step}/{steps}, {_shown(losses)}, {left:.0f} s left", flush=True)
+    task.eval()
+    with torch.no_grad():
+        print(f"{arch} on {len(held_out[0])} images never seen: {_shown(task(held_out))}", flush=True)
+    # Branch works on the network's own modules; only the positions are a copy
+    state = {name: value for name, value in vit.state_dict().items() if name.startswith(("patch_embed.", "blocks."))}
+    return state | {"pos_embed": task.branch.pos_embed.detach()}
+
+
+def _shown(values: dict[str, Tensor]) -> str:
+    return ", ".join(f"{name} {value.item():.3f}" for name, value in values.items())
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--archs", nargs="+", choices=list(GEOMETRY), default=list(GEOMETRY), help="branches (all)")
+    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps of each branch (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--images", type=int, default=8000, help="images drawn, seen over and over in other colours (%(default)s)")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder (the package's own: %(default)s)")
+    given = parser.parse_args()
+
+    start = time.monotonic()
+    samples, held_out = draw_samples(given.images, given.seed), draw_samples(min(given.images, 256), given.seed + 1)
+    print(f"drew {given.images} images in {time.monotonic() - start:.0f} s", flush=True)
+    given.out.mkdir(parents=True, exist_ok=True)
+    for arch in given.archs:
+        state = pretrain(arch, samples, held_out, steps=given.steps, batch_size=given.batch_size, lr=given.lr, seed=given.seed)
+        path = given.out / f"{arch}.glyphs.safetensors"
+        save_file({name: value.half().contiguous() for name, value in state.items()}, path)
+        print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The command line every file of experiments/ has."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from piip import home
+from piip.data.demo import ensure_demo
+from piip.data.sources import Source
+from piip.models.cost import cost
+from piip.ops import build
+from piip.spec import ExperimentSpec
+from piip.sweeps.launch import Sweep, run_sweep
+from piip.sweeps.plan import Resources, input_size
+from piip.sweeps.summary import print_outcome
+
+Rows = Mapping[str, Sequence[ExperimentSpec]]
+"""Scale (`pico`, `coco`) -> its rows."""
+
+
+@dataclass
+class Options:
+    """Train the rows of an experiment on Ray and compare them in MLflow; a repeated command continues where it stopped."""
+
+    rows: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Names of the rows to run; none: all of them (see --list)."""
+    scale: Literal["pico", "coco"] | None = None
+    """pico: networks and made-up data that fit two CPU cores. coco: the paper's networks on COCO ($PIIP_DATA/coco).
+    Not given: coco where that data exists, else pico."""
+    list: bool = False
+    """Print the rows with their cost and the paper's figures, and start nothing."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Override a field of every row, e.g. --set optim.lr=3e-4 --set model.backbone.branches.0.resolution=320."""
+    experiment: str | None = None
+    """MLflow experiment; default: the file's name and the scale."""
+    workers: int = 1
+    """Ray Train workers per trial; the global batch size stays the same."""
+    cpus_per_worker: int = 1
+    gpus_per_worker: int = 0
+    """0 trains on the CPU; 1 for a GPU cluster."""
+    concurrent: int | None = None
+    """Trials at once; default: as many as fit."""
+    asha: bool = False
+    """Stop the weak half at each evaluation (needs --set train.eval_every=...)."""
+    fresh: bool = False
+    """Train again what is finished already."""
+    max_gflops: float | None = None
+    """Refuse rows that cost more, before anything starts."""
+    max_eval_images: int | None = None
+    """Score on the first so many validation images only."""
+    train_annotations: Path | None = None
+    """Your own data: COCO-format JSON for training ..."""
+    train_images: Path | None = None
+    """... and the folder its images are in; both for validation too."""
+    val_annotations: Path | None = None
+    val_images: Path | None = None
+    json: bool = False
+    """One JSON document on stdout instead of tables; logs go to stderr."""
+
+
+def main(rows: Rows, *, experiment: str, description: str, arguments: Sequence[str] | None = None) -> None:
+    """Run an experiment file's command line; exits non-zero when something failed."""
+    options = tyro.cli(Options, description=description, args=arguments)
+    setup_logging()
+    exit_code = guarded(lambda: _main(rows, experiment, options))
+    sys.exit(exit_code)
+
+
+def setup_logging() -> None:
+    """Logs to stderr, one line each; libraries only when something is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Run a verb: the user's mistakes (ValueError) become one line on stderr and exit code 1."""
+    try:
+        return action()
+    except (ValueError, ConnectionError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+
+
+def _main(rows: Rows, experiment: str, options: Options) -> int:
+    scale, why = choose_scale(rows, options.scale)
+    print(f"scale {scale}: {why}", file=sys.stderr)
+    specs = select(rows[scale], options)
+    if options.list:
+        return list_rows(specs, as_json=options.json)
+    custom = custom_sources(options)
+    if any(spec.data.name == "demo" for spec in specs):
+        ensure_demo(home.home() / "data" / "demo")
+    build.load()
+    sweep = Sweep(
+        specs, options.experiment or f"{experiment}_{scale}",
+        resources=Resources(options.workers, options.cpus_per_worker, options.gpus_per_worker),
+        concurrent=options.concurrent, asha=options.asha, fresh=options.fresh,
+        max_eval_images=options.max_eval_images, custom=custom,
+    )  # fmt: skip
+    outcome = run_sweep(sweep)
+    print_outcome(sweep, outcome, as_json=options.json)
+    return 1 if outcome.failed else 0
+
+
+def choose_scale(rows: Rows, given: str | None) -> tuple[str, str]:
+    """The scale to run and why."""
+    if given:
+        if given not in rows:
+            raise ValueError(f"this experiment has no scale {given!r}, only {', '.join(rows)}")
+        return given, "as asked"
+    coco = home.data_root() / "coco"
+    if "coco" in rows and coco.is_dir():
+        return "coco", f"{coco} is there"
+    if "pico" in rows:
+        return "pico", f"no COCO at {coco}; data is made here (--scale coco and PIIP_DATA change that)"
+    return next(iter(rows)), "the only one here"
+
+
+def select(rows: Sequence[ExperimentSpec], options: Options) -> list[ExperimentSpec]:
+    """The rows named on the command line, with its overrides and data."""
+    by_name = {row.name: row for row in rows}
+    for name in options.rows:
+        if name not in by_name:
+            close = get_close_matches(name, by_name, n=1, cutoff=0.0)
+            raise ValueError(f"no row {name!r}. Nearest: {close[0]!r}. All rows: --list")
+    changes = dict(map(parse_override, options.set))
+    if custom_sources(options):
+        changes["data.name"] = "custom"
+    chosen = [by_name[name].override(changes) for name in options.rows or by_name]
+    for spec in chosen:
+        its_cost = cost(spec.model, *input_size(spec, spec.model.backbone.resolution)) if options.max_gflops else None
+        if its_cost and options.max_gflops and its_cost.gflops > options.max_gflops:
+            spent = f"{its_cost.gflops:.1f} GFLOPs, more than --max-gflops {options.max_gflops:g}"
+            raise ValueError(f"{spec.name} costs {spent}. Leave it out or raise the budget.")
+    return chosen
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`optim.lr=3e-4` -> ("optim.lr", 0.0003); what is no JSON value is taken as a word."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, {"None": None, "True": True, "False": False}.get(value, value)
+
+
+def custom_sources(options: Options) -> dict[str, Source]:
+    """The user's own files by split; all four paths or none."""
+    given = {
+        "--train-annotations": options.train_annotations, "--train-images": options.train_images,
+        "--val-annotations": options.val_annotations, "--val-images": options.val_images,
+    }  # fmt: skip
+    missing = [flag for flag, path in given.items() if path is None]
+    if len(missing) == len(given):
+        return {}
+    if missing:
+        raise ValueError(f"your own data needs all four paths; missing: {', '.join(missing)}")
+    paths = {flag: path.expanduser().absolute() for flag, path in given.items() if path is not None}
+    return {split: Source(paths[f"--{split}-annotations"], paths[f"--{split}-images"]) for split in ("train", "val")}
+
+
+def list_rows(specs: Sequence[ExperimentSpec], *, as_json: bool) -> int:
+    """Print rows with cost, ours beside the paper's."""
+    entries = []
+    for spec in specs:
+        its_cost = cost(spec.model, *input_size(spec, spec.model.backbone.resolution))
+        paper = spec.paper.model_dump() if spec.paper else {}
+        entries.append(
+            {
+                "name": spec.name,
+                "digest": spec.digest,
+                "gflops": its_cost.gflops,
+                "params_m": its_cost.params_m,
+                "paper": paper,
+            }
+        )
+    if as_json:
+        print(json.dumps(entries))
+        return 0
+    table = Table(title="rows: cost of the whole network at its largest input (MAC = 1)")
+    for column in ("row", "GFLOPs", "params M", "paper: box AP", "mask AP", "GFLOPs", "params M"):
+        table.add_column(column, justify="left" if column == "row" else "right", no_wrap=True)
+    for entry in entries:
+        paper = entry["paper"]
+        shown = [_or_dash(paper.get(k)) for k in ("box_ap", "mask_ap", "gflops", "params_m")]
+        table.add_row(entry["name"], f"{entry['gflops']:.2f}", f"{entry['params_m']:.2f}", *shown)
+    Console(width=max(120, Console().width)).print(table)
+    return 0
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"

@@ -1,0 +1,105 @@
+"""The Ray cluster: the one that RAY_ADDRESS names (a submitted job has it set), or one of our own on this machine."""
+
+import logging
+import os
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from piip import home
+
+log = logging.getLogger(__name__)
+
+# Ray reads these when its processes start, so they are set before ray.init (facts: Train's polling costs up to 2 s a report;
+# workers at nice 15 starve on a laptop; reused trial actors would keep a broken process group)
+PROCESS_ENV = {
+    "RAY_worker_niceness": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+# and these must reach the workers
+WORKER_ENV = (
+    "PIIP_HOME",
+    "PIIP_DATA",
+    "PIIP_STORAGE",
+    "PIIP_KERNEL",
+    "DS_ACCELERATOR",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
+    "CXX",
+)
+
+
+def connect(*, num_cpus: int | None = None) -> Mapping[str, float]:
+    """Join the cluster, starting a local one where no address is given.
+
+    Returns:
+        The cluster's resources.
+    """
+    for name, value in PROCESS_ENV.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PIIP_HOME", str(home.home()))
+    # a checkout that is not installed is importable by the workers too
+    path = os.pathsep.join(filter(None, [str(home.package_root()), os.environ.get("PYTHONPATH", "")]))
+    env = {name: os.environ[name] for name in WORKER_ENV if name in os.environ} | {"PYTHONPATH": path}
+    options: dict[str, Any] = {
+        "runtime_env": {"env_vars": env},
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+    }
+    if address := os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start --head` has it since 2.59
+        ray.init(address=address, **options)
+        log.warning("joined the Ray cluster at %s", address)
+    else:
+        # address="local": a file left by a crashed cluster would otherwise be taken for a running one
+        ray.init(
+            address="local", num_cpus=num_cpus or os.cpu_count(), object_store_memory=256 * 2**20,
+            dashboard_port=8265, **options,
+        )  # fmt: skip
+    _check_home_is_shared()
+    return ray.cluster_resources()
+
+
+def node_resources() -> list[dict[str, float]]:
+    """What each live node offers."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _check_home_is_shared() -> None:
+    """Every node must see the journals and checkpoints; asked once per node, before anything is trained.
+
+    Raises:
+        ValueError: A node does not see this machine's PIIP_HOME.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    if len(nodes) < 2:
+        return
+    token = home.home() / "shared" / secrets.token_hex(8)
+    token.parent.mkdir(parents=True, exist_ok=True)
+    token.touch()
+
+    @ray.remote(num_cpus=0.01)
+    def sees(path: str) -> bool:
+        return os.path.exists(path)
+
+    try:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        answers = {
+            node["NodeManagerHostname"]: sees.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(token))
+            for node in nodes
+        }
+        blind = [host for host, answer in answers.items() if not ray.get(answer)]
+    finally:
+        token.unlink()
+    if blind:
+        raise ValueError(
+            f"PIIP_HOME={home.home()} is not seen by {', '.join(blind)}. Put it on storage that every node mounts at the same path."
+        )

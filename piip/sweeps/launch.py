@@ -1,0 +1,177 @@
+"""Rows to Ray: plan, run every trial that is not done, watch, deliver to MLflow, sum up."""
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray import tune
+
+from piip import home
+from piip.data.sources import Source
+from piip.spec import ExperimentSpec
+from piip.sweeps import cluster, pictures
+from piip.sweeps.plan import Planned, Resources, concurrency, plan_trials
+from piip.sweeps.progress import Progress
+from piip.sweeps.worker import Launch, trial_driver
+from piip.tracking.sender import Sender
+from piip.training.journal import Journal, read_metrics, read_status
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to run and how."""
+
+    specs: Sequence[ExperimentSpec]
+    experiment: str
+    resources: Resources = field(default_factory=Resources)
+    concurrent: int | None = None
+    """At most this many trials at once; None: as many as fit."""
+    asha: bool = False
+    """Stop the weak half of the trials at each evaluation (needs train.eval_every)."""
+    fresh: bool = False
+    """Begin finished and unfinished trials anew."""
+    max_eval_images: int | None = None
+    custom: Mapping[str, Source] = field(default_factory=dict)
+    """Split -> files of a data set of the user's own (data.name = custom)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep came to."""
+
+    planned: list[Planned]
+    statuses: list[str]
+    seconds: float
+    share_outside_training: float | None
+    """Part of the wall time (times trials at once) not spent in training steps; None where nothing was trained."""
+    delivered: bool
+    """Whether MLflow has everything; else `python -m piip.sync` delivers the rest."""
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the trials that did not finish."""
+        return [p.trial.spec.name for p, status in zip(self.planned, self.statuses, strict=True) if status == "FAILED"]
+
+
+def run_sweep(sweep: Sweep) -> Outcome:
+    """Run every trial of `sweep` that has not finished yet.
+
+    Repeating the call after a crash continues: a trial is known by its key (spec, code, data), takes up its last good
+    checkpoint and its journal, and a finished one is not run again.
+
+    Raises:
+        ValueError: Bad data, or trials that the cluster can never fit; nothing was started.
+    """
+    began = time.monotonic()
+    parent_key, planned = plan_trials(
+        sweep.specs, experiment=sweep.experiment, resources=sweep.resources, custom=sweep.custom,
+        max_eval_images=sweep.max_eval_images, fresh=sweep.fresh,
+    )  # fmt: skip
+    todo = [p for p in planned if p.status != "FINISHED"]
+    if len(todo) < len(planned):
+        log.warning("%d of %d trials are finished already", len(planned) - len(todo), len(planned))
+    sender = Sender()
+    sender.start()
+    slots = 1
+    try:
+        if todo:
+            slots = _run(sweep, todo)
+        statuses = [_settle(p) for p in planned]
+        _close_parent(parent_key, statuses)
+        delivered = sender.flush(timeout=60)
+    finally:
+        sender.stop()
+    seconds = time.monotonic() - began
+    return Outcome(planned, statuses, seconds, _share_outside(todo, seconds * slots), delivered)
+
+
+def _run(sweep: Sweep, todo: Sequence[Planned]) -> int:
+    """Run trials through Ray Tune; returns how many ran at once."""
+    resources = cluster.connect()
+    try:
+        fits = concurrency(sweep.resources, resources, cluster.node_resources())
+        slots = min(fits, sweep.concurrent or fits, len(todo))
+        log.warning(
+            "%d trials, %d at once, %d worker(s) each, on %s",
+            len(todo),
+            slots,
+            sweep.resources.workers,
+            _describe(resources),
+        )
+        with Progress([p.trial for p in todo], [p.num_steps for p in todo]):
+            _tuner(sweep, todo, slots).fit()
+    finally:
+        ray.shutdown()
+    return slots
+
+
+def _tuner(sweep: Sweep, todo: Sequence[Planned], slots: int) -> tune.Tuner:
+    # 0.01 CPU for a driver: with 1 the drivers take the cores their own workers wait for (facts: deadlock on two cores)
+    launches = {p.trial.key: Launch(p.trial, sweep.resources) for p in todo}
+    trainable = tune.with_resources(tune.with_parameters(trial_driver, launches=launches), {"cpu": 0.01})
+    scheduler = None
+    if sweep.asha:
+        scheduler = tune.schedulers.ASHAScheduler(
+            time_attr="step", metric="coco/box_ap", mode="max", max_t=10**9, grace_period=1, reduction_factor=2
+        )
+    return tune.Tuner(
+        trainable,
+        param_space={"trial_key": tune.grid_search(list(launches))},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=slots,
+            scheduler=scheduler,
+            trial_dirname_creator=lambda t: t.config["trial_key"],
+        ),
+        run_config=tune.RunConfig(
+            name=f"{sweep.experiment}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(home.storage() / "ray_tune"),
+            failure_config=tune.FailureConfig(max_failures=2),
+            verbose=0,
+        ),
+    )
+
+
+def _describe(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{resources[name]:g} {name}" for name in ("CPU", "GPU") if resources.get(name))
+
+
+def _settle(planned: Planned) -> str:
+    """The trial's status once nothing runs any more, and the pictures of its predictions."""
+    folder = home.journal_dir(planned.trial.key)
+    status = read_status(folder)
+    if status == "RUNNING":
+        # its driver was stopped before the end: by ASHA, or for good after too many failures
+        scored = "coco/box_ap" in read_metrics(folder)
+        status = "STOPPED" if scored else "FAILED"
+        journal = Journal(folder, attempt=f"driver-{uuid.uuid4()}")
+        if status == "FAILED":
+            journal.tag({"piip.failure": "its workers or its driver died too often; see the Ray logs"})
+        journal.finish(status)
+    if status == "FINISHED":
+        pictures.keep(planned.trial)
+    return status
+
+
+def _close_parent(parent_key: str, statuses: Sequence[str]) -> None:
+    journal = Journal(home.journal_dir(parent_key), attempt=f"driver-{uuid.uuid4()}")
+    journal.finish("FAILED" if "FAILED" in statuses else "FINISHED")
+
+
+def _share_outside(todo: Sequence[Planned], slot_seconds: float) -> float | None:
+    """1 - seconds in training steps / (wall seconds x trials at once)."""
+    histories = [read_metrics(home.journal_dir(p.trial.key)).get("time/train_seconds", []) for p in todo]
+    trained = sum(history[-1][1] for history in histories if history)
+    return 1 - trained / slot_seconds if trained else None
+
+
+def final_metrics(planned: Planned) -> dict[str, Any]:
+    """The last value of each of a trial's metrics, from its journal."""
+    return {
+        name: history[-1][1] for name, history in read_metrics(home.journal_dir(planned.trial.key)).items() if history
+    }

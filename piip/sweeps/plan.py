@@ -1,0 +1,236 @@
+"""From rows to trials: what is to be done, what is done already, what the cluster can do at once."""
+
+import hashlib
+import json
+import logging
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from piip import home
+from piip.data.coco import CocoDataset
+from piip.data.sources import Source, locate
+from piip.models.cost import Cost, cost
+from piip.spec import ExperimentSpec
+from piip.training import loop
+from piip.training.journal import Journal, RunRecord, create_run, now_ms, read_status
+from piip.training.trial import Trial
+
+log = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial takes from the cluster."""
+
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: int = 0
+
+    @property
+    def per_trial(self) -> dict[str, float]:
+        """Ray's names for it."""
+        need = {"CPU": float(self.workers * self.cpus_per_worker), "GPU": float(self.workers * self.gpus_per_worker)}
+        return {name: amount for name, amount in need.items() if amount}
+
+
+def concurrency(resources: Resources, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """Trials that fit at once, each with all its workers.
+
+    Raises:
+        ValueError: Not even one ever fits (Ray would wait for it without end).
+    """
+    need = resources.per_trial
+    short = {name: amount for name, amount in need.items() if cluster.get(name, 0) < amount}
+    if short:
+        have = ", ".join(f"{cluster.get(name, 0):g} {name}" for name in short)
+        wanted = ", ".join(f"{amount:g} {name}" for name, amount in short.items())
+        raise ValueError(
+            f"a trial of {resources.workers} workers needs {wanted}, the cluster has {have}. Use fewer --workers, or add nodes."
+        )
+    worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    slots = sum(int(min(node.get(name, 0) // amount for name, amount in worker.items() if amount)) for node in nodes)
+    if slots < resources.workers:
+        raise ValueError(
+            f"a worker needs {worker} on one node; only {slots} such places exist and a trial has {resources.workers} workers."
+        )
+    return slots // resources.workers
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial, its cost, and whether it is done already."""
+
+    trial: Trial
+    cost: Cost
+    status: str
+    """Of an earlier call with the same key: `FINISHED` trials are never run again."""
+    num_steps: int
+
+
+def sources_of(spec: ExperimentSpec, custom: Mapping[str, Source] | None = None) -> dict[str, Source]:
+    """The files of a spec's training and validation split."""
+    return {split: locate(spec.data.name, split, custom) for split in ("train", "val")}
+
+
+def plan_trials(
+    specs: Sequence[ExperimentSpec], *, experiment: str, resources: Resources, custom: Mapping[str, Source] | None = None,
+    max_eval_images: int | None = None, fresh: bool = False, parent_tags: Mapping[str, str] | None = None,
+) -> tuple[str, list[Planned]]:  # fmt: skip
+    """Check every spec against its data, open the parent's and the trials' records.
+
+    Returns:
+        The parent's key and the planned trials, in the order of `specs`.
+
+    Raises:
+        ValueError: Data missing or damaged, classes that do not match, workers that do not divide the batch.
+    """
+    trials: list[tuple[Trial, Cost, dict[str, str]]] = []
+    num_images: list[int] = []
+    opened: dict[str, dict[str, CocoDataset]] = {}
+    for given in specs:
+        sources = sources_of(given, custom)
+        if given.data.name not in opened:
+            opened[given.data.name] = {
+                s: CocoDataset(src, given.data, given.model.backbone.resolution, training=s == "train")
+                for s, src in sources.items()
+            }
+        data = opened[given.data.name]
+        spec = _fit_classes(given, data)
+        check_batch(spec, resources.workers)
+        tags = data_tags(data)
+        key = trial_key(spec, tags, fresh=fresh, max_eval_images=max_eval_images)
+        side = spec.model.backbone.resolution
+        num_images.append(len(data["train"]))
+        trials.append((Trial(spec, key, sources, max_eval_images), cost(spec.model, *input_size(spec, side)), tags))
+    parent_key = (
+        "sweep-" + hashlib.sha256(f"{experiment}:{sorted(t.key for t, *_ in trials)}".encode()).hexdigest()[:12]
+    )
+    common = dict(parent_tags or {}) | git_tags() | {"piip.kind": "sweep"}
+    create_run(
+        RunRecord(
+            parent_key, f"sweep of {len(trials)}", experiment, None, {"trials": str(len(trials))}, common, now_ms()
+        )
+    )
+    planned = []
+    for (trial, its_cost, tags), images in zip(trials, num_images, strict=True):
+        _record(trial, its_cost, tags, experiment=experiment, parent_key=parent_key)
+        num_steps = loop.plan(trial.spec, -(-images // trial.spec.train.batch_size)).num_steps
+        planned.append(Planned(trial, its_cost, read_status(home.journal_dir(trial.key)), num_steps))
+    return parent_key, planned
+
+
+def input_size(spec: ExperimentSpec, side: int) -> tuple[int, int]:
+    """Height and width a network of resolution `side` sees at the data's aspect limit, padded."""
+    short, multiple = int(side * spec.data.short_ratio), spec.data.pad_multiple
+    return -(-short // multiple) * multiple, -(-side // multiple) * multiple
+
+
+def _fit_classes(spec: ExperimentSpec, data: Mapping[str, CocoDataset]) -> ExperimentSpec:
+    """The spec with as many classes as the data has."""
+    train, val = data["train"].categories, data["val"].categories
+    if train != val:
+        odd = next(c for c in [*train, *val] if c not in train or c not in val)
+        raise ValueError(f"training and validation annotations have different categories; first difference: {odd}")
+    if len(train) == spec.model.head.num_classes:
+        return spec
+    return spec.override({"model.head.num_classes": len(train)})
+
+
+def check_batch(spec: ExperimentSpec, workers: int) -> None:
+    """Refuse a number of workers that does not divide the global batch."""
+    batch, micro = spec.train.batch_size, spec.train.micro_batch or 1
+    if batch % (workers * micro):
+        fits = [n for n in range(1, batch + 1) if batch % (n * micro) == 0]
+        raise ValueError(
+            f"batch_size {batch} does not divide by {workers} workers x {micro} images. Workers that fit: {', '.join(map(str, fits))}."
+        )
+
+
+def trial_key(
+    spec: ExperimentSpec, data: Mapping[str, str], *, fresh: bool = False, max_eval_images: int | None = None
+) -> str:
+    """One name for one outcome: spec, data and the code that makes the numbers; the same key is the same trial anywhere."""
+    parts = {
+        "spec": spec.digest,
+        "code": code_digest(),
+        "data": [data["data.train.digest"], data["data.val.digest"]],
+        "eval": max_eval_images,
+    }
+    base = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    # --fresh starts another take of a trial; a later call without it goes on with the latest one
+    take = 1
+    while home.journal_dir(f"{base}-{take + 1}").exists():
+        take += 1
+    if fresh and home.journal_dir(f"{base}-{take}").exists():
+        take += 1
+    return f"{base}-{take}"
+
+
+def code_digest() -> str:
+    """Of the files that decide numbers; a new word in a report is no reason to train again."""
+    roots = [PACKAGE / folder for folder in ("models", "ops", "data", "training")]
+    csrc = PACKAGE.parent / "csrc"
+    files = [
+        f
+        for root in [*roots, csrc, PACKAGE / "csrc"]
+        for f in root.rglob("*")
+        if f.suffix in {".py", ".cpp", ".h", ".safetensors"}
+    ]
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda f: f.name):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _record(trial: Trial, its_cost: Cost, data: Mapping[str, str], *, experiment: str, parent_key: str) -> None:
+    """Open the trial's record: what MLflow will be told of it whatever happens next."""
+    params = {name: str(value) for name, value in trial.spec.flat().items()}
+    paper = {
+        f"paper.{k}": str(v)
+        for k, v in (trial.spec.paper.model_dump() if trial.spec.paper else {}).items()
+        if v is not None
+    }
+    tags = {
+        "piip.trial_key": trial.key,
+        "piip.spec_digest": trial.spec.digest,
+        "piip.code_digest": code_digest(),
+        **data,
+        **git_tags(),
+        **paper,
+    }
+    if trial.max_eval_images:
+        tags["piip.max_eval_images"] = str(trial.max_eval_images)
+    record = RunRecord(trial.key, trial.spec.name, experiment, parent_key, params, tags, now_ms())
+    folder = create_run(record)
+    spec_file = folder / "spec.json"
+    if not spec_file.exists():
+        spec_file.write_text(trial.spec.model_dump_json(indent=1))
+        journal = Journal(folder, attempt="0")
+        journal.artifact(spec_file, "spec.json")
+        journal.log(0, {"cost/gflops": its_cost.gflops, "cost/params_m": its_cost.params_m})
+
+
+def data_tags(data: Mapping[str, CocoDataset]) -> dict[str, str]:
+    """Digest and place of each split."""
+    tags = {}
+    for split, dataset in data.items():
+        tags[f"data.{split}.digest"] = dataset.digest
+        tags[f"data.{split}.annotations"] = str(dataset.source.annotations)
+        tags[f"data.{split}.images"] = str(dataset.source.images)
+        tags[f"data.{split}.count"] = str(len(dataset))
+    return tags
+
+
+def git_tags() -> dict[str, str]:
+    """The checkout's commit; empty outside a checkout (a job's working directory, an installed wheel)."""
+    found = subprocess.run(
+        ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {"git.commit": found.stdout.strip()} if found.returncode == 0 else {}

@@ -1,0 +1,76 @@
+"""What a person sees when a sweep is over: the table, where the time went, the report, what to type next."""
+
+import json
+import logging
+import sys
+
+from rich.console import Console
+
+from piip import home
+from piip.reports.build import build_report
+from piip.reports.table import trial_table
+from piip.reports.trials import summary
+from piip.sweeps.launch import Outcome, Sweep, final_metrics
+from piip.tracking.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def print_outcome(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
+    """Tables to stdout, or the one JSON document."""
+    if not outcome.delivered:
+        print(
+            f"MLflow at {home.tracking_uri()} has not everything yet. When it is back: python -m piip.sync",
+            file=sys.stderr,
+        )
+        _print_from_journals(sweep, outcome, as_json=as_json)
+        return
+    store = Store()
+    runs = store.find_runs(sweep.experiment)
+    keys = {p.trial.key for p in outcome.planned}
+    report = build_report(store, sweep.experiment)
+    mine = [run for run in runs if run.tags.get("piip.trial_key") in keys]
+    if as_json:
+        print(json.dumps(_document(sweep, outcome) | {"trials": summary(mine), "report": str(report)}))
+        return
+    console = Console(width=max(120, Console().width))
+    console.print(trial_table(mine))
+    _print_time(outcome)
+    best = summary(mine)[0]
+    print(f"report:  {report}")
+    print("next:")
+    print(f"  mlflow ui --backend-store-uri {home.tracking_uri()}      # compare the runs in a browser")
+    print(f"  python -m piip.eval --run-id {best['run_id']}      # score the best trial again")
+    print(f"  python -m piip.predict --run-id {best['run_id']} YOUR_IMAGE.jpg -o drawn/")
+
+
+def _print_from_journals(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
+    rows = [
+        {"name": p.trial.spec.name, "status": status, **final_metrics(p)}
+        for p, status in zip(outcome.planned, outcome.statuses, strict=True)
+    ]
+    if as_json:
+        print(json.dumps(_document(sweep, outcome) | {"trials": rows, "report": None}))
+        return
+    for row in rows:
+        print(f"{row['name']}  {row['status']}  box AP {row.get('coco/box_ap', float('nan')):.3f}")
+    _print_time(outcome)
+
+
+def _document(sweep: Sweep, outcome: Outcome) -> dict[str, object]:
+    return {
+        "experiment": sweep.experiment,
+        "seconds": outcome.seconds,
+        "share_outside_training": outcome.share_outside_training,
+        "delivered": outcome.delivered,
+        "failed": outcome.failed,
+    }
+
+
+def _print_time(outcome: Outcome) -> None:
+    minutes, seconds = divmod(round(outcome.seconds), 60)
+    share = outcome.share_outside_training
+    spent = f", {share:.0%} of it outside training steps" if share is not None else ", nothing was left to train"
+    print(f"time:    {minutes} min {seconds:02d} s{spent}")
+    for name in outcome.failed:
+        print(f"FAILED:  {name} (tag piip.failure says why)", file=sys.stderr)

@@ -1,0 +1,97 @@
+"""What runs on Ray: a trial's driver (a Tune function) and its workers (Ray Train)."""
+
+import logging
+import uuid
+from collections.abc import Mapping
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from ray import train as ray_train
+from ray import tune
+from ray.train.torch import TorchTrainer
+
+from piip import home
+from piip.sweeps.plan import Resources
+from piip.training.journal import Journal, read_metrics, read_status
+from piip.training.trial import Trial, run
+
+log = logging.getLogger(__name__)
+
+# The spec's own mistakes: running again would only repeat them
+FINAL_ERRORS = (ValueError, FloatingPointError)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One trial and what it may take."""
+
+    trial: Trial
+    resources: Resources
+    max_failures: int = 3
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """One Ray Train worker: `piip.training.trial.run` in a process group that Ray made."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    launch: Launch = config["launch"]
+    context = ray_train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    import torch
+
+    torch.set_num_threads(launch.resources.cpus_per_worker)
+    try:
+        run(launch.trial, rank=rank, world_size=world_size, report=lambda metrics: ray_train.report(metrics))
+    except FINAL_ERRORS as error:
+        log.exception("trial %s failed", launch.trial.spec.name)
+        if rank == 0:
+            _fail(launch.trial.key, f"{type(error).__name__}: {error}")
+        raise SystemExit(0) from None
+
+
+def trial_driver(config: dict[str, Any], launches: Mapping[str, Launch]) -> None:
+    """One trial under Tune: start its workers, hand their metrics on, and finish with what the journal says."""
+    launch = launches[config["trial_key"]]
+    folder = home.journal_dir(launch.trial.key)
+    if read_status(folder) != "FINISHED":
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"launch": launch},
+            scaling_config=ray_train.ScalingConfig(
+                num_workers=launch.resources.workers,
+                use_gpu=launch.resources.gpus_per_worker > 0,
+                resources_per_worker=_per_worker(launch.resources),
+            ),
+            run_config=ray_train.RunConfig(
+                name=launch.trial.key,
+                storage_path=str(home.storage() / "ray_train"),
+                failure_config=ray_train.FailureConfig(max_failures=launch.max_failures, controller_failure_limit=3),
+                callbacks=[_report_to_tune()],
+                logging_config=ray_train.LoggingConfig(log_level="WARNING"),
+            ),
+        )
+        try:
+            trainer.fit()
+        except (ray_train.TrainingFailedError, ray_train.ControllerError) as error:
+            _fail(launch.trial.key, str(error).strip().splitlines()[-1])
+    # the journal, not Ray's result: after a crash Ray's is stale
+    final = {name: history[-1][1] for name, history in read_metrics(folder).items() if history}
+    tune.report({"status": read_status(folder), **final})
+
+
+def _per_worker(resources: Resources) -> dict[str, float]:
+    need: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    return need | ({"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {})
+
+
+def _report_to_tune() -> Any:
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    return TuneReportCallback()
+
+
+def _fail(key: str, reason: str) -> None:
+    """Close a trial's journal as failed, with the reason as a tag."""
+    journal = Journal(home.journal_dir(key), attempt=f"driver-{uuid.uuid4()}")
+    journal.tag({"piip.failure": reason[:4000]})
+    journal.finish("FAILED")

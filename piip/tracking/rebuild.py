@@ -1,0 +1,71 @@
+"""A run back from MLflow alone: its spec, its data, its network with the trained weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from piip.data.sources import Source, locate
+from piip.models import build_model
+from piip.spec import ExperimentSpec
+from piip.tracking.store import RunInfo, Store
+from piip.training import checkpoint
+from piip.training.checkpoint import Checkpoint
+
+Which = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What a run trained."""
+
+    run: RunInfo
+    spec: ExperimentSpec
+    model: nn.Module
+    """In evaluation mode, on the CPU."""
+    checkpoint: Checkpoint
+
+    @property
+    def step(self) -> int:
+        """Optimizer step of the weights."""
+        return self.checkpoint.manifest.step
+
+
+def rebuild(store: Store, run_id: str, which: Which = "last") -> Rebuilt:
+    """The network of a run with its last or best weights. No pretrained weights are fetched.
+
+    Raises:
+        ValueError: No such run (the latest are listed), or its checkpoint is not on this machine.
+        CheckpointError: The checkpoint is damaged, or of another model.
+    """
+    run = store.get_run(run_id)
+    spec = store.load_spec(run.run_id)
+    place = run.tags.get("piip.checkpoint")
+    if place is None:
+        raise ValueError(
+            f"run {run_id} ({run.name}, {run.status}) has no checkpoint yet: its tag piip.checkpoint is missing"
+        )
+    root = Path(place)
+    if not root.is_dir():
+        raise ValueError(
+            f"the checkpoints of run {run_id} are at {root}, which this machine does not have. Mount it, or set PIIP_STORAGE alike"
+        )
+    found = checkpoint.best(root) if which == "best" else checkpoint.last(root)
+    if found is None:
+        raise ValueError(f"run {run_id} ({run.name}, {run.status}) has no {which} checkpoint in {root}")
+    model = build_model(spec.model, pretrained=False)
+    checkpoint.load_model(model, found)
+    return Rebuilt(run, spec, model.eval(), found)
+
+
+def source_of(rebuilt: Rebuilt, split: str, given: Mapping[str, Source]) -> Source:
+    """Where a split's files are: as given, else where the run had them, else where this machine keeps the data set."""
+    if split in given:
+        return given[split]
+    tags = rebuilt.run.tags
+    annotations, images = tags.get(f"data.{split}.annotations"), tags.get(f"data.{split}.images")
+    if annotations and images and Path(annotations).is_file():
+        return Source(Path(annotations), Path(images))
+    return locate(rebuilt.spec.data.name, split)

@@ -1,0 +1,228 @@
+"""Checkpoints of our own: safetensors, a manifest with digests, an atomic commit, and a walk back to the last good one.
+
+A checkpoint is a folder `step_00000120/` holding `model.safetensors`, one `state_rank<r>.safetensors` per rank (optimizer) and
+`manifest.json`, written last. Nothing in it is a pickle. torch.load, safetensors and DeepSpeed all load a flipped byte without a
+word, so every file's SHA-256 is in the manifest and is checked before a tensor is used.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used, with the reason."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint is, and what its files must be."""
+
+    step: int
+    trial_key: str
+    world_size: int
+    engine: str
+    """`deepspeed-zero<stage>` or `ddp`: ZeRO 1-3 optimizer shards only fit the same stage and world size."""
+    categories: list[dict[str, Any]]
+    """The classes behind labels 1, 2, ...: {"id": category id of the annotations, "name": ...}."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+    def model(self) -> dict[str, Tensor]:
+        """The model's state dict."""
+        return load_file(self.folder / "model.safetensors")
+
+    def state(self, rank: int) -> dict[str, Tensor]:
+        """One rank's optimizer tensors."""
+        return load_file(self.folder / f"state_rank{rank}.safetensors")
+
+
+def save(
+    root: Path,
+    manifest: Manifest,
+    *,
+    model: dict[str, Tensor] | None,
+    state: dict[str, Tensor],
+    rank: int,
+    barrier: Callable[[], None],
+) -> None:
+    """Write one checkpoint; every rank calls it, rank 0 commits. A crash at any point leaves the earlier checkpoints as they were.
+
+    Args:
+        root: The trial's checkpoint folder, seen by all ranks.
+        manifest: Without `files`.
+        model: Full weights; needed on rank 0 only.
+        state: This rank's optimizer tensors.
+        rank: Of the caller.
+        barrier: Waits for all ranks.
+
+    Raises:
+        OSError: Disk full or not writable; the half-written folder is removed.
+    """
+    final = root / f"step_{manifest.step:08d}"
+    temporary = root / f".writing_{final.name}"
+    if rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    barrier()
+    try:
+        _write(temporary / f"state_rank{rank}.safetensors", state)
+        if rank == 0 and model is not None:
+            _write(temporary / "model.safetensors", model)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    barrier()
+    if rank == 0:
+        files = {f.name: {"size": f.stat().st_size, "sha256": _sha256(f)} for f in sorted(temporary.iterdir())}
+        _write_json(temporary / "manifest.json", asdict(manifest) | {"files": files})
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _sync_folder(root)
+    barrier()
+
+
+def verify(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`, once every byte is what the manifest says.
+
+    Raises:
+        CheckpointError: Naming the file and what is wrong with it.
+    """
+    try:
+        manifest = Manifest(**json.loads((folder / "manifest.json").read_text()))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no manifest.json: it was never finished") from None
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'manifest.json'} is damaged: {error}") from None
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing")
+        if path.stat().st_size != expected["size"]:
+            raise CheckpointError(f"{path} has {path.stat().st_size} bytes, its manifest says {expected['size']}")
+        if _sha256(path) != expected["sha256"]:
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is not the manifest's")
+    return Checkpoint(folder, manifest)
+
+
+def last(root: Path) -> Checkpoint | None:
+    """The newest good checkpoint; damaged ones are named and walked past. None where there is none at all.
+
+    Raises:
+        CheckpointError: There are checkpoints, and none of them is good.
+    """
+    problems = []
+    for folder in _newest_first(root):
+        try:
+            found = verify(folder)
+        except CheckpointError as error:
+            problems.append(str(error))
+            log.warning("%s. Falling back to the checkpoint before it.", error)
+            continue
+        if problems:
+            log.warning("using %s", found.folder)
+        return found
+    if problems:
+        raise CheckpointError(f"no good checkpoint left in {root}: {'; '.join(problems)}. Start anew with --fresh.")
+    return None
+
+
+def best(root: Path) -> Checkpoint | None:
+    """The checkpoint with the best validation score so far, or None before the first evaluation.
+
+    Raises:
+        CheckpointError: It is damaged. (There is no better one to fall back to: ask for the last.)
+    """
+    pointer = root / "best.json"
+    if not pointer.is_file():
+        return None
+    return verify(root / json.loads(pointer.read_text())["folder"])
+
+
+def mark_best(root: Path, step: int, score: float) -> None:
+    """Remember the checkpoint of `step` as the best one."""
+    _write_json(root / "best.json", {"folder": f"step_{step:08d}", "score": score})
+
+
+def best_score(root: Path) -> float | None:
+    """The score `mark_best` was last given."""
+    pointer = root / "best.json"
+    return json.loads(pointer.read_text())["score"] if pointer.is_file() else None
+
+
+def prune(root: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints and the best one."""
+    pointer = root / "best.json"
+    protected = json.loads(pointer.read_text())["folder"] if pointer.is_file() else None
+    for folder in list(_newest_first(root))[keep:]:
+        if folder.name != protected:
+            shutil.rmtree(folder)
+
+
+def _newest_first(root: Path) -> Iterator[Path]:
+    yield from sorted(root.glob("step_*"), reverse=True)
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_model(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Load the weights, every tensor by name and shape.
+
+    Raises:
+        CheckpointError: The checkpoint is of another model (the first differences are named).
+    """
+    weights, own = checkpoint.model(), model.state_dict()
+    missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    reshaped = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    if missing or extra or reshaped:
+        raise CheckpointError(
+            f"{checkpoint.folder} is not of this model: {len(missing)} missing {missing[:3]}, {len(extra)} unexpected {extra[:3]}, "
+            f"{len(reshaped)} of another shape {reshaped[:3]}"
+        )
+    model.load_state_dict(weights)

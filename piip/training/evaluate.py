@@ -1,0 +1,81 @@
+"""Score a model on a split: every image alone, so that batch size and number of workers never change a number."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from piip.data.coco import CocoDataset
+from piip.data.loader import EvalLoader
+from piip.data.masks import results_of
+from piip.training.metrics import CocoAP
+
+Results = list[dict[str, Any]]
+"""COCO results format: image_id, category_id, bbox (xywh, original pixels), score, segmentation (RLE)."""
+
+
+def predict(
+    model: nn.Module,
+    dataset: CocoDataset,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Results:
+    """Predictions for this rank's images of `dataset`, in original image pixels."""
+    loader = EvalLoader(dataset, rank=rank, world_size=world_size)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    results: Results = []
+    with torch.inference_mode():
+        for done, batch in enumerate(loader, start=1):
+            (prediction,) = model(batch.images.to(device), batch.sizes)
+            results += results_of(prediction, batch.infos[0], dataset.categories)
+            if progress:
+                progress(done, len(loader))
+    model.train(was_training)
+    return results
+
+
+def evaluate(
+    model: nn.Module, dataset: CocoDataset, *, rank: int = 0, world_size: int = 1
+) -> tuple[dict[str, float], Results]:
+    """COCO metrics and predictions of the whole split, on rank 0; empty elsewhere. Collective when `world_size` > 1."""
+    if world_size > 1:
+        for buffer in model.buffers():  # running statistics differ between ranks; rank 0's are the ones saved
+            dist.broadcast(buffer, src=0)
+    results = predict(model, dataset, rank=rank, world_size=world_size)
+    if world_size > 1:
+        parts: list[Any] = [None] * world_size
+        dist.gather_object(results, parts if rank == 0 else None, dst=0)
+        # merged in the order of the data set, whatever the number of ranks
+        results = [r for part in parts for r in part] if rank == 0 else []
+        order = {info.image_id: i for i, info in enumerate(dataset.infos)}
+        results.sort(key=lambda r: order[r["image_id"]])
+    return (score(dataset, results), results) if rank == 0 else ({}, [])
+
+
+def score(dataset: CocoDataset, results: Results) -> dict[str, float]:
+    """COCO metrics of predictions over the images of `dataset`."""
+    metric = CocoAP(dataset.source, image_ids=[info.image_id for info in dataset.infos])
+    metric.update(results)
+    return metric.compute()
+
+
+class Timer:
+    """Seconds spent inside `with timer:`."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._since

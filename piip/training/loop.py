@@ -1,0 +1,128 @@
+"""The training loop, whole: everything rare is an `if` in view. It knows neither Ray nor MLflow."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from piip.data.loader import Batch
+from piip.spec import ExperimentSpec
+from piip.training.engine import Engine
+from piip.training.optim import set_lr
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When the loop stops and what it does on the way, in optimizer steps."""
+
+    num_steps: int
+    eval_every: int
+    save_every: int
+    log_every: int
+
+
+@dataclass
+class Clock:
+    """Where the wall time of a trial went, in seconds."""
+
+    train: float = 0.0
+    other: dict[str, float] = field(default_factory=dict)
+
+
+def plan(spec: ExperimentSpec, steps_per_epoch: int) -> Plan:
+    """The spec's epochs and intervals in steps."""
+    train = spec.train
+    num_steps = train.steps or max(1, math.ceil(train.epochs * steps_per_epoch))
+    # without an interval: after every epoch on long runs; a run of fixed steps evaluates at its end
+    eval_every = train.eval_every or (num_steps if train.steps else steps_per_epoch)
+    return Plan(num_steps, eval_every, train.save_every or eval_every, train.log_every)
+
+
+def train(
+    spec: ExperimentSpec,
+    engine: Engine,
+    batches: Iterator[Batch],
+    plan: Plan,
+    *,
+    start: int,
+    log: Callable[[int, dict[str, float]], None],
+    evaluate: Callable[[int], None],
+    save: Callable[[int], None],
+) -> float:
+    """Train from step `start` (already done) to the plan's end.
+
+    Args:
+        spec: Batch size, schedule, seed.
+        engine: Takes the steps; its model is in training mode.
+        batches: Micro batches from step `start` on, `engine.accumulate` per step.
+        plan: Stop and intervals.
+        start: Optimizer steps already done; at the end already, nothing happens.
+        log: Gets (step, metrics) on every rank, already averaged over ranks.
+        evaluate: Called after a checkpoint of the step has been saved.
+        save: Saves a checkpoint.
+
+    Returns:
+        Seconds spent in training steps.
+
+    Raises:
+        FloatingPointError: The loss is not finite.
+    """
+    rank, seconds, since_log, images = dist.get_rank(), 0.0, 0.0, 0
+    for step in range(start + 1, plan.num_steps + 1):
+        began = time.perf_counter()
+        # a step's randomness is a function of (seed, step, rank): resuming needs no saved generator
+        torch.manual_seed(spec.train.seed * 1_000_003 + step * 1_009 + rank)
+        lr = set_lr(engine.optimizer, spec.optim, step, plan.num_steps)
+
+        # one optimizer step = `accumulate` micro batches
+        totals: dict[str, Tensor] = {}
+        for _ in range(engine.accumulate):
+            batch = next(batches).to(engine.device)
+            losses = engine(batch.images, batch.sizes, batch.targets)
+            engine.backward(torch.stack(list(losses.values())).sum())
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, 0) + loss.detach() / engine.accumulate
+        means = _mean_over_ranks(totals)
+        _check_finite(means, step)
+        engine.step()
+        seconds += time.perf_counter() - began
+        since_log += time.perf_counter() - began
+        images += spec.train.batch_size
+
+        # now and then: log
+        if step % plan.log_every == 0 or step == plan.num_steps:
+            metrics = {f"train/{name}": value for name, value in means.items()}
+            metrics |= {
+                "train/loss": sum(means.values()),
+                "train/lr": lr,
+                "train/images_per_second": images / since_log,
+            }
+            log(step, metrics)
+            since_log, images = 0.0, 0
+
+        # rarely: save and evaluate, always at the end
+        if step % plan.save_every == 0 or step % plan.eval_every == 0 or step == plan.num_steps:
+            save(step)
+        if step % plan.eval_every == 0 or step == plan.num_steps:
+            evaluate(step)
+    return seconds
+
+
+def _mean_over_ranks(losses: dict[str, Tensor]) -> dict[str, float]:
+    """Loss parts averaged over ranks, as numbers: the one synchronisation of a step."""
+    values = torch.stack([v.float() for v in losses.values()])
+    if dist.get_world_size() > 1:
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return dict(zip(losses, values.tolist(), strict=True))
+
+
+def _check_finite(losses: dict[str, float], step: int) -> None:
+    """ZeRO skips a NaN step silently, stage 0 poisons the weights: one policy for all, before the update."""
+    if not all(map(math.isfinite, losses.values())):
+        parts = ", ".join(f"{name}={value:.3g}" for name, value in losses.items())
+        raise FloatingPointError(f"loss is not finite at step {step}: {parts}. Lower optim.lr or set optim.clip_norm.")

@@ -1,0 +1,204 @@
+"""One trial on one worker: build, resume, train, evaluate, record. Ray calls it; a test can call it without Ray."""
+
+import json
+import logging
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from piip import home
+from piip.data.coco import CocoDataset
+from piip.data.loader import TrainLoader
+from piip.data.sources import Source
+from piip.models import build_model
+from piip.ops.deform_attn import active_kernel
+from piip.spec import ExperimentSpec, PIIPSpec
+from piip.training import checkpoint, loop
+from piip.training.checkpoint import Manifest
+from piip.training.engine import build_engine
+from piip.training.evaluate import evaluate
+from piip.training.journal import Journal
+from piip.training.optim import build_optimizer
+
+log = logging.getLogger(__name__)
+
+SCORE = "coco/box_ap"
+"""The metric that makes a checkpoint the best one."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to train and where its data lies; plain values, so that it travels to any worker."""
+
+    spec: ExperimentSpec
+    key: str
+    sources: Mapping[str, Source]
+    """Split name (`train`, `val`) -> files."""
+    max_eval_images: int | None = None
+
+
+def run(trial: Trial, *, rank: int, world_size: int, report: Callable[[dict[str, float]], None]) -> None:
+    """Train `trial` to its end from wherever it was left. Collective over an initialised process group.
+
+    Args:
+        trial: The same on every rank.
+        rank: Of this worker.
+        world_size: Number of workers.
+        report: Told the metrics of every evaluation, on every rank (empty except on rank 0).
+    """
+    run_ = _Run(trial, rank, world_size, report)
+    run_.train()
+    run_.finish()
+
+
+class _Run:
+    """The state one worker holds while it trains a trial."""
+
+    def __init__(self, trial: Trial, rank: int, world_size: int, report: Callable[[dict[str, float]], None]):
+        self.began = time.time()
+        self.trial, self.spec, self.rank, self.world_size, self.report = trial, trial.spec, rank, world_size, report
+        self.root = home.checkpoint_dir(trial.key)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.journal = Journal(home.journal_dir(trial.key), attempt=_attempt()) if rank == 0 else None
+        resolution = self.spec.model.backbone.resolution
+        self.train_data = CocoDataset(trial.sources["train"], self.spec.data, resolution, training=True)
+        self.val_data = CocoDataset(
+            trial.sources["val"], self.spec.data, resolution, training=False, max_images=trial.max_eval_images
+        )
+        self.loader = TrainLoader(
+            self.train_data, batch_size=self.spec.train.batch_size, micro_batch=self.spec.train.micro_batch,
+            rank=rank, world_size=world_size, seed=self.spec.train.seed,
+        )  # fmt: skip
+
+        torch.manual_seed(self.spec.train.seed)
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        # weights that a checkpoint will replace need not be fetched
+        kept = checkpoint.last(self.root)
+        model = build_model(self.spec.model, pretrained=kept is None).to(device)
+        distances = getattr(model.backbone, "layer_ids", dict)()
+        optimizer = build_optimizer(model, self.spec.optim, {f"backbone.{n}": d for n, d in distances.items()})
+        self.engine = build_engine(
+            self.spec, model, optimizer, micro_batch=self.loader.micro_batch, accumulate=self.loader.accumulate
+        )
+        self.start = 0
+        if kept:
+            self.engine.load(kept)
+            self.start = kept.manifest.step
+            log.warning("resuming %s from step %d", self.spec.name, self.start)
+        self.plan = loop.plan(self.spec, self.loader.steps_per_epoch)
+        self.eval_seconds = 0.0
+        if self.journal:
+            self.journal.tag(_tags(self.spec, self.engine.name, device, world_size))
+
+    def train(self) -> None:
+        """Run the loop; an evaluation that a crash cut off after its checkpoint is made up for first."""
+        done = self.start
+        if done and (done % self.plan.eval_every == 0 or done == self.plan.num_steps) and self._unscored(done):
+            self.evaluate(done)
+        self.engine.module.train()
+        self.train_seconds = loop.train(
+            self.spec, self.engine, self.loader.batches_from(done), self.plan,
+            start=done, log=self.log, evaluate=self.evaluate, save=self.save,
+        )  # fmt: skip
+
+    def _unscored(self, step: int) -> bool:
+        """Whether the evaluation of `step` is missing; every rank gets rank 0's answer."""
+        missing = self.journal is not None and step not in {s for s, _ in self.journal.history(SCORE)}
+        if self.world_size > 1:
+            answer = [missing]
+            dist.broadcast_object_list(answer, src=0)
+            (missing,) = answer
+        return missing
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """To the journal; it never waits for a network."""
+        if self.journal:
+            self.journal.log(step, metrics)
+
+    def save(self, step: int) -> None:
+        """A checkpoint of `step`, and the oldest ones deleted. Collective."""
+        manifest = Manifest(step, self.trial.key, self.world_size, self.engine.name, self.train_data.categories)
+        checkpoint.save(
+            self.root, manifest, model=self.engine.model_state(), state=self.engine.optimizer_state(),
+            rank=self.rank, barrier=dist.barrier if self.world_size > 1 else lambda: None,
+        )  # fmt: skip
+        if self.rank == 0:
+            checkpoint.prune(self.root, self.spec.train.keep)
+
+    def evaluate(self, step: int) -> None:
+        """Score the validation split, record it, remember the best, tell the sweep. Collective."""
+        began = time.perf_counter()
+        metrics, results = evaluate(self.engine.eval_model(), self.val_data, rank=self.rank, world_size=self.world_size)
+        self.eval_seconds += time.perf_counter() - began
+        if self.journal:
+            self.journal.log(step, metrics | self._best(step, metrics))
+            predictions = self.journal.folder / "predictions.json"
+            predictions.write_text(json.dumps(results))
+            self.journal.artifact(predictions, "predictions/val.json")
+        self.report(metrics | {"step": float(step)})
+
+    def _best(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        """`best/...` so far; the checkpoint of a new best score is kept."""
+        best = checkpoint.best_score(self.root)
+        if best is None or metrics[SCORE] > best:
+            checkpoint.mark_best(self.root, step, metrics[SCORE])
+            return {f"best/{name}": value for name, value in metrics.items()}
+        return {}
+
+    def finish(self) -> None:
+        """Record what the trial cost and close its journal."""
+        if self.journal:
+            minutes = {"time/train_seconds": self.train_seconds, "time/eval_seconds": self.eval_seconds}
+            minutes["time/worker_seconds"] = time.time() - self.began
+            self.journal.log(self.plan.num_steps, minutes | {"cost/peak_memory_gb": _peak_memory_gb()})
+            self.journal.tag({"piip.checkpoint": str(self.root)})
+            self.journal.finish("FINISHED")
+
+
+def _attempt() -> str:
+    """Orders the attempts at one trial in time; a later one fences an earlier one's writes."""
+    return f"{time.time_ns():020d}-{os.getpid()}"
+
+
+def _peak_memory_gb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def _tags(spec: ExperimentSpec, engine: str, device: torch.device, world_size: int) -> dict[str, str]:
+    """What ran, as tags: kernel, attention, engine, hardware, versions."""
+    backbone = spec.model.backbone
+    kernel = active_kernel(backbone.interaction.kernel, device.type) if isinstance(backbone, PIIPSpec) else "none"
+    import timm
+    import torchvision
+
+    return {
+        "piip.kernel": kernel,
+        "piip.attention": "sdpa",
+        "piip.engine": engine,
+        "piip.workers": str(world_size),
+        "hardware.device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
+        "hardware.host": platform.node(),
+        "version.torch": torch.__version__,
+        "version.torchvision": torchvision.__version__,
+        "version.timm": timm.__version__,
+        "version.python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
+    )
+    return f"{names[0] if names else platform.processor()} x {os.cpu_count()}"
