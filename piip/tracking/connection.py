@@ -106,6 +106,8 @@ class Connection:
             reason = "connection refused"
         elif "timed out" in reason:
             reason = f"no answer within {os.environ['MLFLOW_HTTP_REQUEST_TIMEOUT']} s"
+        else:
+            reason = reason.rpartition("Caused by ")[2]
         raise UnreachableError(
             f"MLflow at {self.where}: {reason[:300]}. Nothing is lost: what runs record is in "
             f"{home() / 'journals'}; when the server is back, `python -m piip.sync` delivers it."

@@ -116,16 +116,8 @@ class Sender:
         for folder in journals(self._root):
             if self._stopping:
                 return _Pass(complete=False)
-            size = (folder / EVENTS).stat().st_size
-            if self._sizes.get(folder) == size:
-                continue
             try:
-                if pending(folder, self._store):
-                    deliver(folder, self._store)
-                self._sizes[folder] = size
-            except RunDeletedError as error:
-                self._say(f"{folder.name} is skipped: {error}")
-                self._sizes[folder] = size
+                self._deliver_new(folder)
             except BlockingIOError:
                 result.complete = False
             except UnreachableError as error:
@@ -138,6 +130,17 @@ class Sender:
             logger.warning("MLflow answers again; everything recorded has been delivered")
             self.problem = None
         return result
+
+    def _deliver_new(self, folder: Path) -> None:
+        size = (folder / EVENTS).stat().st_size  # before delivering: what is written meanwhile is for the next look
+        if self._sizes.get(folder) == size:
+            return
+        try:
+            if pending(folder, self._store):
+                deliver(folder, self._store)
+        except RunDeletedError as error:
+            self._say(f"{folder.name} is skipped: {error}")
+        self._sizes[folder] = size
 
     def _server_is_down(self, error: UnreachableError) -> None:
         if not self.problem:

@@ -106,9 +106,13 @@ class Store(Writer):
 
     def history(self, run_id: str, name: str) -> list[tuple[int, float, int]]:
         """One metric's (step, value, timestamp in ms) by step; empty where the run never logged it."""
-        self.get_run(run_id)
-        with self._talking() as client:
-            points = client.get_metric_history(run_id, name)
+        try:
+            with self._talking() as client:
+                points = client.get_metric_history(run_id, name)
+        except RefusedError:
+            points = []
+        if not points:
+            self.get_run(run_id)  # an unknown run has no history either; it is to be said
         return sorted((p.step, p.value, p.timestamp) for p in points)
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:

@@ -178,9 +178,10 @@ class Journal:
     Args:
         folder: What `create_run` returned.
         attempt: Names this start of the trial; every start needs its own (a uuid, say), handles of one start share it.
+        running: False for who only adds to the record of a trial that is yet to run, or has run: the status stays.
     """
 
-    def __init__(self, folder: Path, attempt: str) -> None:
+    def __init__(self, folder: Path, attempt: str, *, running: bool = True) -> None:
         self.folder = Path(folder)
         self.record = read_record(self.folder)
         self.attempt = attempt
@@ -189,7 +190,7 @@ class Journal:
         with exclusive(self.folder / EVENTS) as file:
             self._generation = _take_over(self.folder, attempt)
             self._catch_up(file)
-            if self._seen.status not in ("RUNNING", "FINISHED"):
+            if running and self._seen.status not in ("RUNNING", "FINISHED"):
                 self._append(file, {"kind": "status", "status": "RUNNING", "attempt": attempt})
 
     @property

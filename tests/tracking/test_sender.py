@@ -127,8 +127,9 @@ def test_a_run_deleted_in_mlflow_is_skipped_and_said_once(begin, store, sender, 
 
 
 def test_one_bad_journal_does_not_hold_up_the_others(begin, store, sender, piip_home, caplog):
-    bad, good = begin("bad"), begin("good")
+    bad, empty, good = begin("bad"), begin("empty"), begin("good")
     (bad.folder / "run.json").write_text("{")
+    (empty.folder / "events.jsonl").unlink()
     good.log(1, {"loss": 1.0})
 
     assert not sender.flush(LONG)
@@ -136,6 +137,7 @@ def test_one_bad_journal_does_not_hold_up_the_others(begin, store, sender, piip_
     assert run_keys(store) == ["good"]
     assert rows(piip_home) == {("good", "loss", 1): 1}
     assert "bad: not delivered: JSONDecodeError" in caplog.text
+    assert "empty: not delivered: FileNotFoundError" in caplog.text
 
 
 def test_a_server_that_is_down_loses_nothing(begin, store, piip_home, caplog):

@@ -186,6 +186,17 @@ def test_status_goes_back_to_running_when_a_killed_trial_is_resumed():
         second.finish("DONE")  # type: ignore[arg-type]
 
 
+def test_adding_to_the_record_leaves_the_status():
+    folder = begin()
+
+    Journal(folder, "plan", running=False).log(0, {"cost/gflops": 1.5})
+    assert read_status(folder) == "PENDING"
+    Journal(folder, "1").finish("STOPPED")
+    Journal(folder, "pictures", running=False).tag({"a": "b"})
+
+    assert read_status(folder) == "STOPPED"
+
+
 def test_tags_and_artifacts_are_recorded_when_they_change(tmp_path):
     folder = begin()
     journal = Journal(folder, "1")
