@@ -2,8 +2,8 @@
 
 import sys
 
-from piip.rows import find_row
 from piip.sweeps.cli import guarded, main, setup_logging
+from piip.sweeps.found import find_row
 
 
 def cli(arguments: list[str]) -> int:
