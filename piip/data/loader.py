@@ -140,8 +140,11 @@ class _ByKey:
     def __init__(self, dataset: CocoDataset):
         self.dataset = dataset
 
-    def __getitem__(self, key: Key) -> Batch | None:
-        return _load(self.dataset, key)
+    def __getitem__(self, key: Key) -> Batch | DataError | None:
+        try:
+            return _load(self.dataset, key)
+        except DataError as error:
+            return error  # raised in the process that asked: torch would wrap its one line in a traceback
 
 
 def _loaded(dataset: CocoDataset, keys: Iterator[Key], *, threads: int, processes: int) -> Iterator[Batch]:
@@ -152,6 +155,8 @@ def _loaded(dataset: CocoDataset, keys: Iterator[Key], *, threads: int, processe
     else:
         batches = _ahead(keys, partial(_load, dataset), threads=threads)
     for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
         if batch is not None:
             yield batch
 

@@ -1,7 +1,7 @@
 """What data hands to a model: an image's identity, a sample, a batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import torch

@@ -93,7 +93,10 @@ def test_every_rle_pycocotools_writes_is_accepted(mask):
 
 
 @given(
-    arrays(np.uint8, (20, 20), elements=st.integers(0, 1)), st.integers(0, 30), st.sampled_from("0Po1~ é"), st.booleans()
+    arrays(np.uint8, (20, 20), elements=st.integers(0, 1)),
+    st.integers(0, 30),
+    st.sampled_from("0Po1~ é"),
+    st.booleans(),
 )
 def test_an_rle_that_pycocotools_would_misread_is_refused(mask, position, character, cut):
     counts = compressed(mask)["counts"]

@@ -1,0 +1,85 @@
+import json
+import sys
+
+import pytest
+
+from piip.data.check import check, main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`python -m piip.data.check ARGUMENTS`: exit status, stdout, stderr."""
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["check", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code), *capsys.readouterr()
+
+    return command
+
+
+def test_good_data_has_nothing_to_report(tiny_coco):
+    report = check(tiny_coco.annotations, tiny_coco.images)
+
+    assert report.usable
+    assert report.problems == {}
+    assert (report.images, report.annotations, report.categories) == (4, 5, 3)
+
+
+@pytest.fixture
+def damaged(coco_folder):
+    """Ten problems of six kinds."""
+    for _ in range(3):
+        coco_folder.add_object(coco_folder.add_image())
+    for _ in range(5):
+        coco_folder.add_object(10, category=5)
+    coco_folder.add_object(10, (70, 1, 5, 5))
+    coco_folder.document["annotations"][0]["image_id"] = 999
+    coco_folder.document["images"].append({"id": 99, "file_name": "gone.jpg", "height": 5, "width": 5})
+    coco_folder.document["images"][1]["width"] = 60
+    broken = coco_folder.images / "000000000016.jpg"
+    broken.write_bytes(broken.read_bytes()[:900])
+    return coco_folder.write()
+
+
+def test_every_problem_is_listed_with_its_count(damaged):
+    report = check(damaged.annotations, damaged.images)
+
+    assert not report.usable
+    assert {kind: len(found) for kind, found in report.problems.items()} == {
+        "unknown category": 5, "unknown image": 1, "degenerate box": 1, "image not found": 1,
+        "image size": 1, "broken image": 1,
+    }  # fmt: skip
+
+
+def test_the_command_tells_people_and_programs(damaged, run):
+    status, text, _ = run(damaged.annotations, damaged.images)
+    assert status == 1
+    assert "5 x unknown category" in text
+    assert "and 2 more" in text
+    assert "000000000016.jpg: cannot be decoded" in text
+    assert "not usable as it is" in text
+
+    status, document, _ = run(damaged.annotations, damaged.images, "--json")
+    assert status == 1
+    found = json.loads(document)
+    assert found["usable"] is False
+    assert found["problems"]["unknown category"]["count"] == 5
+
+
+def test_the_command_succeeds_on_good_data_and_names_a_missing_file(tiny_coco, run):
+    status, text, _ = run(tiny_coco.annotations, tiny_coco.images)
+    assert (status, text.splitlines()[-1]) == (0, "good")
+
+    assert run("no.json", tiny_coco.images) == (1, "", "error: annotations not found: no.json\n")
+
+
+def test_left_out_boxes_alone_are_forgiven(coco_folder):
+    coco_folder.add_object(coco_folder.add_image(), (70, 1, 5, 5))
+    source = coco_folder.write()
+
+    report = check(source.annotations, source.images)
+
+    assert report.usable
+    assert list(report.problems) == ["degenerate box"]

@@ -1,0 +1,185 @@
+import hashlib
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from piip.data import demo
+from piip.data.check import check
+from piip.data.demo import Recipe, ensure_demo, make_demo
+from piip.data.demo_scene import PHOTOGRAPHS, _photograph, scene
+from piip.data.demo_shapes import SHAPES
+from piip.data.masks import decoded
+from piip.data.sources import locate
+
+SMALL = Recipe(train=12, val=5)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo") / "small"
+    make_demo(out, SMALL)
+    return out
+
+
+def content(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def document(folder, split="train"):
+    return json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(small, tmp_path):
+    make_demo(tmp_path / "again", SMALL)
+    make_demo(tmp_path / "other", Recipe(train=12, val=5, seed=1))
+
+    assert content(tmp_path / "again") == content(small)
+    assert content(tmp_path / "other")["train/000001.jpg"] != content(small)["train/000001.jpg"]
+
+
+def test_more_images_begin_with_the_same_ones(small, tmp_path):
+    make_demo(tmp_path / "more", Recipe(train=14, val=5))
+    few, more = content(small), content(tmp_path / "more")
+    assert all(more[name] == few[name] for name in few if name.startswith("train/"))
+
+
+def test_the_data_passes_our_own_check(small):
+    for split in ("train", "val"):
+        report = check(small / "annotations" / f"instances_{split}.json", small / split)
+        assert report.usable
+        assert report.problems == {}
+
+
+def test_there_are_twelve_classes_with_gaps_in_their_ids(small):
+    ids = [category["id"] for category in document(small)["categories"]]
+    assert len(ids) == 12
+    assert ids != list(range(1, 13))
+
+
+def test_masks_come_in_all_three_forms(small):
+    forms = {type(a["segmentation"] if isinstance(a["segmentation"], list) else a["segmentation"]["counts"]).__name__
+             + ("" if isinstance(a["segmentation"], list) else " rle") for a in document(small)["annotations"]}  # fmt: skip
+    assert forms == {"list", "list rle", "str rle"}
+
+
+def test_annotations_are_where_the_painted_pixels_are(small):
+    numbers = {category["id"]: number for number, category in enumerate(document(small)["categories"], start=1)}
+    for annotation in document(small)["annotations"]:
+        painted = np.array(
+            Image.open(small / f"ade20k/annotations/training/ADE_train_{annotation['image_id']:08d}.png")
+        )
+        mask = decoded(annotation["segmentation"], *painted.shape).astype(bool)
+        x, y, w, h = annotation["bbox"]
+
+        assert (painted[mask] == numbers[annotation["category_id"]]).mean() > 0.9
+        assert not mask[: int(y)].any()
+        assert not mask[:, : int(x)].any()
+        assert not mask[int(np.ceil(y + h)) :].any()
+        assert not mask[:, int(np.ceil(x + w)) :].any()
+
+
+def test_objects_keep_to_the_limits_of_the_task():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        drawn = scene(rng, "train", sides=(160, 288), objects=(20, 120))
+        assert len(drawn.objects) <= 5
+        assert 160 <= min(drawn.image.shape[:2]) <= max(drawn.image.shape[:2]) <= 288
+        if drawn.objects:
+            assert np.sum([thing.mask for thing in drawn.objects], axis=0).max() == 1  # the visible parts do not meet
+        for thing in drawn.objects:
+            side = np.ptp(thing.outline[0], axis=0).max()
+            assert side >= 20 - 1e-9
+            assert side <= 120
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_class_is_drawn_with_its_own_outline(name):
+    outer = SHAPES[name][0]
+    assert np.abs(outer).max() <= 1.01
+    assert np.ptp(outer, axis=0).min() > 0.8
+
+
+def test_the_splits_share_no_photograph_and_all_are_in_the_wheels():
+    assert not set(PHOTOGRAPHS["train"]) & set(PHOTOGRAPHS["val"])
+    for name in (*PHOTOGRAPHS["train"], *PHOTOGRAPHS["val"]):
+        assert min(_photograph(name).size) >= 300
+
+
+def test_crops_and_maps_are_there_for_the_other_tasks(small):
+    crops = list((small / "imagenet").glob("*/*/*.jpg"))
+    assert {crop.parent.name for crop in crops} <= set(SHAPES)
+    assert len(crops) > 10
+    for kind, suffix in (("images", "jpg"), ("annotations", "png")):
+        assert len(list((small / f"ade20k/{kind}/validation").glob(f"*.{suffix}"))) == 5
+
+
+def test_the_demo_is_made_once_and_found(piip_home, monkeypatch):
+    root = ensure_demo(recipe=SMALL)
+    assert root == piip_home / "data" / "demo"
+    assert locate("demo", "train").images == root / "train"
+
+    monkeypatch.setattr(demo, "make_demo", lambda *a: pytest.fail("drawn again"))
+    assert ensure_demo(recipe=SMALL) == root
+
+
+def test_another_recipe_makes_it_anew(tmp_path):
+    ensure_demo(tmp_path / "demo", SMALL)
+    ensure_demo(tmp_path / "demo", Recipe(train=3, val=2))
+    assert len(document(tmp_path / "demo")["images"]) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".demo.lock", "demo"]
+
+
+def test_two_at_once_make_it_once(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(demo, "make_demo", lambda *a, real=make_demo: made.append(real(*a)))
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: ensure_demo(tmp_path / "demo", Recipe(train=2, val=1)), range(3)))
+    assert len(made) == 1
+
+
+def test_an_interrupted_drawing_leaves_what_was_there(small, tmp_path, monkeypatch):
+    make_demo(tmp_path / "demo", Recipe(train=2, val=1))
+    before = content(tmp_path / "demo")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "add_imagenet", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_demo(tmp_path / "demo", SMALL)
+    assert content(tmp_path / "demo") == before
+
+    monkeypatch.undo()
+    make_demo(tmp_path / "demo", SMALL)
+    assert content(tmp_path / "demo") == content(small)
+
+
+def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="exists and is not demo data"):
+        make_demo(tmp_path, SMALL)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"train": 0}, {"sides": (288, 160)}, {"sides": (20, 30)}, {"objects": (2, 120)}])
+def test_a_recipe_that_cannot_be_drawn_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"got|needs"):
+        Recipe(**wrong)
+
+
+def test_the_command_line(tmp_path, capsys, monkeypatch):
+    command = ["demo", str(tmp_path / "x"), "--train", "2", "--val", "1", "--json"]
+    monkeypatch.setattr(sys, "argv", command)
+    demo.main()
+    assert json.loads(capsys.readouterr().out)["train_images"] == 2
+
+    monkeypatch.setattr(sys, "argv", [*command, "--sides", "300", "200"])
+    with pytest.raises(SystemExit) as stopped:
+        demo.main()
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.startswith("error: image sides go from small to large")
