@@ -145,7 +145,7 @@ def _settle(planned: Planned) -> str:
     """The trial's status once nothing runs any more, and the pictures of its predictions."""
     folder = home.journal_dir(planned.trial.key)
     status = read_status(folder)
-    if status == "RUNNING":
+    if status in ("RUNNING", "PENDING"):
         # its driver was stopped before the end: by ASHA, or for good after too many failures
         scored = "coco/box_ap" in read_metrics(folder)
         status = "STOPPED" if scored else "FAILED"

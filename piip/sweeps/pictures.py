@@ -24,7 +24,7 @@ def keep(trial: Trial) -> None:
     results = json.loads(predictions.read_text())
     truth = json.loads(data.source.annotations.read_text())["annotations"]
     names = {c["id"]: c["name"] for c in data.categories}
-    journal = Journal(folder, attempt=f"pictures-{uuid.uuid4()}")
+    journal = Journal(folder, attempt=f"pictures-{uuid.uuid4()}", running=False)
     # the same images for every trial: the fullest ones, so that trials can be compared by eye
     counts = {info.image_id: sum(a["image_id"] == info.image_id for a in truth) for info in data.infos}
     chosen = sorted(data.infos, key=lambda info: (-counts[info.image_id], info.image_id))[:COUNT]

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import subprocess
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,12 +207,11 @@ def _record(trial: Trial, its_cost: Cost, data: Mapping[str, str], *, experiment
         tags["piip.max_eval_images"] = str(trial.max_eval_images)
     record = RunRecord(trial.key, trial.spec.name, experiment, parent_key, params, tags, now_ms())
     folder = create_run(record)
+    journal = Journal(folder, attempt=f"plan-{uuid.uuid4()}", running=False)
     spec_file = folder / "spec.json"
-    if not spec_file.exists():
-        spec_file.write_text(trial.spec.model_dump_json(indent=1))
-        journal = Journal(folder, attempt="0")
-        journal.artifact(spec_file, "spec.json")
-        journal.log(0, {"cost/gflops": its_cost.gflops, "cost/params_m": its_cost.params_m})
+    spec_file.write_text(trial.spec.model_dump_json(indent=1))
+    journal.artifact(spec_file, "spec.json")
+    journal.log(0, {"cost/gflops": its_cost.gflops, "cost/params_m": its_cost.params_m})
 
 
 def data_tags(data: Mapping[str, CocoDataset]) -> dict[str, str]:
