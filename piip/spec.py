@@ -20,10 +20,11 @@ class Spec(BaseModel):
         """
         tree = self.model_dump(mode="json")
         for path, value in changes.items():
-            *parents, leaf = path.split(".")
             node: Any = tree
-            for key in [*parents, leaf]:
-                holder = node
+            holder: Any = None
+            leaf: str | int = path
+            for key in path.split("."):
+                holder, leaf = node, key
                 if isinstance(node, list) and key.isdigit() and int(key) < len(node):
                     node = node[int(key)]
                 elif isinstance(node, dict) and key in node:
@@ -34,7 +35,9 @@ class Spec(BaseModel):
         try:
             return self.model_validate_json(_to_json(tree))
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()
+            )
             raise ValueError(f"override {changes} refused. {problems}") from None
 
     def flat(self) -> dict[str, Any]:
@@ -114,7 +117,9 @@ class PIIPSpec(Spec):
     def _high_to_low_resolution(self) -> Self:
         sides = [b.resolution for b in self.branches]
         if sides != sorted(sides, reverse=True):
-            raise ValueError(f"branches go from high to low resolution (the smallest model sees the largest image), got {sides}")
+            raise ValueError(
+                f"branches go from high to low resolution (the smallest model sees the largest image), got {sides}"
+            )
         return self
 
 
@@ -227,7 +232,9 @@ class TrainSpec(Spec):
     def _micro_batch_divides(self) -> Self:
         if self.micro_batch and self.batch_size % self.micro_batch:
             fits = [n for n in range(1, self.batch_size + 1) if self.batch_size % n == 0]
-            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}. Fits: {fits}")
+            raise ValueError(
+                f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}. Fits: {fits}"
+            )
         return self
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.schedulers import ASHAScheduler
 
 from piip import home
 from piip.data.sources import Source
@@ -117,7 +118,7 @@ def _tuner(sweep: Sweep, todo: Sequence[Planned], slots: int) -> tune.Tuner:
     trainable = tune.with_resources(tune.with_parameters(trial_driver, launches=launches), {"cpu": 0.01})
     scheduler = None
     if sweep.asha:
-        scheduler = tune.schedulers.ASHAScheduler(
+        scheduler = ASHAScheduler(
             time_attr="step", metric="coco/box_ap", mode="max", max_t=10**9, grace_period=1, reduction_factor=2
         )
     return tune.Tuner(

@@ -64,7 +64,7 @@ def save(
     model: dict[str, Tensor] | None,
     state: dict[str, Tensor],
     rank: int,
-    barrier: Callable[[], None],
+    barrier: Callable[[], object],
 ) -> None:
     """Write one checkpoint; every rank calls it, rank 0 commits. A crash at any point leaves the earlier checkpoints as they were.
 

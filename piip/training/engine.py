@@ -79,7 +79,7 @@ class Engine:
         """This rank's optimizer tensors, by parameter name."""
         if dist.get_rank() != 0:
             return {}  # every rank holds the same; rank 0's copy is enough
-        names = {p: n for n, p in self.module.named_parameters()}
+        names: dict[Tensor, str] = {p: n for n, p in self.module.named_parameters()}
         return {f"{names[p]}:{k}": v for p, state in self.optimizer.state.items() for k, v in state.items()}
 
     def load(self, checkpoint: Checkpoint) -> None:
