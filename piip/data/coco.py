@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from piip.data import transforms
-from piip.data.annotations import is_degenerate, read_checked
+from piip.data.annotations import collection_paused, is_degenerate, read_checked
 from piip.data.images import find_images, read_image
 from piip.data.masks import decoded
 from piip.data.samples import ImageInfo, Sample, Target
@@ -67,7 +67,8 @@ class CocoDataset:
         self.broken: dict[str, str] = {}
         """Images this process could not read, by file name: why."""
         self.dropped = 0
-        self._objects = self._training_objects(document) if training else {}
+        with collection_paused():
+            self._objects = self._training_objects(document) if training else {}
 
     def __len__(self) -> int:
         return len(self.infos)
