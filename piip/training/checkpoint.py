@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 log = logging.getLogger(__name__)
+
+_WRITING = ".writing_"
 
 
 class CheckpointError(ValueError):
@@ -37,7 +40,8 @@ class Manifest:
     """`deepspeed-zero<stage>` or `ddp`: ZeRO 1-3 optimizer shards only fit the same stage and world size."""
     categories: list[dict[str, Any]]
     """The classes behind labels 1, 2, ...: {"id": category id of the annotations, "name": ...}."""
-    metrics: dict[str, float] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
+    """What the steps up to here took (`time/...`, seconds; `cost/peak_memory_gb`); a resumed trial counts on from it."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -79,27 +83,35 @@ def save(
     Raises:
         OSError: Disk full or not writable; the half-written folder is removed.
     """
-    final = root / f"step_{manifest.step:08d}"
-    temporary = root / f".writing_{final.name}"
+    final = root / _name(manifest.step)
+    temporary = root / f"{_WRITING}{final.name}"
     if rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in root.glob(f"{_WRITING}*"):  # by an attempt that was killed
+            shutil.rmtree(left)
         temporary.mkdir(parents=True)
     barrier()
     try:
         _write(temporary / f"state_rank{rank}.safetensors", state)
         if rank == 0 and model is not None:
             _write(temporary / "model.safetensors", model)
+        barrier()
+        if rank == 0:
+            _commit(temporary, final, manifest)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     barrier()
-    if rank == 0:
-        files = {f.name: {"size": f.stat().st_size, "sha256": _sha256(f)} for f in sorted(temporary.iterdir())}
-        _write_json(temporary / "manifest.json", asdict(manifest) | {"files": files})
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        _sync_folder(root)
-    barrier()
+
+
+def _commit(temporary: Path, final: Path, manifest: Manifest) -> None:
+    """Write the manifest and give the folder its name, after which it is a checkpoint."""
+    files = {f.name: {"size": f.stat().st_size, "sha256": _sha256(f)} for f in sorted(temporary.iterdir())}
+    body = asdict(manifest) | {"files": files}
+    _write_json(temporary / "manifest.json", body | {"digest": _digest(body)})
+    _sync_folder(temporary)
+    shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
+    temporary.rename(final)
+    _sync_folder(final.parent)
 
 
 def verify(folder: Path) -> Checkpoint:
@@ -108,12 +120,7 @@ def verify(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: Naming the file and what is wrong with it.
     """
-    try:
-        manifest = Manifest(**json.loads((folder / "manifest.json").read_text()))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no manifest.json: it was never finished") from None
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'manifest.json'} is damaged: {error}") from None
+    manifest = _read_manifest(folder)
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -123,6 +130,23 @@ def verify(folder: Path) -> Checkpoint:
         if _sha256(path) != expected["sha256"]:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is not the manifest's")
     return Checkpoint(folder, manifest)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / "manifest.json"
+    try:
+        body = json.loads(path.read_text())
+        if body.pop("digest") != _digest(body):
+            raise ValueError("its digest is not that of its content")
+        return Manifest(**body)
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no manifest.json: it was never finished") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def last(root: Path) -> Checkpoint | None:
@@ -153,30 +177,34 @@ def best(root: Path) -> Checkpoint | None:
     Raises:
         CheckpointError: It is damaged. (There is no better one to fall back to: ask for the last.)
     """
-    pointer = root / "best.json"
-    if not pointer.is_file():
-        return None
-    return verify(root / json.loads(pointer.read_text())["folder"])
+    mark = best_mark(root)
+    return verify(root / _name(mark[0])) if mark else None
 
 
 def mark_best(root: Path, step: int, score: float) -> None:
     """Remember the checkpoint of `step` as the best one."""
-    _write_json(root / "best.json", {"folder": f"step_{step:08d}", "score": score})
+    _write_json(root / "best.json", {"step": step, "score": score})
 
 
-def best_score(root: Path) -> float | None:
-    """The score `mark_best` was last given."""
+def best_mark(root: Path) -> tuple[int, float] | None:
+    """The (step, score) `mark_best` was last given."""
     pointer = root / "best.json"
-    return json.loads(pointer.read_text())["score"] if pointer.is_file() else None
+    if not pointer.is_file():
+        return None
+    mark = json.loads(pointer.read_text())
+    return mark["step"], mark["score"]
 
 
 def prune(root: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints and the best one."""
-    pointer = root / "best.json"
-    protected = json.loads(pointer.read_text())["folder"] if pointer.is_file() else None
+    mark = best_mark(root)
     for folder in list(_newest_first(root))[keep:]:
-        if folder.name != protected:
+        if not mark or folder.name != _name(mark[0]):
             shutil.rmtree(folder)
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
 
 
 def _newest_first(root: Path) -> Iterator[Path]:
@@ -184,7 +212,12 @@ def _newest_first(root: Path) -> Iterator[Path]:
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path)
+    try:
+        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(
+            f"checkpoint file {path} could not be written: {error}. Earlier checkpoints are intact."
+        ) from error
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

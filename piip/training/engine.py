@@ -47,18 +47,18 @@ class Engine:
 
     def __call__(self, *inputs: Any) -> dict[str, Tensor]:
         """Losses of one micro batch, under autocast where the spec says bf16."""
-        with self._autocast():
+        self._micro_step += 1
+        with self._exchange(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             return self._model(*inputs)
 
-    def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else contextlib.nullcontext()
+    def _exchange(self) -> Any:
+        """Gradients are averaged over ranks in the backward pass of a step's last micro batch only; DDP decides in forward."""
+        last = self._micro_step % self.accumulate == 0
+        return contextlib.nullcontext() if last else self._model.no_sync()
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients; ranks average them at the last micro batch of a step."""
-        self._micro_step += 1
-        last = self._micro_step % self.accumulate == 0
-        with contextlib.nullcontext() if last else self._model.no_sync():
-            (loss / self.accumulate).backward()
+        """Accumulate gradients of the mean over a step's micro batches."""
+        (loss / self.accumulate).backward()
 
     def step(self) -> None:
         """Clip, update, zero the gradients."""
@@ -134,12 +134,12 @@ class ZeroEngine(Engine):
         )
 
     @override
-    def _autocast(self) -> Any:
-        return contextlib.nullcontext()  # DeepSpeed's torch_autocast does it
+    def __call__(self, *inputs: Any) -> dict[str, Tensor]:
+        self._micro_step += 1
+        return self._model(*inputs)  # under DeepSpeed's torch_autocast
 
     @override
     def backward(self, loss: Tensor) -> None:
-        self._micro_step += 1
         self._model.backward(loss)
         if self._micro_step % self.accumulate:
             self._model.step()  # counts the micro step; DeepSpeed updates at the boundary only

@@ -1,6 +1,5 @@
 """Score a model on a split: every image alone, so that batch size and number of workers never change a number."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -64,18 +63,3 @@ def score(dataset: CocoDataset, results: Results) -> dict[str, float]:
     metric = CocoAP(dataset.source, image_ids=[info.image_id for info in dataset.infos])
     metric.update(results)
     return metric.compute()
-
-
-class Timer:
-    """Seconds spent inside `with timer:`."""
-
-    def __init__(self) -> None:
-        """Start at zero."""
-        self.seconds = 0.0
-        self._since = 0.0
-
-    def __enter__(self) -> None:
-        self._since = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._since

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -25,12 +25,19 @@ class Plan:
     log_every: int
 
 
-@dataclass
-class Clock:
-    """Where the wall time of a trial went, in seconds."""
+class Timer:
+    """Seconds spent inside `with timer:`, added up."""
 
-    train: float = 0.0
-    other: dict[str, float] = field(default_factory=dict)
+    def __init__(self, seconds: float = 0.0) -> None:
+        """Count on from `seconds`."""
+        self.seconds = seconds
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._since
 
 
 def plan(spec: ExperimentSpec, steps_per_epoch: int) -> Plan:
@@ -49,10 +56,11 @@ def train(
     plan: Plan,
     *,
     start: int,
+    timer: Timer,
     log: Callable[[int, dict[str, float]], None],
     evaluate: Callable[[int], None],
     save: Callable[[int], None],
-) -> float:
+) -> None:
     """Train from step `start` (already done) to the plan's end.
 
     Args:
@@ -61,55 +69,50 @@ def train(
         batches: Micro batches from step `start` on, `engine.accumulate` per step.
         plan: Stop and intervals.
         start: Optimizer steps already done; at the end already, nothing happens.
+        timer: Runs during training steps, waiting for data included; not while logging, saving or evaluating.
         log: Gets (step, metrics) on every rank, already averaged over ranks.
         evaluate: Called after a checkpoint of the step has been saved.
         save: Saves a checkpoint.
 
-    Returns:
-        Seconds spent in training steps.
-
     Raises:
         FloatingPointError: The loss is not finite.
     """
-    rank, seconds, since_log, images = dist.get_rank(), 0.0, 0.0, 0
+    logged_step, logged_seconds = start, timer.seconds
     for step in range(start + 1, plan.num_steps + 1):
-        began = time.perf_counter()
-        # a step's randomness is a function of (seed, step, rank): resuming needs no saved generator
-        torch.manual_seed(spec.train.seed * 1_000_003 + step * 1_009 + rank)
-        lr = set_lr(engine.optimizer, spec.optim, step, plan.num_steps)
+        with timer:
+            # a step's randomness is a function of (seed, step, rank): resuming needs no saved generator
+            torch.manual_seed(spec.train.seed * 1_000_003 + step * 1_009 + dist.get_rank())
+            lr = set_lr(engine.optimizer, spec.optim, step, plan.num_steps)
 
-        # one optimizer step = `accumulate` micro batches
-        totals: dict[str, Tensor] = {}
-        for _ in range(engine.accumulate):
-            batch = next(batches).to(engine.device)
-            losses = engine(batch.images, batch.sizes, batch.targets)
-            engine.backward(torch.stack(list(losses.values())).sum())
-            for name, loss in losses.items():
-                totals[name] = totals.get(name, 0) + loss.detach() / engine.accumulate
-        means = _mean_over_ranks(totals)
-        _check_finite(means, step)
-        engine.step()
-        seconds += time.perf_counter() - began
-        since_log += time.perf_counter() - began
-        images += spec.train.batch_size
+            # one optimizer step = `accumulate` micro batches
+            totals: dict[str, Tensor] = {}
+            for _ in range(engine.accumulate):
+                batch = next(batches).to(engine.device)
+                losses = engine(batch.images, batch.sizes, batch.targets)
+                engine.backward(torch.stack(list(losses.values())).sum())
+                for name, loss in losses.items():
+                    totals[name] = totals.get(name, 0) + loss.detach() / engine.accumulate
+            means = _mean_over_ranks(totals)
+            _check_finite(means, step)
+            engine.step()
 
         # now and then: log
         if step % plan.log_every == 0 or step == plan.num_steps:
+            images = (step - logged_step) * spec.train.batch_size
             metrics = {f"train/{name}": value for name, value in means.items()}
             metrics |= {
                 "train/loss": sum(means.values()),
                 "train/lr": lr,
-                "train/images_per_second": images / since_log,
+                "train/images_per_second": images / (timer.seconds - logged_seconds),
             }
             log(step, metrics)
-            since_log, images = 0.0, 0
+            logged_step, logged_seconds = step, timer.seconds
 
         # rarely: save and evaluate, always at the end
         if step % plan.save_every == 0 or step % plan.eval_every == 0 or step == plan.num_steps:
             save(step)
         if step % plan.eval_every == 0 or step == plan.num_steps:
             evaluate(step)
-    return seconds
 
 
 def _mean_over_ranks(losses: dict[str, Tensor]) -> dict[str, float]:

@@ -22,8 +22,10 @@ def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, i
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            # norms, biases, layer scales: one dimension, never decayed (as the official constructor)
-            decay = 0.0 if parameter.ndim <= 1 else spec.weight_decay
+            # as the official constructor: norms, biases, layer scales are never decayed; position embeddings and the merge's
+            # scalar weights (0-d there, one element here) are
+            vector = parameter.ndim == 1 and parameter.numel() > 1
+            decay = 0.0 if vector or name.endswith(".bias") else spec.weight_decay
             groups.setdefault((spec.layer_decay ** distances.get(name, 0), decay), []).append(parameter)
     return torch.optim.AdamW(
         [

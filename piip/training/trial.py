@@ -91,9 +91,14 @@ class _Run:
         if kept:
             self.engine.load(kept)
             self.start = kept.manifest.step
-            log.warning("resuming %s from step %d", self.spec.name, self.start)
+            if rank == 0:
+                log.warning("resuming %s from step %d", self.spec.name, self.start)
         self.plan = loop.plan(self.spec, self.loader.steps_per_epoch)
-        self.eval_seconds = 0.0
+        before = self._spent_before(kept.manifest) if kept else {}
+        self.train_timer = loop.Timer(before.get("time/train_seconds", 0.0))
+        self.eval_timer = loop.Timer(before.get("time/eval_seconds", 0.0))
+        self.worker_seconds = before.get("time/worker_seconds", 0.0)
+        self.peak_memory_gb = before.get("cost/peak_memory_gb", 0.0)
         if self.journal:
             self.journal.tag(_tags(self.spec, self.engine.name, device, world_size))
 
@@ -103,9 +108,9 @@ class _Run:
         if done and (done % self.plan.eval_every == 0 or done == self.plan.num_steps) and self._unscored(done):
             self.evaluate(done)
         self.engine.module.train()
-        self.train_seconds = loop.train(
+        loop.train(
             self.spec, self.engine, self.loader.batches_from(done), self.plan,
-            start=done, log=self.log, evaluate=self.evaluate, save=self.save,
+            start=done, timer=self.train_timer, log=self.log, evaluate=self.evaluate, save=self.save,
         )  # fmt: skip
 
     def _unscored(self, step: int) -> bool:
@@ -124,9 +129,16 @@ class _Run:
 
     def save(self, step: int) -> None:
         """A checkpoint of `step`, and the oldest ones deleted. Collective."""
-        manifest = Manifest(step, self.trial.key, self.world_size, self.engine.name, self.train_data.categories)
+        if self.journal:
+            # raises in an attempt that has been replaced: it must not write checkpoints either
+            self.journal.tag({"piip.checkpoint": str(self.root)})
+        weights = self.engine.model_state()
+        _check_finite(weights, step)
+        manifest = Manifest(
+            step, self.trial.key, self.world_size, self.engine.name, self.train_data.categories, self._spent()
+        )
         checkpoint.save(
-            self.root, manifest, model=self.engine.model_state(), state=self.engine.optimizer_state(),
+            self.root, manifest, model=weights, state=self.engine.optimizer_state(),
             rank=self.rank, barrier=dist.barrier if self.world_size > 1 else lambda: None,
         )  # fmt: skip
         if self.rank == 0:
@@ -134,32 +146,59 @@ class _Run:
 
     def evaluate(self, step: int) -> None:
         """Score the validation split, record it, remember the best, tell the sweep. Collective."""
-        began = time.perf_counter()
-        metrics, results = evaluate(self.engine.eval_model(), self.val_data, rank=self.rank, world_size=self.world_size)
-        self.eval_seconds += time.perf_counter() - began
+        with self.eval_timer:
+            metrics, results = evaluate(
+                self.engine.eval_model(), self.val_data, rank=self.rank, world_size=self.world_size
+            )
         if self.journal:
-            self.journal.log(step, metrics | self._best(step, metrics))
             predictions = self.journal.folder / "predictions.json"
             predictions.write_text(json.dumps(results))
             self.journal.artifact(predictions, "predictions/val.json")
+            # the score last: where it is missing, a resumed trial evaluates again
+            self.journal.log(step, self._best(step, metrics) | self._spent() | metrics)
         self.report(metrics | {"step": float(step)})
 
     def _best(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """`best/...` so far; the checkpoint of a new best score is kept."""
-        best = checkpoint.best_score(self.root)
-        if best is None or metrics[SCORE] > best:
+        if SCORE not in metrics:  # a split without objects
+            return {}
+        best = checkpoint.best_mark(self.root)
+        # `step` is the best already where a crash came between the mark and the journal
+        if best is None or metrics[SCORE] > best[1] or step == best[0]:
             checkpoint.mark_best(self.root, step, metrics[SCORE])
             return {f"best/{name}": value for name, value in metrics.items()}
         return {}
 
+    def _spent(self) -> dict[str, float]:
+        """What the trial took so far, over all attempts: the steps that count, not those a crash lost."""
+        return {
+            "time/train_seconds": self.train_timer.seconds,
+            "time/eval_seconds": self.eval_timer.seconds,
+            "time/worker_seconds": self.worker_seconds + time.time() - self.began,
+            "cost/peak_memory_gb": max(self.peak_memory_gb, _peak_memory_gb()),
+        }
+
+    def _spent_before(self, manifest: Manifest) -> dict[str, float]:
+        """`_spent` of the attempts before: as the checkpoint says, or the journal, which knows the evaluation after it too."""
+        if not self.journal:
+            return {}
+        recorded = {name: dict(self.journal.history(name)).get(manifest.step) for name in manifest.spent}
+        return manifest.spent | {name: value for name, value in recorded.items() if value is not None}
+
     def finish(self) -> None:
-        """Record what the trial cost and close its journal."""
+        """Close the trial's journal."""
         if self.journal:
-            minutes = {"time/train_seconds": self.train_seconds, "time/eval_seconds": self.eval_seconds}
-            minutes["time/worker_seconds"] = time.time() - self.began
-            self.journal.log(self.plan.num_steps, minutes | {"cost/peak_memory_gb": _peak_memory_gb()})
-            self.journal.tag({"piip.checkpoint": str(self.root)})
             self.journal.finish("FINISHED")
+
+
+def _check_finite(weights: Mapping[str, torch.Tensor], step: int) -> None:
+    """A gradient can overflow under a finite loss; a trial must not resume from what it leaves."""
+    bad = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise FloatingPointError(
+            f"{len(bad)} weights are not finite at step {step}: {bad[:3]}. No checkpoint of it is kept. "
+            "Lower optim.lr or set optim.clip_norm."
+        )
 
 
 def _attempt() -> str:

@@ -1,0 +1,127 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from piip import presets
+from piip.models import build_model
+from piip.spec import OptimSpec
+from piip.training.optim import build_optimizer, schedule, set_lr
+
+
+def groups_by_name(model, optimizer):
+    names = {p: n for n, p in model.named_parameters()}
+    return {names[p]: group for group in optimizer.param_groups for p in group["params"]}
+
+
+@pytest.fixture
+def two_blocks():
+    """Two blocks under a head that keeps one scalar weight, as the merge does."""
+    model = nn.ModuleDict({"first": nn.Linear(2, 2), "second": nn.Linear(2, 2), "head": nn.LayerNorm(2)})
+    model.register_parameter("scale", nn.Parameter(torch.ones(1)))
+    return model
+
+
+DISTANCES = {"first.weight": 2, "first.bias": 2, "second.weight": 1, "second.bias": 1}
+
+
+def test_blocks_learn_slower_the_further_they_are_from_the_end(two_blocks):
+    optimizer = build_optimizer(two_blocks, OptimSpec(lr=0.1, layer_decay=0.5), DISTANCES)
+
+    rates = {name: group["lr"] for name, group in groups_by_name(two_blocks, optimizer).items()}
+
+    # 0.1 * 0.5 ** 2, 0.1 * 0.5 ** 1, 0.1 * 0.5 ** 0
+    assert rates == pytest.approx(
+        {"first.weight": 0.025, "first.bias": 0.025, "second.weight": 0.05, "second.bias": 0.05,
+         "head.weight": 0.1, "head.bias": 0.1, "scale": 0.1}
+    )  # fmt: skip
+
+
+def test_weight_decay_spares_biases_and_norms_but_not_the_scalar_weights_of_the_merge(two_blocks):
+    optimizer = build_optimizer(two_blocks, OptimSpec(weight_decay=0.05), DISTANCES)
+
+    decayed = {name for name, group in groups_by_name(two_blocks, optimizer).items() if group["weight_decay"]}
+
+    assert decayed == {"first.weight", "second.weight", "scale"}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.05}
+
+
+def test_frozen_parameters_are_left_out(two_blocks):
+    two_blocks["first"].requires_grad_(False)
+
+    optimizer = build_optimizer(two_blocks, OptimSpec(), DISTANCES)
+
+    assert not {"first.weight", "first.bias"} & set(groups_by_name(two_blocks, optimizer))
+
+
+def test_every_parameter_of_a_detector_is_in_one_group_and_only_branches_learn_slower():
+    spec = presets.mask_rcnn_pico(presets.pico("TB", (128, 64), pretrained=False), steps=1)
+    model = build_model(spec.model)
+    distances = {f"backbone.{name}": distance for name, distance in model.backbone.layer_ids().items()}
+
+    optimizer = build_optimizer(model, OptimSpec(lr=1.0, layer_decay=0.5), distances)
+
+    groups = groups_by_name(model, optimizer)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters())) == len(groups)
+    assert {name.startswith("backbone.branches.") for name, group in groups.items() if group["lr"] < 1} == {True}
+    # pico branches have 6 blocks: the last one is at distance 1, the first at 6, the embedding at 7
+    assert groups["backbone.branches.0.blocks.5.norm1.weight"]["lr"] == 0.5
+    assert groups["backbone.branches.1.blocks.0.norm1.weight"]["lr"] == 0.5**6
+    assert groups["backbone.branches.0.pos_embed"]["lr"] == 0.5**7
+    assert groups["backbone.branches.0.pos_embed"]["weight_decay"] > 0
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [
+        (1, 0.28),  # 0.1 + 0.9 * 1/5
+        (4, 0.82),  # 0.1 + 0.9 * 4/5
+        (5, 1.0),
+        (6, 1.0),
+        (66, 1.0),  # 8/12 of 100 is 66.7
+        (67, 0.1),
+        (91, 0.1),  # 11/12 of 100 is 91.7
+        (92, 0.01),
+        (100, 0.01),
+    ],
+)
+def test_steps_divide_the_rate_by_ten_at_eight_and_eleven_twelfths(step, factor):
+    spec = OptimSpec(warmup_steps=5, warmup_ratio=0.1, schedule="step")
+    assert schedule(spec, step, 100) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [
+        (10, 1.0),  # end of warm-up
+        (40, 0.75),  # (1 + cos(pi * 30/90)) / 2
+        (55, 0.5),  # half way from 10 to 100
+        (100, 0.0),
+    ],
+)
+def test_cosine_falls_from_the_end_of_the_warm_up_to_zero(step, factor):
+    spec = OptimSpec(warmup_steps=10, schedule="cosine")
+    assert schedule(spec, step, 100) == pytest.approx(factor, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["step", "cosine", "constant"])
+def test_without_warm_up_the_first_step_learns_at_the_full_rate(name):
+    spec = OptimSpec(warmup_steps=0, schedule=name)
+    # cosine has gone 1/1000 of its way: (1 + cos(pi / 1000)) / 2
+    assert schedule(spec, 1, 1000) == pytest.approx((1 + math.cos(math.pi / 1000)) / 2 if name == "cosine" else 1.0)
+
+
+def test_constant_stays():
+    spec = OptimSpec(warmup_steps=0, schedule="constant")
+    assert {schedule(spec, step, 10) for step in range(1, 11)} == {1.0}
+
+
+def test_the_schedule_scales_every_group_alike(two_blocks):
+    spec = OptimSpec(lr=0.1, layer_decay=0.5, warmup_steps=4, warmup_ratio=0.0, schedule="constant")
+    optimizer = build_optimizer(two_blocks, spec, DISTANCES)
+
+    base = set_lr(optimizer, spec, 1, 100)
+
+    assert base == pytest.approx(0.025)  # 0.1 * 1/4
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.00625, 0.0125, 0.025])
