@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+MIN_RESOLUTION = 32
+"""Pixels: one cell of the coarsest map (stride 32); the largest patches, 16 pixels, then fit too."""
+
 
 class Spec(BaseModel):
     """Base of every spec: frozen, keyword-only, unknown fields refused."""
@@ -35,10 +38,7 @@ class Spec(BaseModel):
         try:
             return self.model_validate_json(_to_json(tree))
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()
-            )
-            raise ValueError(f"override {changes} refused. {problems}") from None
+            raise ValueError(f"override {changes} refused. {'; '.join(map(_problem, error.errors()))}") from None
 
     def flat(self) -> dict[str, Any]:
         """Dotted leaves, as MLflow params, the command line and Tune name them."""
@@ -62,6 +62,14 @@ def _to_json(tree: Any) -> str:
     return json.dumps(tree)
 
 
+def _problem(error: Any) -> str:
+    """One finding of pydantic in a few words: our own validators' as they are, its own with what was given."""
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}"
+    return f"{where}: {error['msg']} (got {error['input']!r})"
+
+
 def _nearest(path: str, spec: Spec) -> str:
     """The end of an error message: the fields most like `path`."""
     close = difflib.get_close_matches(path, list(spec.flat()), n=1, cutoff=0.3)
@@ -73,7 +81,7 @@ class BranchSpec(Spec):
 
     arch: str
     """timm name with its weights' tag, e.g. `deit3_small_patch16_224.fb_in22k_ft_in1k`; ours are `pico_*` (models/pico.py)."""
-    resolution: int = Field(gt=0)
+    resolution: int = Field(ge=MIN_RESOLUTION)
     """Nominal side S_i in pixels; the branch sees the input scaled by S_i / S_0 (S_0 = the first branch's)."""
     pretrained: bool = True
     """Start from the weights of `arch`'s tag."""
@@ -129,7 +137,7 @@ class CNNSpec(Spec):
     kind: Literal["cnn"] = "cnn"
     arch: str
     """timm name, e.g. `resnet18`."""
-    resolution: int = Field(gt=0)
+    resolution: int = Field(ge=MIN_RESOLUTION)
     """Long side of the input in pixels."""
     pretrained: bool = False
 

@@ -1,5 +1,7 @@
 """Convolutional backbones through timm: the peers PIIP is compared with."""
 
+import difflib
+
 import timm
 from timm.models import FeatureInfo
 from torch import Tensor, nn
@@ -16,6 +18,10 @@ class CNN(nn.Module):
 
     def __init__(self, spec: CNNSpec, *, pretrained: bool = True) -> None:
         super().__init__()
+        name = spec.arch.split(".")[0]
+        if not timm.is_model(name):
+            close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.0)
+            raise ValueError(f"timm {timm.__version__} has no network {name!r}. Nearest: {close[0]!r}")
         pretrained = pretrained and spec.pretrained
         try:
             self.body = timm.create_model(
@@ -23,8 +29,8 @@ class CNN(nn.Module):
             )
         except (OSError, RuntimeError) as error:
             raise RuntimeError(
-                f"cannot build {spec.arch!r} (pretrained={pretrained}): {type(error).__name__}: {error}\n"
-                "A name timm does not know: see timm.list_models(). Weights: give this machine a network or a filled HF_HOME cache, "
+                f"cannot build {spec.arch!r} (pretrained={pretrained}): {type(error).__name__}: {error}. "
+                "Weights: give this machine a network or a filled HF_HOME cache, "
                 "or set model.backbone.pretrained=false"
             ) from error
         info: FeatureInfo = self.body.feature_info  # type: ignore[assignment]

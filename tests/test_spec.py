@@ -1,0 +1,210 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from piip.presets import mask_rcnn_1x, mask_rcnn_pico, pico, piip
+from piip.spec import CNNSpec, ExperimentSpec, PaperResult
+
+TSB = mask_rcnn_1x(piip("TSB", (1120, 896, 448)), PaperResult(box_ap=43.6, mask_ap=38.7))
+PICO_TB = mask_rcnn_pico(pico("TB", (256, 128)), steps=140)
+PEER = mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=256), steps=140)
+SPECS = pytest.mark.parametrize("spec", [TSB, PICO_TB, PEER], ids=lambda spec: spec.name)
+GOLDEN = sorted((Path(__file__).parent / "golden" / "specs").glob("*.json"))
+
+floats = st.floats(min_value=1e-9, max_value=0.99, allow_nan=False)
+counts = st.integers(min_value=1, max_value=10**6)
+OVERRIDES = st.fixed_dictionaries(
+    {},
+    optional={
+        "optim.lr": floats,
+        "optim.betas": st.tuples(floats, floats),
+        "optim.milestones": st.lists(floats, max_size=4).map(tuple),
+        "optim.clip_norm": st.none() | floats,
+        "train.batch_size": counts,
+        "train.steps": st.none() | counts,
+        "train.epochs": floats,
+        "train.seed": st.integers(min_value=-(10**12), max_value=10**12),
+        "train.zero_stage": st.sampled_from([0, 1, 2, 3]),
+        "train.precision": st.sampled_from(["fp32", "bf16"]),
+        "data.mean": st.tuples(floats, floats, floats),
+        "data.broken_images": st.sampled_from(["refuse", "skip"]),
+        "model.head.num_classes": counts,
+        "model.backbone.label": st.text(max_size=5),
+        "model.backbone.branches.0.window": st.none() | counts,
+        "model.backbone.branches.2.drop_path": floats,
+        "model.backbone.interaction.kernel": st.sampled_from(["auto", "cpp", "reference"]),
+    },
+)
+
+
+@SPECS
+def test_a_spec_comes_back_from_json_as_it_was(spec):
+    assert ExperimentSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert ExperimentSpec.model_validate(json.loads(spec.model_dump_json())) == spec
+
+
+@given(OVERRIDES)
+@settings(max_examples=60, deadline=None)
+def test_any_variant_comes_back_from_json_as_it_was(changes):
+    variant = TSB.override(changes)
+
+    again = ExperimentSpec.model_validate_json(variant.model_dump_json())
+
+    assert again == variant
+    assert again.digest == variant.digest
+
+
+@given(OVERRIDES)
+@settings(max_examples=60, deadline=None)
+def test_an_override_changes_the_named_fields_and_no_other(changes):
+    variant = TSB.override(changes)
+
+    before, after = TSB.flat(), variant.flat()
+    touched = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+    assert all(any(f"{name}.".startswith(f"{path}.") for path in changes) for name in touched)
+    for path, value in changes.items():
+        if not isinstance(value, tuple):
+            assert after[path] == value
+
+
+@SPECS
+def test_every_flat_name_is_one_that_override_takes(spec):
+    assert spec.override(spec.flat()) == spec
+
+
+def test_flat_names_are_dotted_and_count_branches():
+    flat = TSB.flat()
+
+    assert flat["optim.lr"] == 1e-4
+    assert [flat[f"model.backbone.branches.{i}.resolution"] for i in range(3)] == [1120, 896, 448]
+    assert flat["optim.milestones.1"] == 11 / 12
+    assert all(value is None or isinstance(value, str | int | float | bool) for value in flat.values())
+
+
+def test_a_part_can_be_replaced_whole():
+    variant = TSB.override({"model.backbone": {"kind": "cnn", "arch": "resnet50", "resolution": 1333}})
+
+    assert variant.model.backbone == CNNSpec(arch="resnet50", resolution=1333)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        ("optim.LR", "optim.lr"),
+        ("optim.weightdecay", "optim.weight_decay"),
+        ("train.batchsize", "train.batch_size"),
+        ("model.backbone.branches.3.resolution", "model.backbone.branches.2.resolution"),
+        ("model.backbone.interactions.count", "model.backbone.interaction.count"),
+        ("data.flip.probability", "data.flip"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_nearest(wrong, nearest):
+    with pytest.raises(ValueError, match="no field") as failure:
+        TSB.override({wrong: 1})
+
+    assert repr(wrong) in str(failure.value)
+    assert repr(nearest) in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optim.lr": -1}, "optim.lr: Input should be greater than 0 (got -1)"),
+        (
+            {"optim.lr": "fast"},
+            "optim.lr: Input should be a valid number, unable to parse string as a number (got 'fast')",
+        ),
+        ({"train.engine": "horovod"}, "train.engine: Input should be 'deepspeed' or 'ddp' (got 'horovod')"),
+        ({"optim.lr": float("nan")}, "optim.lr: Input should be a finite number"),
+        ({"name": "Has Spaces"}, "name: String should match pattern"),
+        ({"train.micro_batch": 5}, "micro_batch 5 does not divide batch_size 16. Fits: [1, 2, 4, 8, 16]"),
+        (
+            {"model.backbone.branches.2.resolution": 8},
+            "branches.2.resolution: Input should be greater than or equal to 32 (got 8)",
+        ),
+        (
+            {"model.backbone.branches.0.resolution": 448, "model.backbone.branches.2.resolution": 1120},
+            "branches go from high to low resolution (the smallest model sees the largest image), got [448, 896, 1120]",
+        ),
+    ],
+)
+def test_a_refused_value_says_what_was_given_and_wanted(changes, said):
+    with pytest.raises(ValueError, match="refused") as failure:
+        TSB.override(changes)
+
+    assert said in str(failure.value)
+    assert len(str(failure.value).splitlines()) == 1
+    assert len(str(failure.value)) < 400  # the field, not the whole tree around it
+
+
+def test_unknown_fields_are_refused():
+    document = json.loads(TSB.model_dump_json())
+    document["optim"]["momentum"] = 0.9
+
+    with pytest.raises(ValueError, match=r"optim\.momentum"):
+        ExperimentSpec.model_validate_json(json.dumps(document))
+
+
+def test_a_spec_cannot_be_changed_in_place():
+    with pytest.raises(ValueError, match="frozen"):
+        TSB.optim.lr = 1.0  # pyright: ignore
+
+
+def test_the_digest_forgets_what_does_not_change_numbers():
+    assert TSB.override({"name": "another", "paper": None, "model.backbone.label": "x"}).digest == TSB.digest
+
+
+@SPECS
+def test_the_digest_remembers_everything_else(spec):
+    other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v * 0.5, type(None): lambda _: 1}
+    unchanged = []
+    for name, value in spec.flat().items():
+        if name == "name" or name.endswith((".kind", ".label")) or name.startswith("paper"):
+            continue
+        if isinstance(value, str):
+            words = {
+                "broken_images": "skip",
+                "schedule": "cosine",
+                "precision": {"fp32": "bf16", "bf16": "fp32"}.get(value),
+            }
+            words |= {"engine": "ddp", "kernel": "cpp"}
+            changed = words.get(name.rsplit(".", 1)[-1]) or f"{value}x"
+        elif name.endswith("resolution"):
+            changed = value + 1 if ".branches.0." in name or ".branches." not in name else value - 1
+        elif name == "train.zero_stage":
+            changed = 3 - value
+        elif value == 0:
+            changed = 0.25 if isinstance(value, float) else 1
+        else:
+            changed = other[type(value)](value)
+        if spec.override({name: changed}).digest == spec.digest:
+            unchanged.append(name)
+
+    assert unchanged == []
+
+
+@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
+def test_a_spec_written_long_ago_goes_on_loading(file):
+    written = json.loads(file.read_text())
+
+    spec = ExperimentSpec.model_validate_json(file.read_text())
+
+    assert spec.name == file.stem
+    # fields added since have defaults; those that were there keep their value
+    flat = spec.flat()
+    assert {name: flat[name] for name in _leaves(written)} == _leaves(written)
+
+
+def test_there_are_old_specs_to_load():
+    assert len(GOLDEN) >= 2
+
+
+def _leaves(node, prefix=""):
+    if not isinstance(node, dict | list):
+        return {prefix[:-1]: node}
+    children = node.items() if isinstance(node, dict) else enumerate(node)
+    return {name: leaf for key, child in children for name, leaf in _leaves(child, f"{prefix}{key}.").items()}
