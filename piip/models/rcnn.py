@@ -10,9 +10,9 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
-from torchvision.models.detection.roi_heads import maskrcnn_inference, maskrcnn_loss
+from torchvision.models.detection.roi_heads import maskrcnn_inference
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from piip.models.boxes import BOX_POOL, MASK_POOL, RATIOS, Anchors, RoIPool
@@ -72,8 +72,7 @@ class RoIHeads(TorchvisionRoIHeads):
         positive = [torch.where(label > 0)[0] for label in labels]
         boxes = [b[index] for b, index in zip(proposals, positive, strict=True)]
         objects = [m[index] for m, index in zip(matched, positive, strict=True)]
-        masks, classes = [t["masks"] for t in targets], [t["labels"] for t in targets]
-        loss_mask = maskrcnn_loss(self._masks(features, boxes), boxes, masks, classes, objects)
+        loss_mask = mask_loss(self._masks(features, boxes), boxes, targets, objects)
         return {"loss_classifier": loss_classifier, "loss_box": loss_box, "loss_mask": loss_mask}
 
 
@@ -93,6 +92,31 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor) 
     own_class = deltas.unflatten(1, (-1, 4))[positive, labels[positive]]
     loss_classifier = F.cross_entropy(logits, labels, reduction="sum") / samples
     return loss_classifier, F.l1_loss(own_class, targets[positive], reduction="sum") / samples
+
+
+def mask_loss(logits: Tensor, boxes: list[Tensor], targets: list[Target], objects: list[Tensor]) -> Tensor:
+    """Binary cross entropy of every positive proposal's own class against its object's mask inside the proposal.
+
+    The truth is cropped by an aligned RoIAlign and cut at one half, as in mmdet. torchvision's own loss crops unaligned, half a
+    pixel off: a perfect prediction of an object under 32 px then pastes back at an IoU of 0.87 instead of 0.998.
+
+    Args:
+        logits: (K, classes + 1, 28, 28) for the K positive proposals of all images.
+        boxes: Per image (k, 4), the positive proposals.
+        targets: Per image masks (n, h, w) and labels (n,).
+        objects: Per image (k,), the object each proposal was matched to.
+    """
+    if len(logits) == 0:
+        return logits.sum() * 0  # the mask head stays part of the graph
+    size = (logits.shape[-2], logits.shape[-1])
+    classes, truth = [], []
+    for box, target, index in zip(boxes, targets, objects, strict=True):
+        if len(box):
+            rois = torch.cat([index[:, None].to(box), box], dim=1)
+            truth.append(roi_align(target["masks"][:, None].to(box), rois, size, aligned=True)[:, 0] >= 0.5)
+            classes.append(target["labels"][index])
+    own_class = logits[torch.arange(len(logits), device=logits.device), torch.cat(classes)]
+    return F.binary_cross_entropy_with_logits(own_class, torch.cat(truth).to(logits))
 
 
 class MaskRCNN(nn.Module):

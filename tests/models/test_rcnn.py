@@ -4,7 +4,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from piip.models import build_model
 from piip.models.boxes import Anchors, RoIPool
-from piip.models.rcnn import box_losses
+from piip.models.rcnn import box_losses, mask_loss
 from piip.presets import PICO, PICO_HEAD, piip
 from piip.spec import CNNSpec, InteractionSpec, ModelSpec
 
@@ -194,3 +194,19 @@ def test_the_head_learns_to_find_a_square():
         history.append(loss.item())
 
     assert min(history[-5:]) < 0.5 * history[0]
+
+
+def test_a_perfect_mask_prediction_has_no_loss_and_pastes_back_where_it_was():
+    # a 28 x 28 px square object: in a proposal of its size every cell is one pixel
+    masks = torch.zeros(1, 40, 56, dtype=torch.uint8)
+    masks[0, 7:35, 14:42] = 1
+    box = torch.tensor([[14.0, 7.0, 42.0, 35.0]])  # 28 x 28 px: one cell a pixel
+    target = {"boxes": box, "labels": torch.tensor([2]), "masks": masks}
+    shifted = torch.tensor([[18.0, 7.0, 46.0, 35.0]])  # the right four columns of cells lie outside the object
+    perfect = torch.full((2, 4, 28, 28), -20.0)
+    perfect[0, 2], perfect[1, 2] = 20.0, 20.0
+    perfect[1, 2, :, -4:] = -20.0
+
+    loss = mask_loss(perfect, [torch.cat([box, shifted])], [target], [torch.tensor([0, 0])])
+
+    assert loss < 1e-6
