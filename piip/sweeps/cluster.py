@@ -21,7 +21,14 @@ PROCESS_ENV = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # a job's own environment (ray job submit --runtime-env-json) and the variables below may both name PIIP_HOME
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
 }
+# a cluster of our own has no nodes that come and go: no process that watches for it, one less to start for each trial
+LOCAL_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
+# Ray's lines that tell a person nothing to act on: that a local cluster has a token; that Tune keeps no result files
+# (the journals are what is kept)
+CHATTY = ("ray._private.authentication.authentication_token_setup", "ray.tune.analysis.experiment_analysis")
 # and these must reach the workers
 WORKER_ENV = (
     "PIIP_HOME",
@@ -30,6 +37,7 @@ WORKER_ENV = (
     "PIIP_KERNEL",
     "DS_ACCELERATOR",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",
+    *LOCAL_ENV,
     "CXX",
 )
 
@@ -40,8 +48,11 @@ def connect(*, num_cpus: int | None = None) -> Mapping[str, float]:
     Returns:
         The cluster's resources.
     """
-    for name, value in PROCESS_ENV.items():
+    address = os.environ.get("RAY_ADDRESS")
+    for name, value in (PROCESS_ENV | ({} if address else LOCAL_ENV)).items():
         os.environ.setdefault(name, value)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("PIIP_HOME", str(home.home()))
     # a checkout that is not installed is importable by the workers too
     path = os.pathsep.join(filter(None, [str(home.package_root()), os.environ.get("PYTHONPATH", "")]))
@@ -51,7 +62,7 @@ def connect(*, num_cpus: int | None = None) -> Mapping[str, float]:
         "log_to_driver": False,
         "logging_level": logging.WARNING,
     }
-    if address := os.environ.get("RAY_ADDRESS"):
+    if address:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start --head` has it since 2.59
         ray.init(address=address, **options)
         log.warning("joined the Ray cluster at %s", address)
@@ -83,7 +94,7 @@ def _check_home_is_shared() -> None:
     token.parent.mkdir(parents=True, exist_ok=True)
     token.touch()
 
-    @ray.remote(num_cpus=0.01)
+    @ray.remote(num_cpus=0)
     def sees(path: str) -> bool:
         return os.path.exists(path)
 

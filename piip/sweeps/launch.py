@@ -23,6 +23,11 @@ from piip.training.journal import Journal, read_metrics, read_status
 
 log = logging.getLogger(__name__)
 
+# A trial's driver takes no CPU: with 1 the drivers hold the cores that their own workers wait for, for ever on two cores;
+# with 0.01 the last core is no longer whole and one trial at a time runs on two. Tune wants a resource: a thousandth of
+# what every head node has one of.
+DRIVER = {"cpu": 0, "node:__internal_head__": 0.001}
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -74,7 +79,9 @@ def run_sweep(sweep: Sweep) -> Outcome:
         sweep.specs, experiment=sweep.experiment, resources=sweep.resources, custom=sweep.custom,
         max_eval_images=sweep.max_eval_images, fresh=sweep.fresh,
     )  # fmt: skip
-    todo = [p for p in planned if p.status != "FINISHED"]
+    # what ASHA stopped stays stopped as long as the sweep asks for ASHA
+    done = {"FINISHED", "STOPPED"} if sweep.asha else {"FINISHED"}
+    todo = [p for p in planned if p.status not in done]
     if len(todo) < len(planned):
         log.warning("%d of %d trials are finished already", len(planned) - len(todo), len(planned))
     sender = Sender()
@@ -113,9 +120,8 @@ def _run(sweep: Sweep, todo: Sequence[Planned]) -> int:
 
 
 def _tuner(sweep: Sweep, todo: Sequence[Planned], slots: int) -> tune.Tuner:
-    # 0.01 CPU for a driver: with 1 the drivers take the cores their own workers wait for (facts: deadlock on two cores)
     launches = {p.trial.key: Launch(p.trial, sweep.resources) for p in todo}
-    trainable = tune.with_resources(tune.with_parameters(trial_driver, launches=launches), {"cpu": 0.01})
+    trainable = tune.with_resources(tune.with_parameters(trial_driver, launches=launches), DRIVER)
     scheduler = None
     if sweep.asha:
         scheduler = ASHAScheduler(
