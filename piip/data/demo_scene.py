@@ -183,9 +183,8 @@ def _fits(mask: NDArray[np.bool_], whole: list[NDArray[np.bool_]], visible: list
 
 
 def _candidate(rng: np.random.Generator, name: str, width: int, height: int, objects: tuple[int, int]) -> _Candidate:
-    # log-uniform: as many from 20 to 49 px as from 49 to 120
     low, high = objects[0], min(objects[1], 0.8 * min(width, height))
-    size = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    size = float(rng.uniform(low, high))
     centre = (rng.uniform(size / 2, width - size / 2), rng.uniform(size / 2, height - size / 2))
     # +-30 degrees: an arrow, a house, a triangle keep their upright look
     rings = placed(SHAPES[name], centre=centre, size=size, degrees=rng.uniform(-30, 30), aspect=rng.uniform(0.75, 1.33))
