@@ -1,4 +1,4 @@
-// Short vectors on the compiler's own vector types: the same code becomes SSE, AVX2, AVX-512 or NEON.
+// Short vectors on GCC's vector types: the same code becomes SSE, AVX2, AVX-512 or NEON.
 // Everything lives in the instruction set's namespace, so that the linker never mixes code of two instruction sets.
 #pragma once
 #include <cmath>
@@ -42,18 +42,21 @@ inline void store(A* to, const V& v) {
   std::memcpy(to, &v, sizeof(V));
 }
 
-#if defined(__clang__)
-#define PIIP_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define PIIP_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Vec<Int<A>, 4>{__VA_ARGS__})
-#endif
-
 // (sum of a, sum of b, sum of c, sum of d)
 template <class A>
 inline Vec<A, 4> sums(Vec<A, 4> a, Vec<A, 4> b, Vec<A, 4> c, Vec<A, 4> d) {
-  Vec<A, 4> ab = PIIP_SHUFFLE(a, b, 0, 4, 1, 5) + PIIP_SHUFFLE(a, b, 2, 6, 3, 7);
-  Vec<A, 4> cd = PIIP_SHUFFLE(c, d, 0, 4, 1, 5) + PIIP_SHUFFLE(c, d, 2, 6, 3, 7);
-  return PIIP_SHUFFLE(ab, cd, 0, 1, 4, 5) + PIIP_SHUFFLE(ab, cd, 2, 3, 6, 7);
+  using I = Vec<Int<A>, 4>;
+  const Vec<A, 4> ab = __builtin_shuffle(a, b, I{0, 4, 1, 5}) + __builtin_shuffle(a, b, I{2, 6, 3, 7});
+  const Vec<A, 4> cd = __builtin_shuffle(c, d, I{0, 4, 1, 5}) + __builtin_shuffle(c, d, I{2, 6, 3, 7});
+  return __builtin_shuffle(ab, cd, I{0, 1, 4, 5}) + __builtin_shuffle(ab, cd, I{2, 3, 6, 7});
+}
+
+// start, start + step, start + 2 step, ...: a mask for __builtin_shuffle
+template <class A>
+inline Vec<Int<A>, kLanes<A>> lanes(int start, int step) {
+  Vec<Int<A>, kLanes<A>> v;
+  for (int i = 0; i < kLanes<A>; ++i) v[i] = start + i * step;
+  return v;
 }
 
 // Adds lanes N apart until four are left.

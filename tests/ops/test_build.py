@@ -36,12 +36,19 @@ def test_without_a_compiler_one_line_says_so_and_the_reference_runs(tmp_path):
     assert "no C++ compiler '/nonexistent'" in said[0]
 
 
+def quick_compiler(folder):
+    """A g++ that does not optimise, and writes a line for every library it links."""
+    script = folder / "quick"
+    script.write_text(f'#!/bin/sh\n[ "$1" = -shared ] && echo linked >> {folder}/linked\nexec g++ "$@" -O0\n')
+    script.chmod(0o755)
+    return str(script)
+
+
 def test_the_command_says_what_it_did(tmp_path, compiled):
+    environment = _with({"PIIP_HOME": str(tmp_path), "CXX": quick_compiler(tmp_path)})
     for seconds in ("time      ", "time      0 s, it was compiled before"):
         command = [sys.executable, "-m", "piip.ops.build"]
-        done = subprocess.run(
-            command, env=_with({"PIIP_HOME": str(tmp_path)}), capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         lines = done.stdout.splitlines()
         assert lines[0].startswith("compiler  ")
         assert lines[1].startswith(seconds)
@@ -62,10 +69,7 @@ def test_a_failing_compiler_is_quoted(monkeypatch, tmp_path):
 
 
 def test_workers_that_start_together_compile_once(tmp_path, compiled):
-    counting = tmp_path / "counting"
-    counting.write_text(f'#!/bin/sh\n[ "$1" = -shared ] && echo linked >> {tmp_path}/linked\nexec g++ "$@"\n')
-    counting.chmod(0o755)
-    environment = _with({"PIIP_HOME": str(tmp_path), "CXX": str(counting)})
+    environment = _with({"PIIP_HOME": str(tmp_path), "CXX": quick_compiler(tmp_path)})
     program = "from piip.ops import build; assert build.load(), build.problem()"
     workers = [subprocess.Popen([sys.executable, "-c", program], env=environment) for _ in range(3)]
     assert [worker.wait() for worker in workers] == [0, 0, 0]
