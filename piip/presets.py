@@ -28,7 +28,7 @@ DEIT = {
 PICO = {
     "T": BranchSpec(arch="pico_tiny.glyphs", resolution=256, drop_path=0.0, window=8),
     "S": BranchSpec(arch="pico_small.glyphs", resolution=192, drop_path=0.0, window=8),
-    "B": BranchSpec(arch="pico_base.glyphs", resolution=128, drop_path=0.0, window=8),
+    "B": BranchSpec(arch="pico_base.glyphs", resolution=128, drop_path=0.0, window=16),
 }
 """Branches small enough to train on two CPU cores; pretrained by experiments/pretrain_pico.py on generated images."""
 
@@ -43,13 +43,16 @@ def piip(
 ) -> PIIPSpec:
     """`piip("TSB", (1120, 896, 448))`: the smallest model sees the largest image."""
     if len(letters) != len(resolutions):
-        raise ValueError(f"PIIP-{letters} has {len(letters)} branches but {len(resolutions)} resolutions: {tuple(resolutions)}")
+        raise ValueError(
+            f"PIIP-{letters} has {len(letters)} branches but {len(resolutions)} resolutions: {tuple(resolutions)}"
+        )
     unknown = sorted(set(letters) - set(branches))
     if unknown:
         raise ValueError(f"no branch {unknown} in this family; it has {sorted(branches)}")
     change = {} if window is None else {"window": window}
     chosen = tuple(
-        branches[letter].override({"resolution": side, **change}) for letter, side in zip(letters, resolutions, strict=True)
+        branches[letter].override({"resolution": side, **change})
+        for letter, side in zip(letters, resolutions, strict=True)
     )
     return PIIPSpec(label=letters.lower(), branches=chosen, interaction=interaction)
 
@@ -64,11 +67,12 @@ def pico(letters: str, resolutions: Sequence[int], *, pretrained: bool = True) -
 
 
 def backbone_name(backbone: Backbone) -> str:
-    """`piip_tsb_1120_896_448`, `vit_b_1024`, `resnet18_256`: the middle of a row's name."""
+    """`piip_tsb_1120_896_448`, `vit_b_scratch_256`, `resnet18_256`: the middle of a row's name."""
     match backbone:
         case PIIPSpec():
             kind = "piip" if len(backbone.branches) > 1 else "vit"
-            return "_".join([kind, backbone.label, *(str(b.resolution) for b in backbone.branches)])
+            start = [] if all(b.pretrained for b in backbone.branches) else ["scratch"]
+            return "_".join([kind, backbone.label, *start, *(str(b.resolution) for b in backbone.branches)])
         case CNNSpec():
             return f"{backbone.arch.split('.')[0]}_{backbone.resolution}"
 
@@ -92,7 +96,7 @@ PICO_HEAD = MaskRCNNSpec(
 def mask_rcnn_pico(backbone: Backbone, *, steps: int, lr: float = 5e-4) -> ExperimentSpec:
     """Mask R-CNN on the demo data, small enough for two CPU cores; the peer and every pico PIIP share these settings."""
     return ExperimentSpec(
-        name=f"mask_rcnn_{backbone_name(backbone)}_pico",
+        name=f"mask_rcnn_{backbone_name(backbone)}_pico{steps}",
         model=ModelSpec(backbone=backbone, head=PICO_HEAD),
         data=CocoSpec(name="demo", short_ratio=1.0, pad_multiple=32),
         optim=OptimSpec(lr=lr, layer_decay=1.0, warmup_steps=30, milestones=(0.8,), clip_norm=1.0),

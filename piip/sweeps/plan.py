@@ -13,7 +13,7 @@ from piip import home
 from piip.data.coco import CocoDataset
 from piip.data.sources import Source, locate
 from piip.models.cost import Cost, cost
-from piip.spec import ExperimentSpec
+from piip.spec import CNNSpec, ExperimentSpec, PIIPSpec
 from piip.training import loop
 from piip.training.journal import Journal, RunRecord, create_run, now_ms, read_status
 from piip.training.trial import Trial
@@ -203,6 +203,7 @@ def _record(trial: Trial, its_cost: Cost, data: Mapping[str, str], *, experiment
         **git_tags(),
         **paper,
     }
+    tags["piip.note"] = start_of(trial.spec)
     if trial.max_eval_images:
         tags["piip.max_eval_images"] = str(trial.max_eval_images)
     record = RunRecord(trial.key, trial.spec.name, experiment, parent_key, params, tags, now_ms())
@@ -212,6 +213,17 @@ def _record(trial: Trial, its_cost: Cost, data: Mapping[str, str], *, experiment
     spec_file.write_text(trial.spec.model_dump_json(indent=1))
     journal.artifact(spec_file, "spec.json")
     journal.log(0, {"cost/gflops": its_cost.gflops, "cost/params_m": its_cost.params_m})
+
+
+def start_of(spec: ExperimentSpec) -> str:
+    """What the network starts from, in words for the table: the first thing a fair comparison asks."""
+    match spec.model.backbone:
+        case PIIPSpec(branches=branches):
+            # a timm name's tag is the data its weights were trained on: pico_tiny.glyphs
+            starts = {b.arch.partition(".")[2] if b.pretrained else "" for b in branches}
+        case CNNSpec(arch=arch, pretrained=pretrained):
+            starts = {arch.partition(".")[2] if pretrained else ""}
+    return "; ".join(f"branches pretrained on {start}" if start else "from scratch" for start in sorted(starts))
 
 
 def data_tags(data: Mapping[str, CocoDataset]) -> dict[str, str]:
