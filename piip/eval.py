@@ -1,47 +1,49 @@
-"""Score a run of MLflow on a data split: `python -m piip.eval --run-id ID`."""
+"""Score a run on a data split: rebuilt from MLflow alone, figures logged under the same run, predictions written.
+
+Scores the last checkpoint, or the best one; on the validation split the figure equals the one logged in training.
+Prints a table with both, and writes predictions as COCO JSON and as Parquet.
+
+Examples:
+  python -m piip.eval --run-id 546c935d8a7f4c1e9d20
+  python -m piip.eval --run-id 546c935d8a7f4c1e9d20 --checkpoint best --json
+  python -m piip.eval --run-id 546c935d8a7f4c1e9d20 --split test --annotations my.json --images my_images/
+"""
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from piip import home
-from piip.data.coco import CocoDataset
+from piip.console import guarded, setup_logging
 from piip.data.sources import DataError, Source
-from piip.ops import build
-from piip.sweeps.cli import guarded, setup_logging
-from piip.tracking.rebuild import Rebuilt, Which, rebuild, source_of
-from piip.tracking.store import Store
-from piip.training.evaluate import Results, predict, score
+
+if TYPE_CHECKING:
+    from piip.tracking.rebuild import Rebuilt
+    from piip.tracking.scoring import Scored
 
 
 @dataclass
 class Options:
-    """Rebuild a run from MLflow alone, score a split, log the figures under the same run and write its predictions.
-
-    Examples:
-        python -m piip.eval --run-id 546c935d...                        # validation, last checkpoint: equals the training's figure
-        python -m piip.eval --run-id 546c935d... --checkpoint best
-        python -m piip.eval --run-id 546c935d... --split test --annotations my.json --images my_images/
-    """
+    """What `python -m piip.eval` is told."""
 
     run_id: str
     """Of a trial; the sweep's table and MLflow's UI show it."""
     split: str = "val"
     """A split other than `val` is logged with its name in front (test/coco/box_ap)."""
-    checkpoint: Which = "last"
+    checkpoint: Literal["last", "best"] = "last"
+    """best: of the highest coco/box_ap so far."""
     annotations: Path | None = None
     """COCO-format JSON to score on instead of the run's own; needs --images and a --split other than val."""
     images: Path | None = None
+    """The folder its images are in."""
     max_images: int | None = None
     """Score the first so many only; logged nowhere."""
     out: Path | None = None
@@ -52,117 +54,69 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the verb."""
-    build.load()
+    given = given_source(options)
+    from piip.ops import build
+    from piip.tracking.rebuild import rebuild
+    from piip.tracking.scoring import open_split, score_split, write_predictions
+    from piip.tracking.store import Store
+
     store = Store()
+    build.load()
     rebuilt = rebuild(store, options.run_id, options.checkpoint)
-    data = open_split(rebuilt, options)
+    data = open_split(rebuilt, options.split, given, max_images=options.max_images)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"scoring {options.split}", total=len(data))
-        results = predict(
-            rebuilt.model, data, progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
-    metrics = score(data, results)
-    prefix = "" if options.split == "val" else f"{options.split}/"
-    named = {prefix + name: value for name, value in metrics.items()}
-    before = {name: logged_at(store, rebuilt, name) for name in named}
-    folder = write_predictions(
-        results, options.out or home.home() / "eval" / rebuilt.run.run_id / f"{options.split}-{rebuilt.step}"
-    )
+        scored = score_split(
+            store, rebuilt, data, options.split,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    run_id = rebuilt.run.run_id
+    folder = options.out or home.home() / "eval" / run_id / f"{options.split}-{rebuilt.step}"
+    files = write_predictions(scored.results, folder)
     if options.max_images is None:
-        store.log_metrics(rebuilt.run.run_id, named, rebuilt.step)
-        for file in folder.iterdir():
-            store.log_artifact(rebuilt.run.run_id, file, f"eval/{options.split}")
-    show(options, rebuilt, named, before, folder)
+        store.log_metrics(run_id, scored.metrics, rebuilt.step)
+        for file in files:
+            store.log_artifact(run_id, file, f"eval/{options.split}")
+    show(options, rebuilt, scored, folder)
     return 0
 
 
-def logged_at(store: Store, rebuilt: Rebuilt, name: str) -> float | None:
-    """What the run had logged of a metric at the checkpoint's step."""
-    return {step: value for step, value, _ in store.history(rebuilt.run.run_id, name)}.get(rebuilt.step)
-
-
-def open_split(rebuilt: Rebuilt, options: Options) -> CocoDataset:
-    """The split's images; its classes must be the ones the weights know.
+def given_source(options: Options) -> Mapping[str, Source]:
+    """The user's own files, under their split.
 
     Raises:
-        DataError: They are not, or one of two paths is missing.
+        DataError: One of two paths is missing, or they would pass for the run's own validation split.
     """
-    given: dict[str, Source] = {}
     if (options.annotations is None) != (options.images is None):
         raise DataError("--annotations and --images go together: a JSON and the folder its images are in")
-    if options.annotations and options.images:
-        if options.split == "val":
-            raise DataError("your own files need a --split name of their own (val is the run's): e.g. --split test")
-        given[options.split] = Source(options.annotations.absolute(), options.images.absolute())
-    source = source_of(rebuilt, options.split, given)
-    data = CocoDataset(
-        source,
-        rebuilt.spec.data,
-        rebuilt.spec.model.backbone.resolution,
-        training=False,
-        max_images=_limit(rebuilt, options),
-    )
-    known = rebuilt.checkpoint.manifest.categories
-    if data.categories != known:
-        raise DataError(
-            f"{source.annotations} has categories {data.categories[:3]}..., the run was trained on {known[:3]}..."
-        )
-    digest = rebuilt.run.tags.get(f"data.{options.split}.digest")
-    if digest and digest != data.digest and options.max_images is None:
-        print(
-            f"warning: the files of {options.split!r} have changed since the training (digest {data.digest}, was {digest})",
-            file=sys.stderr,
-        )
-    return data
+    if options.annotations is None or options.images is None:
+        return {}
+    if options.split == "val":
+        raise DataError("your own files need a --split name of their own (val is the run's): e.g. --split test")
+    for path, found in (
+        (options.annotations, options.annotations.is_file()),
+        (options.images, options.images.is_dir()),
+    ):
+        if not found:
+            raise DataError(f"{options.split} data not found: {path}")
+    return {options.split: Source(options.annotations.absolute(), options.images.absolute())}
 
 
-def _limit(rebuilt: Rebuilt, options: Options) -> int | None:
-    """The training's own limit on validation images holds for the same split, so that the numbers can be compared."""
-    trained = rebuilt.run.tags.get("piip.max_eval_images")
-    return options.max_images or (int(trained) if trained and options.split == "val" else None)
-
-
-def write_predictions(results: Results, folder: Path) -> Path:
-    """COCO results JSON, and the same as Parquet; complete or not there at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    as_json = folder / ".predictions.json.tmp"
-    as_json.write_text(json.dumps(results))
-    as_json.replace(folder / "predictions.json")
-    rows = [_row(result) for result in results]
-    schema = pa.schema(
-        [("image_id", pa.int64()), ("category_id", pa.int64()), ("bbox", pa.list_(pa.float64(), 4)), ("score", pa.float64()),
-         ("mask_height", pa.int32()), ("mask_width", pa.int32()), ("mask_rle", pa.string())]
-    )  # fmt: skip
-    as_parquet = folder / ".predictions.parquet.tmp"
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), as_parquet)
-    as_parquet.replace(folder / "predictions.parquet")
-    return folder
-
-
-def _row(result: dict[str, Any]) -> dict[str, Any]:
-    """A COCO result as a Parquet row; the mask's RLE in columns."""
-    mask = result["segmentation"]
-    plain = {name: result[name] for name in ("image_id", "category_id", "bbox", "score")}
-    return plain | {"mask_height": mask["size"][0], "mask_width": mask["size"][1], "mask_rle": mask["counts"]}
-
-
-def show(
-    options: Options, rebuilt: Rebuilt, metrics: Mapping[str, float], before: Mapping[str, float | None], folder: Path
-) -> None:
+def show(options: Options, rebuilt: "Rebuilt", scored: "Scored", folder: Path) -> None:
     """The figures beside what the run had logged at this step and what the paper prints."""
-    paper = rebuilt.spec.paper.model_dump() if rebuilt.spec.paper else {}
     if options.json:
-        document: dict[str, Any] = {
+        document = {
             "run_id": rebuilt.run.run_id, "name": rebuilt.run.name, "split": options.split, "step": rebuilt.step,
-            "metrics": metrics, "logged_before": before, "predictions": str(folder),
+            "metrics": scored.metrics, "logged_before": scored.logged_before, "predictions": str(folder),
         }  # fmt: skip
         print(json.dumps(document))
         return
+    paper = rebuilt.spec.paper.model_dump() if rebuilt.spec.paper else {}
     table = Table(title=f"{rebuilt.run.name}, {options.split}, step {rebuilt.step}")
     for column in ("metric", "now", "logged before", "difference", "paper"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, value in metrics.items():
-        old, printed = before[name], paper.get(name.rsplit("/", 1)[1])
+    for name, value in scored.metrics.items():
+        old, printed = scored.logged_before[name], paper.get(name.rsplit("/", 1)[1])
         table.add_row(
             name, f"{value:.4f}", "-" if old is None else f"{old:.4f}", "-" if old is None else f"{value - old:.1e}",
             "-" if printed is None else f"{printed:g}",
@@ -173,7 +127,7 @@ def show(
 
 def cli(arguments: Sequence[str] | None = None) -> int:
     """Parse and run."""
-    options = tyro.cli(Options, args=arguments)
+    options = tyro.cli(Options, prog="python -m piip.eval", description=__doc__, args=arguments)
     setup_logging()
     return guarded(lambda: main(options))
 

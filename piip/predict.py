@@ -1,40 +1,37 @@
-"""Draw what a run sees in images: `python -m piip.predict --run-id ID image... -o DIR`."""
+"""Draw what a run sees in your images: boxes, masks, class names and scores.
+
+The pictures and predictions.json (COCO results of every image) go to a folder. Pictures come out upright where the
+camera noted a rotation; boxes and masks are in their pixels.
+
+Examples:
+  python -m piip.predict --run-id 546c935d8a7f4c1e9d20 photo.jpg more/*.png -o drawn/
+  python -m piip.predict --run-id 546c935d8a7f4c1e9d20 photo.jpg -o drawn/ --score-threshold 0.3 --json
+"""
 
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-import torch
 import tyro
-from PIL import Image, ImageOps
 
-from piip.data import transforms
-from piip.data.coco import ImageInfo
-from piip.data.images import read_image
-from piip.data.masks import results_of
-from piip.ops import build
-from piip.reports.draw import draw_predictions
-from piip.sweeps.cli import guarded, setup_logging
-from piip.tracking.rebuild import Rebuilt, Which, rebuild
-from piip.tracking.store import Store
-from piip.training.evaluate import Results
+from piip.console import guarded, setup_logging
 
 
 @dataclass
 class Options:
-    """Draw boxes, masks and class names over your images; the pictures and predictions.json go to a folder.
-
-    Examples:
-        python -m piip.predict --run-id 546c935d... photo.jpg more/*.png -o drawn/
-    """
+    """What `python -m piip.predict` is told."""
 
     images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files of any kind."""
     run_id: str
+    """Of a trial; the sweep's table and MLflow's UI show it."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    checkpoint: Which = "last"
+    """Folder for the pictures and predictions.json."""
+    checkpoint: Literal["last", "best"] = "last"
+    """best: of the highest coco/box_ap so far."""
     score_threshold: float = 0.5
     """Only predictions at least this sure are drawn; predictions.json has them all."""
     json: bool = False
@@ -48,17 +45,22 @@ def main(options: Options) -> int:
     missing = [str(path) for path in options.images if not path.is_file()]
     if missing:
         raise ValueError(f"no such image: {', '.join(missing)}")
+    from piip.ops import build
+    from piip.reports.draw import draw_predictions
+    from piip.tracking.rebuild import rebuild
+    from piip.tracking.scoring import predict_file
+    from piip.tracking.store import Store
+
     build.load()
     rebuilt = rebuild(Store(), options.run_id, options.checkpoint)
     names = {c["id"]: c["name"] for c in rebuilt.checkpoint.manifest.categories}
     options.out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Results] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for number, path in enumerate(options.images, start=1):
-        results = found[str(path)] = predict_file(rebuilt, path)
+        image, results = predict_file(rebuilt, path)
+        found[str(path)] = results
         target = options.out / f"{number:03d}_{path.stem}.png"
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            draw_predictions(upright, results, names, score_threshold=options.score_threshold).save(target)
+        draw_predictions(image, results, names, score_threshold=options.score_threshold).save(target)
         sure = sum(r["score"] >= options.score_threshold for r in results)
         print(f"{path} -> {target}: {sure} objects of {len(results)} candidates", file=sys.stderr)
     (options.out / "predictions.json").write_text(json.dumps(found))
@@ -67,23 +69,9 @@ def main(options: Options) -> int:
     return 0
 
 
-def predict_file(rebuilt: Rebuilt, path: Path) -> Results:
-    """Predictions of one image file, in its own pixels, as COCO results (image_id is 0)."""
-    spec = rebuilt.spec
-    image = read_image(path)
-    height, width = image.shape[1:]
-    size = transforms.resized_size(height, width, spec.model.backbone.resolution, short_ratio=spec.data.short_ratio)
-    pixels = transforms.normalise(transforms.resize_image(image, size), spec.data.mean, spec.data.std)
-    batch = transforms.pad([pixels], spec.data.pad_multiple)
-    with torch.inference_mode():
-        (prediction,) = rebuilt.model(batch, [size])
-    info = ImageInfo(0, path.name, height, width, (size[0] / height, size[1] / width))
-    return results_of(prediction, info, rebuilt.checkpoint.manifest.categories)
-
-
 def cli(arguments: Sequence[str] | None = None) -> int:
     """Parse and run."""
-    options = tyro.cli(Options, args=arguments)
+    options = tyro.cli(Options, prog="python -m piip.predict", description=__doc__, args=arguments)
     setup_logging()
     return guarded(lambda: main(options))
 

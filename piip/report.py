@@ -1,20 +1,20 @@
 """`python -m piip.report --experiment NAME`: one page about all trials of an experiment."""
 
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from piip.reports.build import Report, write_report
-from piip.reports.table import table_of
-from piip.reports.trials import front
-from piip.tracking.store import Store
+from piip.console import guarded, setup_logging
+
+if TYPE_CHECKING:
+    from piip.reports.build import Report
+    from piip.tracking.store import Store
 
 HELP = """Compare all trials of an experiment.
 
@@ -45,8 +45,10 @@ class Options:
     """Print one JSON document (trials, front, paths) instead of the table; logs go to stderr."""
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: "Report") -> dict[str, Any]:
     """The document `--json` prints."""
+    from piip.reports.trials import front
+
     page = report.page
     return {
         "experiment": page.experiment,
@@ -59,15 +61,20 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str] | None = None, store: Store | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, store: "Store | None" = None) -> int:
     """The command line; returns the exit code."""
     options = tyro.cli(Options, prog="python -m piip.report", description=HELP, args=arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
-        report = write_report(store or Store(), options.experiment, options.out)
-    except (ValueError, ConnectionError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    setup_logging()
+    return guarded(lambda: _report(options, store))
+
+
+def _report(options: Options, store: "Store | None") -> int:
+    # matplotlib and MLflow: --help does not wait for them
+    from piip.reports.build import write_report
+    from piip.reports.table import table_of
+    from piip.tracking.store import Store
+
+    report = write_report(store or Store(), options.experiment, options.out)
     if options.json:
         print(json.dumps(as_json(report), indent=1, allow_nan=False))
         return 0

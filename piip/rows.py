@@ -1,4 +1,9 @@
-"""Every named row of experiments/: `python -m piip.rows`."""
+"""List the rows of all experiment files with their cost, ours beside the paper's. Starts nothing.
+
+Examples:
+  python -m piip.rows
+  python -m piip.rows --json
+"""
 
 import sys
 from collections.abc import Sequence
@@ -6,18 +11,14 @@ from dataclasses import dataclass
 
 import tyro
 
-from piip.sweeps.cli import guarded, list_rows, setup_logging
+from piip.console import guarded, setup_logging
+from piip.sweeps.cli import list_rows
 from piip.sweeps.found import all_rows
 
 
 @dataclass
 class Options:
-    """List the rows of all experiment files with their cost, ours beside the paper's. Starts nothing.
-
-    Examples:
-        python -m piip.rows
-        python -m piip.rows --json
-    """
+    """What `python -m piip.rows` is told."""
 
     json: bool = False
     """One JSON document on stdout."""
@@ -25,7 +26,7 @@ class Options:
 
 def cli(arguments: Sequence[str] | None = None) -> int:
     """Parse and run."""
-    options = tyro.cli(Options, args=arguments)
+    options = tyro.cli(Options, prog="python -m piip.rows", description=__doc__, args=arguments)
     setup_logging()
     return guarded(lambda: list_rows(list(all_rows().values()), as_json=options.json))
 

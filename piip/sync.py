@@ -1,11 +1,15 @@
-"""Bring what runs recorded to MLflow: `python -m piip.sync`.
+"""Bring what runs recorded to MLflow, each metric and step exactly once however often it is run.
 
-Training writes to a journal on disk and a background thread tells MLflow. What that thread could not deliver, because
-the server was down or the machine died, this verb delivers, each metric and step once however often it is run.
+Training never waits for MLflow: it writes to journals under $PIIP_HOME/journals, and a background thread delivers them.
+Run this after the server was down, or after a machine died. A run missing in MLflow is made again from its journal; one
+that was deleted there is skipped. The server is $MLFLOW_TRACKING_URI, or $PIIP_HOME/mlflow.db.
+
+Examples:
+  python -m piip.sync
+  MLFLOW_TRACKING_URI=http://mlflow:5000 python -m piip.sync --timeout 600 --json
 """
 
 import json as json_module
-import logging
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +18,7 @@ from pathlib import Path
 
 import tyro
 
+from piip.console import guarded, setup_logging
 from piip.home import home
 from piip.tracking.connection import UnreachableError
 from piip.tracking.delivery import deliver, journals, read_delivered
@@ -45,17 +50,13 @@ def sync(store: Store, root: Path, timeout: float) -> list[Synced]:
 
 
 def main(json: bool = False, timeout: float = 60) -> int:
-    """Bring what runs recorded to MLflow, each metric and step exactly once.
-
-    Training never waits for MLflow: it writes to journals under $PIIP_HOME/journals, and a background thread delivers
-    them. Run this after the server was down, or after a machine died. A run missing in MLflow is made again from its
-    journal; one that was deleted there is skipped. The server is $MLFLOW_TRACKING_URI, or $PIIP_HOME/mlflow.db.
+    """Run the verb; returns the exit code.
 
     Args:
         json: Print one JSON document instead of lines.
         timeout: Seconds to go on trying while MLflow does not answer.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    setup_logging()
     store = Store()
     results = sync(store, home() / "journals", timeout)
     delivered, failed = sum(r.events for r in results), [r for r in results if r.state == "failed"]
@@ -72,7 +73,7 @@ def main(json: bool = False, timeout: float = 60) -> int:
             print(_line(result))
         print(f"{delivered} events of {len(results)} runs delivered to {store.where}, {len(failed)} runs failed")
     for reason in dict.fromkeys(r.detail for r in failed):
-        print(reason, file=sys.stderr)
+        print(f"error: {reason}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -111,4 +112,4 @@ def _line(result: Synced) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(guarded(lambda: tyro.cli(main, prog="python -m piip.sync", description=__doc__)))

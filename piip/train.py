@@ -1,26 +1,46 @@
-"""Train one row: `python -m piip.train ROW`. A sweep of one, with the same command line as an experiment file."""
+"""Train one row of experiments/ on Ray; a repeated command continues where it stopped.
+
+The same as a sweep of one row, with the same flags. `python -m piip.rows` lists the rows.
+
+Examples:
+  python -m piip.train mask_rcnn_piip_tb_256_128_pico --set train.steps=1000
+  python -m piip.train mask_rcnn_piip_tsb_1120_896_448_1x --workers 8 --gpus-per-worker 1
+"""
 
 import sys
+from collections.abc import Sequence
 
-from piip.sweeps.cli import guarded, main, setup_logging
+from piip.console import guarded, setup_logging
+from piip.spec import ExperimentSpec
+from piip.sweeps.cli import main
 from piip.sweeps.found import find_row
 
 
-def cli(arguments: list[str]) -> int:
+def cli(arguments: Sequence[str]) -> int:
     """Take the row's name from the command line, leave the rest to the experiments' command line."""
     setup_logging()
+    about = {"experiment": "train", "description": __doc__ or "", "prog": "python -m piip.train ROW"}
+    if {"-h", "--help"} & set(arguments):
+        main({}, **about, arguments=["--help"])
     if not arguments or arguments[0].startswith("-"):
-        if {"-h", "--help"} & set(arguments):
-            main({}, experiment="train", description=__doc__ or "", arguments=["--help"])
-        print("error: name one row first: python -m piip.train ROW [flags]. All rows: python -m piip.rows", file=sys.stderr)
+        print(
+            "error: name one row first: python -m piip.train ROW [flags]. All rows: python -m piip.rows",
+            file=sys.stderr,
+        )
         return 2
     name, *rest = arguments
 
     def run() -> int:
-        main({"row": [find_row(name)]}, experiment="train", description=__doc__ or "", arguments=rest)
+        row = find_row(name)
+        main({scale_of(row): [row]}, **about, arguments=rest)
         return 0
 
     return guarded(run)
+
+
+def scale_of(row: ExperimentSpec) -> str:
+    """The scale a row is made for."""
+    return "coco" if row.data.name == "coco" else "pico"
 
 
 if __name__ == "__main__":

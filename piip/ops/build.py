@@ -4,6 +4,7 @@ The library lands in `home()/kernels/<hash>/`, where the hash covers sources, fl
 with the compiler of the environment variable CXX, or g++.
 """
 
+import argparse
 import contextlib
 import fcntl
 import functools
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,10 +172,22 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def main() -> int:
+HELP = """Compile the kernels of csrc/ for this machine, unless that is done, and say which kernel will run.
+
+examples:
+  python -m piip.ops.build
+  CXX=clang++ python -m piip.ops.build
+  PIIP_KERNEL=cpp python -m piip.ops.build     # exits with 1 where plain PyTorch would run instead
+"""
+
+
+def main(arguments: Sequence[str] = ()) -> int:
     """Compiles if needed and says what was done and which kernel will run. `PIIP_KERNEL=cpp` makes anything else a failure."""
     from piip.ops.deform_attn import active_kernel
 
+    argparse.ArgumentParser(
+        prog="python -m piip.ops.build", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     outcome = _load()
     if isinstance(outcome, Library):
@@ -192,4 +205,4 @@ def main() -> int:
 if __name__ == "__main__":
     from piip.ops import build  # this file under its own name: the ops are loaded once
 
-    sys.exit(build.main())
+    sys.exit(build.main(sys.argv[1:]))

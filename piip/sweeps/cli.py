@@ -1,27 +1,24 @@
 """The command line every file of experiments/ has."""
 
 import json
-import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from piip import home
-from piip.data.demo import ensure_demo
+from piip.console import guarded, setup_logging
 from piip.data.sources import Source
-from piip.models.cost import cost
-from piip.ops import build
 from piip.spec import ExperimentSpec
-from piip.sweeps.launch import Sweep, run_sweep
-from piip.sweeps.plan import Resources, input_size
-from piip.sweeps.summary import print_outcome
+
+if TYPE_CHECKING:
+    from piip.models.cost import Cost
 
 Rows = Mapping[str, Sequence[ExperimentSpec]]
 """Scale (`pico`, `coco`) -> its rows."""
@@ -67,26 +64,14 @@ class Options:
     """One JSON document on stdout instead of tables; logs go to stderr."""
 
 
-def main(rows: Rows, *, experiment: str, description: str, arguments: Sequence[str] | None = None) -> None:
+def main(
+    rows: Rows, *, experiment: str, description: str, prog: str | None = None, arguments: Sequence[str] | None = None
+) -> None:
     """Run an experiment file's command line; exits non-zero when something failed."""
-    options = tyro.cli(Options, description=description, args=arguments)
+    options = tyro.cli(Options, prog=prog, description=description, args=arguments)
     setup_logging()
     exit_code = guarded(lambda: _main(rows, experiment, options))
     sys.exit(exit_code)
-
-
-def setup_logging() -> None:
-    """Logs to stderr, one line each; libraries only when something is wrong."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-
-
-def guarded(action: Callable[[], int]) -> int:
-    """Run a verb: the user's mistakes (ValueError) become one line on stderr and exit code 1."""
-    try:
-        return action()
-    except (ValueError, ConnectionError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
 
 
 def _main(rows: Rows, experiment: str, options: Options) -> int:
@@ -95,6 +80,13 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     specs = select(rows[scale], options)
     if options.list:
         return list_rows(specs, as_json=options.json)
+    # Ray and PyTorch from here on: neither --help nor a wrong name waits for them
+    from piip.data.demo import ensure_demo
+    from piip.ops import build
+    from piip.sweeps.launch import Sweep, run_sweep
+    from piip.sweeps.plan import Resources
+    from piip.sweeps.summary import print_outcome
+
     custom = custom_sources(options)
     if any(spec.data.name == "demo" for spec in specs):
         ensure_demo(home.home() / "data" / "demo")
@@ -135,12 +127,22 @@ def select(rows: Sequence[ExperimentSpec], options: Options) -> list[ExperimentS
     if custom_sources(options):
         changes["data.name"] = "custom"
     chosen = [by_name[name].override(changes) for name in options.rows or by_name]
-    for spec in chosen:
-        its_cost = cost(spec.model, *input_size(spec, spec.model.backbone.resolution)) if options.max_gflops else None
-        if its_cost and options.max_gflops and its_cost.gflops > options.max_gflops:
-            spent = f"{its_cost.gflops:.1f} GFLOPs, more than --max-gflops {options.max_gflops:g}"
-            raise ValueError(f"{spec.name} costs {spent}. Leave it out or raise the budget.")
+    for spec in chosen if options.max_gflops else ():
+        spent = cost_of(spec).gflops
+        if options.max_gflops and spent > options.max_gflops:
+            raise ValueError(
+                f"{spec.name} costs {spent:.1f} GFLOPs, more than --max-gflops {options.max_gflops:g}. "
+                "Leave it out or raise the budget."
+            )
     return chosen
+
+
+def cost_of(spec: ExperimentSpec) -> "Cost":
+    """What a row's network costs at its largest input."""
+    from piip.models.cost import cost
+    from piip.sweeps.plan import input_size
+
+    return cost(spec.model, *input_size(spec, spec.model.backbone.resolution))
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -173,7 +175,7 @@ def list_rows(specs: Sequence[ExperimentSpec], *, as_json: bool) -> int:
     """Print rows with cost, ours beside the paper's."""
     entries = []
     for spec in specs:
-        its_cost = cost(spec.model, *input_size(spec, spec.model.backbone.resolution))
+        its_cost = cost_of(spec)
         paper = spec.paper.model_dump() if spec.paper else {}
         entries.append(
             {

@@ -2,11 +2,16 @@
 
 import json
 import uuid
+from collections import defaultdict
+from typing import Any
 
 from PIL import Image
 
 from piip import home
 from piip.data.coco import CocoDataset
+from piip.data.images import find_images, read_image
+from piip.data.samples import ImageInfo
+from piip.data.sources import DataError
 from piip.reports.draw import draw_predictions, side_by_side
 from piip.training.journal import Journal
 from piip.training.trial import Trial
@@ -21,22 +26,39 @@ def keep(trial: Trial) -> None:
     if not predictions.is_file() or (folder / "artifacts" / "predictions" / "val_0.png").exists():
         return
     data = CocoDataset(trial.sources["val"], trial.spec.data, trial.spec.model.backbone.resolution, training=False)
-    results = json.loads(predictions.read_text())
-    truth = json.loads(data.source.annotations.read_text())["annotations"]
+    results = _by_image(json.loads(predictions.read_text()))
+    truth = _by_image(json.loads(data.source.annotations.read_text())["annotations"])
     names = {c["id"]: c["name"] for c in data.categories}
     journal = Journal(folder, attempt=f"pictures-{uuid.uuid4()}", running=False)
     # the same images for every trial: the fullest ones, so that trials can be compared by eye
-    counts = {info.image_id: sum(a["image_id"] == info.image_id for a in truth) for info in data.infos}
-    chosen = sorted(data.infos, key=lambda info: (-counts[info.image_id], info.image_id))[:COUNT]
+    chosen = sorted(data.infos, key=lambda info: (-len(truth[info.image_id]), info.image_id))[:COUNT]
     for number, info in enumerate(chosen):
-        with Image.open(data.source.images / info.file_name) as image:
-            pair = side_by_side(
-                draw_predictions(image, [a for a in truth if a["image_id"] == info.image_id], names),
-                draw_predictions(image, [r for r in results if r["image_id"] == info.image_id], names),
-            )
+        image = _image(data, info)
+        if image is None:
+            continue
+        drawn = [draw_predictions(image, found[info.image_id], names) for found in (truth, results)]
         path = folder / f"val_{number}.png"
-        pair.save(path)
+        side_by_side(*drawn).save(path)
         journal.artifact(path, f"predictions/val_{number}.png")
         path.unlink()
-    if predictions.exists():
-        predictions.unlink()  # the artifact is the copy that stays
+    predictions.unlink(missing_ok=True)  # the artifact is the copy that stays
+
+
+def _by_image(entries: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    """COCO annotations or results by image id."""
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for entry in entries:
+        found[entry["image_id"]].append(entry)
+    return found
+
+
+def _image(data: CocoDataset, info: ImageInfo) -> Image.Image | None:
+    """The image as its annotations see it (EXIF rotation, CMYK); None where the spec lets broken ones be skipped."""
+    (path,) = find_images(data.source.images, [info.file_name])
+    try:
+        pixels = read_image(path or data.source.images / info.file_name, (info.height, info.width))
+    except DataError:
+        if data.spec.broken_images == "refuse":
+            raise
+        return None
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
