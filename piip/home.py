@@ -1,4 +1,4 @@
-"""Where things are on this machine: the one file that reads the `PIIP_*` environment variables."""
+"""Where things are on this machine: the folders the `PIIP_*` environment variables name."""
 
 import os
 from pathlib import Path

@@ -17,10 +17,17 @@ CATEGORIES = [{"id": 9, "name": "kite"}, {"id": 2, "name": "cat"}, {"id": 7, "na
 """Not in order and with gaps, as users' files have them."""
 
 
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory) -> Path:
+    """One folder of compiled kernels for the whole session: a fresh one costs every worker process a compilation."""
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.fixture(autouse=True)
-def piip_home(tmp_path_factory, monkeypatch) -> Path:
+def piip_home(tmp_path_factory, monkeypatch, kernels) -> Path:
     """PIIP_HOME in a folder of this test's."""
     home = tmp_path_factory.mktemp("home")
+    (home / "kernels").symlink_to(kernels)
     monkeypatch.setenv("PIIP_HOME", str(home))
     for name in ("PIIP_DATA", "PIIP_STORAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)

@@ -66,7 +66,7 @@ def test_pico_can_start_from_nothing():
 def test_names_are_made_of_what_is_inside(backbone, name):
     assert backbone_name(backbone) == name
     assert mask_rcnn_1x(backbone).name == f"mask_rcnn_{name}_1x"
-    assert mask_rcnn_pico(backbone, steps=10).name == f"mask_rcnn_{name}_pico"
+    assert mask_rcnn_pico(backbone, steps=10).name == f"mask_rcnn_{name}_pico10"
 
 
 def test_one_x_is_the_papers_recipe():
