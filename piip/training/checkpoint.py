@@ -54,11 +54,11 @@ class Checkpoint:
 
     def model(self) -> dict[str, Tensor]:
         """The model's state dict."""
-        return load_file(self.folder / "model.safetensors")
+        return _read(self.folder / "model.safetensors")
 
     def state(self, rank: int) -> dict[str, Tensor]:
         """One rank's optimizer tensors."""
-        return load_file(self.folder / f"state_rank{rank}.safetensors")
+        return _read(self.folder / f"state_rank{rank}.safetensors")
 
 
 def save(
@@ -209,6 +209,11 @@ def _name(step: int) -> str:
 
 def _newest_first(root: Path) -> Iterator[Path]:
     yield from sorted(root.glob("step_*"), reverse=True)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    # load_file maps the file; a copy outlives its deletion by another node of a shared file system
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -1,0 +1,196 @@
+"""The loop over a toy model; test_trial.py has it over the real one."""
+
+import dataclasses
+import time
+
+import pytest
+import torch
+from pico_trials import pico_spec
+from torch import nn
+
+from piip.data.samples import Batch
+from piip.training import loop
+from piip.training.engine import build_engine
+from piip.training.loop import Plan, Timer
+from piip.training.optim import build_optimizer
+
+pytestmark = pytest.mark.usefixtures("process_group")
+
+
+class Toy(nn.Module):
+    """Two losses, means over the images, with dropout to show whether randomness is resumed."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.dropout = nn.Linear(6, 3), nn.Dropout(dropout)
+        self.poisoned_from = None
+
+    def forward(self, images, _sizes, _targets):
+        out = self.layer(self.dropout(images.flatten(1)))
+        box = out.abs().mean()
+        if self.poisoned_from is not None and images.max() >= self.poisoned_from:
+            box = box * float("nan")
+        return {"loss_mask": (out[:, 0] ** 2).mean(), "loss_box": box}
+
+
+def toy_batches(start, *, micro_batch, accumulate):
+    """Step s has images of value s, s + 1/4, ..; each micro batch in turn."""
+    step = start
+    while True:
+        step += 1
+        images = torch.stack([torch.full((3, 2, 1), step + i / 4) for i in range(micro_batch * accumulate)])
+        for part in images.split(micro_batch):
+            yield Batch(part, [(2, 1)] * micro_batch, [{}] * micro_batch, [])
+
+
+class Recorder:
+    """Runs the loop over the toy and notes what it does."""
+
+    def __init__(self, *, accumulate=1, dropout=0.0, batch_size=4, **changes):
+        self.spec = pico_spec(train__batch_size=batch_size, **changes)
+        self.model = Toy(dropout)
+        optimizer = build_optimizer(self.model, self.spec.optim, {})
+        self.micro_batch = batch_size // accumulate
+        self.engine = build_engine(
+            self.spec, self.model, optimizer, micro_batch=self.micro_batch, accumulate=accumulate
+        )
+        self.calls, self.logged, self.timer = [], {}, Timer()
+
+    def train(self, plan, *, start=0):
+        loop.train(
+            self.spec, self.engine,
+            toy_batches(start, micro_batch=self.micro_batch, accumulate=self.engine.accumulate), plan,
+            start=start, timer=self.timer, log=self.logged.__setitem__,
+            save=lambda step: self.calls.append(("save", step)),
+            evaluate=lambda step: self.calls.append(("evaluate", step)),
+        )  # fmt: skip
+        return self
+
+    @property
+    def weights(self):
+        return torch.cat([p.detach().flatten() for p in self.model.parameters()]).clone()
+
+
+def steps(n, **changes) -> Plan:
+    return dataclasses.replace(Plan(num_steps=n, eval_every=n, save_every=n, log_every=1), **changes)
+
+
+def test_it_saves_before_it_evaluates_and_does_both_at_the_end():
+    done = Recorder().train(Plan(num_steps=7, eval_every=4, save_every=3, log_every=5))
+
+    assert done.calls == [
+        ("save", 3), ("save", 4), ("evaluate", 4), ("save", 6), ("save", 7), ("evaluate", 7),
+    ]  # fmt: skip
+    assert list(done.logged) == [5, 7]
+
+
+def test_a_training_that_is_done_does_nothing():
+    done = Recorder().train(steps(3), start=3)
+    assert (done.calls, done.logged, done.timer.seconds) == ([], {}, 0.0)
+
+
+def test_images_per_second_counts_images_of_all_micro_batches_over_the_time_inside_steps(monkeypatch):
+    # a clock that moves by 1 s whenever it is read: each step is entered at t and left at t + 1
+    ticks = iter(range(100_000))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
+
+    done = Recorder(accumulate=2).train(steps(5, log_every=2))
+
+    assert {step: metrics["train/images_per_second"] for step, metrics in done.logged.items()} == {2: 4, 4: 4, 5: 4}
+    assert done.timer.seconds == 5
+
+
+def test_saving_and_evaluating_are_not_training_time():
+    slow = Recorder()
+    slow.calls = type("Slow", (list,), {"append": lambda self, item: time.sleep(0.05)})()
+
+    slow.train(steps(4, eval_every=1))
+
+    assert slow.timer.seconds < 0.2  # eight pauses are 0.4 s
+
+
+def test_accumulating_two_micro_batches_is_a_batch_of_twice_the_size():
+    whole = Recorder(accumulate=1).train(steps(5))
+    halves = Recorder(accumulate=2).train(steps(5))
+
+    torch.testing.assert_close(halves.weights, whole.weights, rtol=1e-5, atol=1e-6)
+    for step in whole.logged:
+        assert halves.logged[step]["train/loss"] == pytest.approx(whole.logged[step]["train/loss"], rel=1e-5)
+
+
+def test_ranks_exchange_gradients_once_a_step_however_many_micro_batches():
+    toy, exchanges = Recorder(accumulate=4), []
+
+    def counting(_state, bucket):
+        exchanges.append(1)
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    toy.engine._model.register_comm_hook(None, counting)
+    toy.train(steps(3))
+
+    assert len(exchanges) == 3  # one bucket
+
+
+def test_gradients_are_clipped_to_the_norm():
+    # AdamW's first step does not depend on the gradient's size, so look at the gradient itself
+    toy, norms = Recorder(optim__clip_norm=0.5), []
+    real = toy.engine.optimizer.step
+
+    def step():
+        norms.append(torch.cat([p.grad.flatten() for p in toy.model.parameters()]).norm().item())
+        real()
+
+    toy.engine.optimizer.step = step
+    toy.train(steps(2))
+
+    assert norms == pytest.approx([0.5, 0.5], rel=1e-3)  # both were larger: images are 1 and more
+
+
+def test_the_loss_is_checked_before_the_weights_change():
+    toy = Recorder()
+    toy.train(steps(2))
+    before = toy.weights
+    toy.model.poisoned_from = 3.0
+
+    with pytest.raises(FloatingPointError, match=r"not finite at step 3: loss_mask=[\d.e+]+, loss_box=nan\. Lower"):
+        toy.train(steps(5), start=2)
+
+    torch.testing.assert_close(toy.weights, before, rtol=0, atol=0)
+
+
+def test_a_resumed_step_draws_the_numbers_it_would_have_drawn():
+    straight = Recorder(dropout=0.5).train(steps(6))
+    stopped = Recorder(dropout=0.5)
+    stopped.calls = type("Dies", (list,), {"append": lambda self, item: exit(str(item))})()
+    with pytest.raises(SystemExit, match=r"save.*3"):
+        stopped.train(steps(6, save_every=3))
+
+    torch.rand(17)  # somebody else draws before the training goes on
+    resumed = Recorder(dropout=0.5)
+    resumed.model.load_state_dict(stopped.model.state_dict())
+    resumed.engine.optimizer.load_state_dict(stopped.engine.optimizer.state_dict())
+    resumed.train(steps(6), start=3)
+
+    assert torch.equal(resumed.weights, straight.weights)
+    assert not torch.equal(Recorder(dropout=0.5, train__seed=1).train(steps(6)).weights, straight.weights)
+    losses = [{s: m["train/loss"] for s, m in done.logged.items() if s > 3} for done in (straight, resumed)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"train.steps": 40}, Plan(40, 40, 40, 1)),
+        ({"train.steps": 40, "train.eval_every": 10}, Plan(40, 10, 10, 1)),
+        ({"train.steps": 40, "train.eval_every": 10, "train.save_every": 5}, Plan(40, 10, 5, 1)),
+        ({"train.steps": None, "train.epochs": 2}, Plan(14, 7, 7, 1)),
+        ({"train.steps": None, "train.epochs": 1.5}, Plan(11, 7, 7, 1)),  # 1.5 * 7 = 10.5, rounded up
+        ({"train.steps": None, "train.epochs": 0.01}, Plan(1, 7, 7, 1)),
+    ],
+)
+def test_plans_are_in_steps(changes, expected):
+    spec = pico_spec().override({"train.save_every": None} | changes)
+    assert loop.plan(spec, steps_per_epoch=7) == expected
