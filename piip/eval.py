@@ -55,13 +55,11 @@ class Options:
 def main(options: Options) -> int:
     """Run the verb."""
     given = given_source(options)
-    from piip.ops import build
     from piip.tracking.rebuild import rebuild
     from piip.tracking.scoring import open_split, score_split, write_predictions
     from piip.tracking.store import Store
 
     store = Store()
-    build.load()
     rebuilt = rebuild(store, options.run_id, options.checkpoint)
     data = open_split(rebuilt, options.split, given, max_images=options.max_images)
     with Progress(console=Console(stderr=True), transient=True) as bar:

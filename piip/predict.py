@@ -45,13 +45,11 @@ def main(options: Options) -> int:
     missing = [str(path) for path in options.images if not path.is_file()]
     if missing:
         raise ValueError(f"no such image: {', '.join(missing)}")
-    from piip.ops import build
     from piip.reports.draw import draw_predictions
     from piip.tracking.rebuild import rebuild
     from piip.tracking.scoring import predict_file
     from piip.tracking.store import Store
 
-    build.load()
     rebuilt = rebuild(Store(), options.run_id, options.checkpoint)
     names = {c["id"]: c["name"] for c in rebuilt.checkpoint.manifest.categories}
     options.out.mkdir(parents=True, exist_ok=True)

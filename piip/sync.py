@@ -12,7 +12,7 @@ Examples:
 import json as json_module
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -111,5 +111,10 @@ def _line(result: Synced) -> str:
     return f"{result.run_id or '-':32}  {result.name or result.trial_key:40}  {what}"
 
 
+def cli(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run."""
+    return guarded(lambda: tyro.cli(main, prog="python -m piip.sync", description=__doc__, args=arguments))
+
+
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: tyro.cli(main, prog="python -m piip.sync", description=__doc__)))
+    sys.exit(cli())
