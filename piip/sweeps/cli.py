@@ -1,6 +1,7 @@
 """The command line every file of experiments/ has."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def main(
 
 
 def _main(rows: Rows, experiment: str, options: Options) -> int:
+    place_home()
     scale, why = choose_scale(rows, options.scale)
     print(f"scale {scale}: {why}", file=sys.stderr)
     specs = select(rows[scale], options)
@@ -100,6 +102,13 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     outcome = run_sweep(sweep)
     print_outcome(sweep, outcome, as_json=options.json)
     return 1 if outcome.failed else 0
+
+
+def place_home() -> None:
+    """Keep what a submitted job writes: Ray deletes the copy of the checkout that a job runs in."""
+    if "PIIP_HOME" not in os.environ and "runtime_resources" in home.package_root().parts:
+        os.environ["PIIP_HOME"] = str(Path.home() / "piip_runs")
+        print(f"PIIP_HOME is not set; this job writes to {home.home()}", file=sys.stderr)
 
 
 def choose_scale(rows: Rows, given: str | None) -> tuple[str, str]:

@@ -17,7 +17,9 @@ def all_rows() -> dict[str, ExperimentSpec]:
     """
     folder = home.package_root() / "experiments"
     if not folder.is_dir():
-        raise ValueError(f"no experiments/ folder at {folder.parent}: rows live in the checkout, not in the installed package")
+        raise ValueError(
+            f"no experiments/ folder at {folder.parent}: rows live in the checkout, not in the installed package"
+        )
     rows: dict[str, ExperimentSpec] = {}
     for file in sorted(folder.glob("*.py")):
         for row in (row for table in load_tables(file).values() for row in table):

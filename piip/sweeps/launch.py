@@ -84,23 +84,25 @@ def run_sweep(sweep: Sweep) -> Outcome:
     todo = [p for p in planned if p.status not in done]
     if len(todo) < len(planned):
         log.warning("%d of %d trials are finished already", len(planned) - len(todo), len(planned))
+    spent = _train_seconds(todo)
     sender = Sender()
     sender.start()
-    slots = 1
+    slots, problems = 1, {}
     try:
         if todo:
-            slots = _run(sweep, todo)
-        statuses = [_settle(p) for p in planned]
+            slots, problems = _run(sweep, todo)
+        statuses = [_settle(p, asha=sweep.asha, problem=problems.get(p.trial.key, "")) for p in planned]
         _close_parent(parent_key, statuses)
         delivered = sender.flush(timeout=60)
     finally:
         sender.stop()
     seconds = time.monotonic() - began
-    return Outcome(planned, statuses, seconds, _share_outside(todo, seconds * slots), delivered)
+    trained = _train_seconds(todo) - spent
+    return Outcome(planned, statuses, seconds, 1 - trained / (seconds * slots) if trained else None, delivered)
 
 
-def _run(sweep: Sweep, todo: Sequence[Planned]) -> int:
-    """Run trials through Ray Tune; returns how many ran at once."""
+def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str]]:
+    """Run trials through Ray Tune; returns how many ran at once, and why Tune gave up on some, by key."""
     resources = cluster.connect()
     try:
         fits = concurrency(sweep.resources, resources, cluster.node_resources())
@@ -113,10 +115,14 @@ def _run(sweep: Sweep, todo: Sequence[Planned]) -> int:
             _describe(resources),
         )
         with Progress([p.trial for p in todo], [p.num_steps for p in todo]):
-            _tuner(sweep, todo, slots).fit()
+            results = _tuner(sweep, todo, slots).fit()
     finally:
         ray.shutdown()
-    return slots
+    return slots, {r.config["trial_key"]: _last_line(r.error) for r in results if r.error and r.config}
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
 
 
 def _tuner(sweep: Sweep, todo: Sequence[Planned], slots: int) -> tune.Tuner:
@@ -148,17 +154,17 @@ def _describe(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{resources[name]:g} {name}" for name in ("CPU", "GPU") if resources.get(name))
 
 
-def _settle(planned: Planned) -> str:
+def _settle(planned: Planned, *, asha: bool, problem: str) -> str:
     """The trial's status once nothing runs any more, and the pictures of its predictions."""
     folder = home.journal_dir(planned.trial.key)
     status = read_status(folder)
     if status in ("RUNNING", "PENDING"):
         # its driver was stopped before the end: by ASHA, or for good after too many failures
-        scored = "coco/box_ap" in read_metrics(folder)
-        status = "STOPPED" if scored else "FAILED"
+        stopped = asha and not problem and "coco/box_ap" in read_metrics(folder)
+        status = "STOPPED" if stopped else "FAILED"
         journal = Journal(folder, attempt=f"driver-{uuid.uuid4()}")
         if status == "FAILED":
-            journal.tag({"piip.failure": "its workers or its driver died too often; see the Ray logs"})
+            journal.tag({"piip.failure": f"its driver died too often: {problem or 'see the Ray logs'}"[:4000]})
         journal.finish(status)
     if status == "FINISHED":
         pictures.keep(planned.trial)
@@ -170,11 +176,10 @@ def _close_parent(parent_key: str, statuses: Sequence[str]) -> None:
     journal.finish("FAILED" if "FAILED" in statuses else "FINISHED")
 
 
-def _share_outside(todo: Sequence[Planned], slot_seconds: float) -> float | None:
-    """1 - seconds in training steps / (wall seconds x trials at once)."""
+def _train_seconds(todo: Sequence[Planned]) -> float:
+    """Seconds in training steps so far, of all commands that worked on these trials."""
     histories = [read_metrics(home.journal_dir(p.trial.key)).get("time/train_seconds", []) for p in todo]
-    trained = sum(history[-1][1] for history in histories if history)
-    return 1 - trained / slot_seconds if trained else None
+    return sum(history[-1][1] for history in histories if history)
 
 
 def final_metrics(planned: Planned) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def keep(trial: Trial) -> None:
     """Draw truth and predictions of a few validation images and keep them as the run's artifacts; once."""
     folder = home.journal_dir(trial.key)
     predictions = folder / "predictions.json"
-    if not predictions.is_file() or (folder / "artifacts" / "predictions" / "val_0.png").exists():
+    if not predictions.is_file():  # drawn already, all of them: the last line below
         return
     data = CocoDataset(trial.sources["val"], trial.spec.data, trial.spec.model.backbone.resolution, training=False)
     results = _by_image(json.loads(predictions.read_text()))

@@ -12,6 +12,7 @@ from piip.reports.table import trial_table
 from piip.reports.trials import summary
 from piip.sweeps.launch import Outcome, Sweep, final_metrics
 from piip.tracking.store import Store
+from piip.training.journal import read_record
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +27,21 @@ def print_outcome(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
         _print_from_journals(sweep, outcome, as_json=as_json)
         return
     store = Store()
-    runs = store.find_runs(sweep.experiment)
+    # a trial that another experiment had finished already stays where it is
+    experiments = {read_record(home.journal_dir(p.trial.key)).experiment for p in outcome.planned}
     keys = {p.trial.key for p in outcome.planned}
-    report = build_report(store, sweep.experiment)
+    runs = [run for name in sorted(experiments) for run in store.find_runs(name)]
     mine = [run for run in runs if run.tags.get("piip.trial_key") in keys]
+    reports = [str(build_report(store, name)) for name in sorted(experiments)]
     if as_json:
-        print(json.dumps(_document(sweep, outcome) | {"trials": summary(mine), "report": str(report)}))
+        print(json.dumps(_document(sweep, outcome) | {"trials": summary(mine), "report": reports[0]}))
         return
     console = Console(width=max(120, Console().width))
     console.print(trial_table(mine))
     _print_time(outcome)
     best = summary(mine)[0]
-    print(f"report:  {report}")
+    for report in reports:
+        print(f"report:  {report}")
     print("next:")
     print(f"  mlflow ui --backend-store-uri {home.tracking_uri()}      # compare the runs in a browser")
     print(f"  python -m piip.eval --run-id {best['run_id']}      # score the best trial again")

@@ -2,11 +2,14 @@
 
 import logging
 import uuid
-from collections.abc import Mapping
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+import torch
+import torch.distributed as dist
 from ray import train as ray_train
 from ray import tune
 from ray.train.torch import TorchTrainer
@@ -35,18 +38,30 @@ def train_worker(config: dict[str, Any]) -> None:
     """One Ray Train worker: `piip.training.trial.run` in a process group that Ray made."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     launch: Launch = config["launch"]
+    if read_status(home.journal_dir(launch.trial.key)) == "FAILED":
+        return  # for good, said a worker before Ray started this one
     context = ray_train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    import torch
-
     torch.set_num_threads(launch.resources.cpus_per_worker)
+    nodes = _nodes(world_size)
+    if rank == 0:
+        _tag(launch.trial.key, {"hardware.nodes": str(len(set(nodes))), "hardware.node_ids": ",".join(nodes)})
     try:
         run(launch.trial, rank=rank, world_size=world_size, report=lambda metrics: ray_train.report(metrics))
     except FINAL_ERRORS as error:
         log.exception("trial %s failed", launch.trial.spec.name)
-        if rank == 0:
-            _fail(launch.trial.key, f"{type(error).__name__}: {error}")
-        raise SystemExit(0) from None
+        _fail(launch.trial.key, f"{type(error).__name__}: {error}")
+        if world_size > 1:
+            raise  # Ray ends the others too, who may be waiting for this one in a collective
+
+
+def _nodes(world_size: int) -> list[str]:
+    """The Ray node of every rank. Collective."""
+    mine: Any = ray.get_runtime_context().get_node_id()
+    nodes: list[Any] = [mine] * world_size
+    if world_size > 1:
+        dist.all_gather_object(nodes, mine)
+    return nodes
 
 
 def trial_driver(config: dict[str, Any], launches: Mapping[str, Launch]) -> None:
@@ -54,6 +69,8 @@ def trial_driver(config: dict[str, Any], launches: Mapping[str, Launch]) -> None
     launch = launches[config["trial_key"]]
     folder = home.journal_dir(launch.trial.key)
     if read_status(folder) != "FINISHED":
+        # RUNNING from here on, also where an earlier command had left it FAILED
+        _tag(launch.trial.key, {"piip.failure": ""} if read_status(folder) == "FAILED" else {}, running=True)
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"launch": launch},
@@ -88,6 +105,10 @@ def _report_to_tune() -> Any:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     return TuneReportCallback()
+
+
+def _tag(key: str, tags: Mapping[str, str], *, running: bool = False) -> None:
+    Journal(home.journal_dir(key), attempt=f"driver-{uuid.uuid4()}", running=running).tag(tags)
 
 
 def _fail(key: str, reason: str) -> None:
