@@ -1,0 +1,128 @@
+import re
+
+import pytest
+from tiny import ROWS
+
+from piip.data.sources import Source
+from piip.spec import ExperimentSpec
+from piip.sweeps import plan
+from piip.sweeps.plan import Resources, check_batch, concurrency, plan_trials, trial_key
+from piip.training.journal import Journal, read_record, read_status
+
+SPEC: ExperimentSpec = ROWS["pico"][1]
+DATA = {"data.train.digest": "a" * 16, "data.val.digest": "b" * 16}
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "expected"),
+    [
+        (1, [{"CPU": 2.0}], 2),
+        (2, [{"CPU": 1.0}, {"CPU": 1.0}], 1),
+        (2, [{}, {"CPU": 4.0}, {"CPU": 3.0}], 3),
+        (3, [{"CPU": 2.0}, {"CPU": 2.0}], 1),
+    ],
+)
+def test_as_many_trials_as_have_room_for_all_their_workers(workers, nodes, expected):
+    total = {"CPU": sum(node.get("CPU", 0) for node in nodes)}
+
+    assert concurrency(Resources(workers), total, nodes) == expected
+
+
+def test_gpus_count_too():
+    nodes = [{"CPU": 64.0, "GPU": 8.0}] * 2
+
+    assert concurrency(Resources(8, 4, 1), {"CPU": 128.0, "GPU": 16.0}, nodes) == 2
+
+
+def test_a_trial_larger_than_the_cluster_is_refused():
+    message = (
+        "a trial of 3 workers needs 3 CPU, 3 GPU, the cluster has 2 CPU, 0 GPU. Use fewer --workers, or add nodes."
+    )
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        concurrency(Resources(3, 1, 1), {"CPU": 2.0}, [{"CPU": 2.0}])
+
+
+def test_a_worker_larger_than_every_node_is_refused():
+    with pytest.raises(ValueError, match=r"only 0 such places exist and a trial has 1 workers"):
+        concurrency(Resources(1, 3), {"CPU": 4.0}, [{"CPU": 2.0}, {"CPU": 2.0}])
+
+
+def test_workers_that_do_not_divide_the_batch_are_refused_with_those_that_do():
+    spec = SPEC.override({"train.batch_size": 16, "train.micro_batch": 2})
+
+    check_batch(spec, 8)
+    message = "batch_size 16 does not divide by 3 workers x 2 images. Workers that fit: 1, 2, 4, 8."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_batch(spec, 3)
+
+
+def test_a_key_follows_spec_data_code_and_scored_images_only(monkeypatch):
+    key = trial_key(SPEC, DATA)
+
+    assert trial_key(SPEC, DATA | {"data.train.images": "elsewhere"}) == key
+    others = {
+        trial_key(SPEC.override({"optim.lr": 1e-3}), DATA),
+        trial_key(SPEC, DATA | {"data.val.digest": "c" * 16}),
+        trial_key(SPEC, DATA, max_eval_images=5),
+    }
+    monkeypatch.setattr(plan, "code_digest", lambda: "other code")
+    others.add(trial_key(SPEC, DATA))
+    assert len(others | {key}) == 5
+
+
+def test_code_that_makes_no_numbers_is_not_in_the_digest(monkeypatch, tmp_path):
+    for folder in ("models", "ops", "data", "training", "reports"):
+        (tmp_path / "piip" / folder).mkdir(parents=True)
+        (tmp_path / "piip" / folder / f"{folder}.py").write_text("one")
+    monkeypatch.setattr(plan, "PACKAGE", tmp_path / "piip")
+    digest = plan.code_digest()
+
+    (tmp_path / "piip" / "reports" / "reports.py").write_text("two")
+    assert plan.code_digest() == digest
+    (tmp_path / "piip" / "models" / "models.py").write_text("two")
+    assert plan.code_digest() != digest
+
+
+def test_planning_opens_a_sweep_and_its_trials_once(tiny_coco):
+    custom = {"train": tiny_coco, "val": tiny_coco}
+    specs = [row.override({"data.name": "custom"}) for row in ROWS["pico"]]
+
+    parent_key, planned = plan_trials(specs, experiment="e", resources=Resources(), custom=custom)
+    again = plan_trials(specs, experiment="e", resources=Resources(), custom=custom)
+
+    assert again == (parent_key, planned)
+    assert [p.status for p in planned] == ["PENDING", "PENDING"]
+    assert [p.num_steps for p in planned] == [30, 30]
+    folders = [plan.home.journal_dir(p.trial.key) for p in planned]
+    assert {read_record(folder).parent_key for folder in folders} == {parent_key}
+    assert all(p.trial.spec.model.head.num_classes == 3 for p in planned)  # as many as the data has
+    for folder in folders:
+        lines = (folder / "events.jsonl").read_text().splitlines()
+        assert sum("cost/gflops" in line for line in lines) == 1
+        assert sum("spec.json" in line for line in lines) == 1
+
+
+def test_fresh_begins_another_take_and_later_calls_go_on_with_it(tiny_coco):
+    custom = {"train": tiny_coco, "val": tiny_coco}
+    specs = [SPEC.override({"data.name": "custom"})]
+
+    def keys(fresh: bool) -> list[str]:
+        _, planned = plan_trials(specs, experiment="e", resources=Resources(), custom=custom, fresh=fresh)
+        return [p.trial.key for p in planned]
+
+    (first,), (second,) = keys(False), keys(True)
+    Journal(plan.home.journal_dir(second), "attempt").finish("FAILED")
+
+    assert second != first
+    assert keys(False) == [second]
+    assert read_status(plan.home.journal_dir(first)) == "PENDING"
+
+
+def test_splits_of_different_classes_are_refused(coco_folder, tiny_coco, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(tiny_coco.annotations.read_text().replace('"kite"', '"box"'))
+    custom = {"train": tiny_coco, "val": Source(other, tiny_coco.images)}
+
+    with pytest.raises(ValueError, match="different categories; first difference: .*'kite'"):
+        plan_trials([SPEC.override({"data.name": "custom"})], experiment="e", resources=Resources(), custom=custom)

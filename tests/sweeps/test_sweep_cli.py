@@ -1,0 +1,126 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tiny import ROWS
+
+from piip.data.sources import Source
+from piip.sweeps.cli import Options, choose_scale, custom_sources, main, parse_override, place_home, select
+
+NAMES = [row.name for row in ROWS["pico"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("optim.lr=3e-4", ("optim.lr", 3e-4)),
+        ("train.batch_size=8", ("train.batch_size", 8)),
+        ("train.precision=bf16", ("train.precision", "bf16")),
+        ("optim.clip_norm=None", ("optim.clip_norm", None)),
+        ("a=True", ("a", True)),
+        ("optim.milestones=[0.5, 0.9]", ("optim.milestones", [0.5, 0.9])),
+        ("name=a=b", ("name", "a=b")),
+    ],
+)
+def test_an_override_is_a_name_and_a_value(text, expected):
+    assert parse_override(text) == expected
+
+
+def test_an_override_without_a_value_is_refused():
+    with pytest.raises(ValueError, match=re.escape("--set takes NAME=VALUE, got 'optim.lr'")):
+        parse_override("optim.lr")
+
+
+def test_the_scale_is_coco_where_coco_is(monkeypatch, tmp_path):
+    rows = {"pico": ROWS["pico"], "coco": []}
+    assert choose_scale(rows, None)[0] == "pico"
+
+    (tmp_path / "coco").mkdir()
+    monkeypatch.setenv("PIIP_DATA", str(tmp_path))
+
+    assert choose_scale(rows, None) == ("coco", f"{tmp_path / 'coco'} is there")
+    assert choose_scale(rows, "pico") == ("pico", "as asked")
+    with pytest.raises(ValueError, match="no scale 'coco', only pico"):
+        choose_scale(ROWS, "coco")
+
+
+def test_rows_are_chosen_by_name_and_changed_by_overrides():
+    chosen = select(ROWS["pico"], Options((NAMES[1],), set=("optim.lr=0.25",)))
+
+    assert [(spec.name, spec.optim.lr) for spec in chosen] == [(NAMES[1], 0.25)]
+    with pytest.raises(
+        ValueError, match=re.escape(f"no row 'mask_rcnn_vit_b'. Nearest: {NAMES[1]!r}. All rows: --list")
+    ):
+        select(ROWS["pico"], Options(("mask_rcnn_vit_b",)))
+
+
+def test_a_misspelt_field_names_the_nearest():
+    with pytest.raises(ValueError, match=r"optim\.lr"):
+        select(ROWS["pico"], Options(set=("optim.lrr=1",)))
+
+
+def test_rows_over_the_budget_are_refused_before_anything_starts():
+    assert len(select(ROWS["pico"], Options(max_gflops=100))) == 2
+    with pytest.raises(ValueError, match=rf"{NAMES[0]} costs \d+\.\d GFLOPs, more than --max-gflops 0\.01"):
+        select(ROWS["pico"], Options(max_gflops=0.01))
+
+
+def test_own_data_takes_all_four_paths(tmp_path):
+    paths = {
+        f"{split}_{kind}": Path(f"{split}/{kind}") for split in ("train", "val") for kind in ("annotations", "images")
+    }
+
+    sources = custom_sources(Options(**paths))
+
+    assert sources["val"] == Source(Path("val/annotations").absolute(), Path("val/images").absolute())
+    assert select(ROWS["pico"], Options(**paths))[0].data.name == "custom"
+    assert custom_sources(Options()) == {}
+    del paths["val_images"]
+    with pytest.raises(ValueError, match="your own data needs all four paths; missing: --val-images"):
+        custom_sources(Options(**paths))
+
+
+def test_the_list_is_one_json_document(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(ROWS, experiment="tiny", description="", arguments=["--list", "--json"])
+
+    entries = json.loads(capsys.readouterr().out)
+    assert leaving.value.code == 0
+    assert [entry["name"] for entry in entries] == NAMES
+    assert all(entry["gflops"] > 0 and entry["params_m"] > 0 for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "train.batch_size=three"], "batch_size"),
+        (["no_such_row"], "error: no row 'no_such_row'. Nearest: "),
+        (["--scale", "coco"], "error: this experiment has no scale 'coco', only pico"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_1(arguments, message, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(ROWS, experiment="tiny", description="", arguments=arguments)
+
+    printed = capsys.readouterr()
+    assert leaving.value.code == 1
+    assert message in printed.err.splitlines()[-1]
+    assert printed.out == ""
+
+
+def test_a_submitted_job_writes_outside_the_copy_it_runs_in(monkeypatch):
+    place = Path("/tmp/ray/session_x/runtime_resources/working_dir_files/_ray_pkg_y")
+    monkeypatch.setattr("piip.home.package_root", lambda: place)
+
+    place_home()
+    assert place not in Path(_home()).parents  # a given PIIP_HOME stays
+    monkeypatch.delenv("PIIP_HOME")
+    place_home()
+    assert _home() == str(Path.home() / "piip_runs")
+
+
+def _home() -> str:
+    import os
+
+    return os.environ["PIIP_HOME"]

@@ -1,0 +1,127 @@
+"""A sweep of two trials, whole: Tune, Train, DeepSpeed, journals, MLflow, and back by piip.eval."""
+
+import json
+
+import pytest
+from sweeping import ROOT, SweepCommand, journaled, journals, outcome, tracked
+from tiny import ROWS
+
+from piip import eval as evaluation
+from piip.ops import build
+from piip.sweeps.plan import code_digest
+from piip.tracking.store import Store
+
+pytestmark = pytest.mark.slow
+
+PIIP, VIT = (row.name for row in ROWS["pico"])
+
+
+@pytest.fixture
+def store(unkilled, monkeypatch) -> Store:
+    monkeypatch.setenv("PIIP_HOME", str(unkilled.home))
+    return Store()
+
+
+@pytest.fixture
+def runs(store):
+    return {run.name: run for run in store.find_runs("tiny_pico")}
+
+
+def test_a_sweep_is_a_parent_run_with_a_child_per_trial(unkilled, runs):
+    (parent,) = (run for run in runs.values() if run.tags.get("piip.kind") == "sweep")
+
+    assert {run.name for run in runs.values()} == {PIIP, VIT, parent.name}
+    assert {run.tags.get("mlflow.parentRunId") for run in runs.values()} == {None, parent.run_id}
+    assert {run.status for run in runs.values()} == {"FINISHED"}
+    assert unkilled.document["failed"] == []
+
+
+def test_everything_in_the_journals_is_in_mlflow_once(unkilled):
+    assert tracked(unkilled.home / "mlflow.db") == journaled(unkilled.home)
+
+
+def test_runs_have_params_costs_scores_and_tags(runs):
+    run = runs[PIIP]
+
+    assert run.params["model.backbone.branches.0.resolution"] == "96"
+    assert run.params["train.batch_size"] == "2"
+    assert {"cost/gflops", "cost/params_m", "cost/peak_memory_gb", "train/loss", "train/lr"} <= set(run.metrics)
+    assert {"coco/box_ap", "coco/mask_ap", "best/coco/box_ap", "time/train_seconds"} <= set(run.metrics)
+    assert run.tags["piip.engine"] == "deepspeed-zero0"
+    assert run.tags["piip.code_digest"] == code_digest()
+    assert (run.tags["piip.workers"], run.tags["hardware.nodes"]) == ("1", "1")
+    assert len(run.tags["data.train.digest"]) == 16
+
+
+def test_the_plain_kernel_does_not_run_unasked(runs):
+    try:
+        build.find_compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    assert runs[PIIP].tags["piip.kernel"] == "cpp"
+
+
+def test_the_spec_comes_back_equal_from_mlflow(store, runs):
+    custom = {"data.name": "custom"}
+
+    for row in ROWS["pico"]:
+        assert store.load_spec(runs[row.name].run_id) == row.override(custom)
+
+
+def test_predictions_are_kept_as_json_and_pictures(store, runs):
+    results = json.loads(store.download(runs[PIIP].run_id, "predictions/val.json").read_text())
+
+    assert all({"image_id", "category_id", "bbox", "score", "segmentation"} <= set(r) for r in results)
+    assert store.download(runs[PIIP].run_id, "predictions/val_5.png").stat().st_size > 1000
+
+
+def test_eval_finds_the_number_that_training_logged(store, runs, capsys):
+    code = evaluation.main(evaluation.Options(runs[PIIP].run_id, json=True))
+
+    document = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert document["step"] == 30
+    assert document["metrics"] == pytest.approx(document["logged_before"], abs=1e-6)
+    assert document["metrics"]["coco/box_ap"] == pytest.approx(dict(_history(store, runs[PIIP].run_id))[30], abs=1e-6)
+
+
+def _history(store: Store, run_id: str) -> list[tuple[int, float]]:
+    return [(step, value) for step, value, _ in store.history(run_id, "coco/box_ap")]
+
+
+def test_finished_trials_are_not_run_again(unkilled, data):
+    before = {name: (folder / "events.jsonl").read_bytes() for name, folder in journals(unkilled.home).items()}
+    results = {name: outcome(unkilled.home, name) for name in (PIIP, VIT)}
+
+    with SweepCommand(unkilled.home, data) as again:
+        document = again.finish()
+
+    assert "2 of 2 trials are finished already" in again.stderr
+    assert document["share_outside_training"] is None
+    assert [t["status"] for t in document["trials"]] == ["finished", "finished"]
+    for name in (PIIP, VIT):
+        assert (journals(unkilled.home)[name] / "events.jsonl").read_bytes() == before[name]
+        assert outcome(unkilled.home, name) == results[name]
+
+
+def test_a_person_sees_progress_and_no_noise(unkilled):
+    lines = unkilled.stderr.splitlines()
+
+    assert any("loss" in line and "img/s" in line and "ETA" in line for line in lines)
+    expected = ("scale pico", "2 trials", "[")
+    assert [line for line in lines if not line.startswith(expected)] == []
+    assert str(ROOT) not in unkilled.stderr
+
+
+def test_a_row_that_diverges_fails_alone(new_home, data):
+    home = new_home("diverges")
+
+    with SweepCommand(
+        home, data, "--set=optim.lr=1e30", "--set=optim.clip_norm=null", "--set=train.steps=3", VIT
+    ) as bad:
+        assert bad.process.wait(600) == 1
+
+    (run,) = (run for run in Store(f"sqlite:///{home / 'mlflow.db'}").find_runs("tiny_pico") if run.name == VIT)
+    assert (run.status, bad.document["failed"]) == ("FAILED", [VIT])
+    assert "FloatingPointError" in run.tags["piip.failure"]
+    assert "finite at step" in run.tags["piip.failure"]
