@@ -203,6 +203,23 @@ def prune(root: Path, keep: int) -> None:
             shutil.rmtree(folder)
 
 
+def load_model(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Load the weights, every tensor by name and shape.
+
+    Raises:
+        CheckpointError: The checkpoint is of another model (the first differences are named).
+    """
+    weights, own = checkpoint.model(), model.state_dict()
+    missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    reshaped = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
+    if missing or extra or reshaped:
+        raise CheckpointError(
+            f"{checkpoint.folder} is not of this model: {len(missing)} missing {missing[:3]}, {len(extra)} unexpected {extra[:3]}, "
+            f"{len(reshaped)} of another shape {reshaped[:3]}"
+        )
+    model.load_state_dict(weights)
+
+
 def _name(step: int) -> str:
     return f"step_{step:08d}"
 
@@ -247,20 +264,3 @@ def _sync_folder(path: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def load_model(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    """Load the weights, every tensor by name and shape.
-
-    Raises:
-        CheckpointError: The checkpoint is of another model (the first differences are named).
-    """
-    weights, own = checkpoint.model(), model.state_dict()
-    missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-    reshaped = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
-    if missing or extra or reshaped:
-        raise CheckpointError(
-            f"{checkpoint.folder} is not of this model: {len(missing)} missing {missing[:3]}, {len(extra)} unexpected {extra[:3]}, "
-            f"{len(reshaped)} of another shape {reshaped[:3]}"
-        )
-    model.load_state_dict(weights)

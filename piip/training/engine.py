@@ -218,7 +218,7 @@ def _import_deepspeed() -> Any:
     import deepspeed.ops
 
     # reading what is there would compile probes and print their errors; comm/torch.py, the one reader, asks for deepspeed_shm_comm
-    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.ops.__compatible_ops__ = {}  # pyright: ignore[reportAttributeAccessIssue]
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.init_distributed(verbose=False)
     return deepspeed

@@ -3,12 +3,9 @@
 import json
 import logging
 import os
-import platform
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -18,9 +15,8 @@ from piip.data.coco import CocoDataset
 from piip.data.loader import TrainLoader
 from piip.data.sources import Source
 from piip.models import build_model
-from piip.ops.deform_attn import active_kernel
-from piip.spec import ExperimentSpec, PIIPSpec
-from piip.training import checkpoint, loop
+from piip.spec import ExperimentSpec
+from piip.training import checkpoint, loop, machine
 from piip.training.checkpoint import Manifest
 from piip.training.engine import build_engine
 from piip.training.evaluate import evaluate
@@ -100,7 +96,7 @@ class _Run:
         self.worker_seconds = before.get("time/worker_seconds", 0.0)
         self.peak_memory_gb = before.get("cost/peak_memory_gb", 0.0)
         if self.journal:
-            self.journal.tag(_tags(self.spec, self.engine.name, device, world_size))
+            self.journal.tag(machine.tags(self.spec, self.engine.name, device, world_size))
 
     def train(self) -> None:
         """Run the loop; an evaluation that a crash cut off after its checkpoint is made up for first."""
@@ -175,7 +171,7 @@ class _Run:
             "time/train_seconds": self.train_timer.seconds,
             "time/eval_seconds": self.eval_timer.seconds,
             "time/worker_seconds": self.worker_seconds + time.time() - self.began,
-            "cost/peak_memory_gb": max(self.peak_memory_gb, _peak_memory_gb()),
+            "cost/peak_memory_gb": max(self.peak_memory_gb, machine.peak_memory_gb()),
         }
 
     def _spent_before(self, manifest: Manifest) -> dict[str, float]:
@@ -204,40 +200,3 @@ def _check_finite(weights: Mapping[str, torch.Tensor], step: int) -> None:
 def _attempt() -> str:
     """Orders the attempts at one trial in time; a later one fences an earlier one's writes."""
     return f"{time.time_ns():020d}-{os.getpid()}"
-
-
-def _peak_memory_gb() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-def _tags(spec: ExperimentSpec, engine: str, device: torch.device, world_size: int) -> dict[str, str]:
-    """What ran, as tags: kernel, attention, engine, hardware, versions."""
-    backbone = spec.model.backbone
-    kernel = active_kernel(backbone.interaction.kernel, device.type) if isinstance(backbone, PIIPSpec) else "none"
-    import timm
-    import torchvision
-
-    return {
-        "piip.kernel": kernel,
-        "piip.attention": "sdpa",
-        "piip.engine": engine,
-        "piip.workers": str(world_size),
-        "hardware.device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
-        "hardware.host": platform.node(),
-        "version.torch": torch.__version__,
-        "version.torchvision": torchvision.__version__,
-        "version.timm": timm.__version__,
-        "version.python": platform.python_version(),
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        if cpuinfo.exists()
-        else []
-    )
-    return f"{names[0] if names else platform.processor()} x {os.cpu_count()}"
