@@ -1,0 +1,46 @@
+import pytest
+from tiny import ROWS
+
+from piip import home
+from piip.sweeps import launch
+from piip.sweeps.plan import Planned, Resources, plan_trials
+from piip.training.journal import Journal, read_events, read_status
+
+
+@pytest.fixture
+def planned(tiny_coco) -> Planned:
+    spec = ROWS["pico"][1].override({"data.name": "custom"})
+    custom = {"train": tiny_coco, "val": tiny_coco}
+    _, (planned,) = plan_trials([spec], experiment="e", resources=Resources(), custom=custom)
+    return planned
+
+
+def failure(planned: Planned) -> str:
+    events = (event for event, _ in read_events(home.journal_dir(planned.trial.key)))
+    (reason,) = (e["tags"]["piip.failure"] for e in events if e["kind"] == "tag" and "piip.failure" in e["tags"])
+    return reason
+
+
+def test_a_trial_that_tune_gave_up_on_has_failed_and_says_why(planned):
+    status = launch._settle(planned, asha=False, problem="No space left on device")
+
+    assert status == "FAILED" == read_status(home.journal_dir(planned.trial.key))
+    assert failure(planned) == "its driver died too often: No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("asha", "problem", "expected"), [(True, "", "STOPPED"), (False, "", "FAILED"), (True, "x", "FAILED")]
+)
+def test_only_asha_leaves_a_scored_trial_stopped(planned, asha, problem, expected):
+    Journal(home.journal_dir(planned.trial.key), "attempt").log(10, {"coco/box_ap": 0.1})
+
+    assert launch._settle(planned, asha=asha, problem=problem) == expected
+
+
+def test_a_failed_trial_fails_the_sweep(planned):
+    parent = home.journal_dir(planned.trial.key).parent
+    (sweep,) = (folder for folder in parent.iterdir() if folder.name.startswith("sweep-"))
+
+    launch._close_parent(sweep.name, ["FINISHED", "FAILED"])
+
+    assert read_status(sweep) == "FAILED"

@@ -1,0 +1,126 @@
+"""The same command on clusters that others started: two nodes, and `ray start --head` with `ray job submit`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+from server import free_port
+from sweeping import LONG, ROOT, SweepCommand, clean_environment, data_flags, journaled, tracked, wait_for
+from tiny import ROWS
+
+from piip.spec import CNNSpec
+from piip.sweeps.found import load_tables
+from piip.tracking.store import Store
+
+pytestmark = pytest.mark.slow
+
+RESNET = next(
+    row
+    for row in load_tables(ROOT / "experiments" / "sweep_resolutions.py")["pico"]
+    if isinstance(row.model.backbone, CNNSpec)
+)
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b1" * 32}
+
+
+@pytest.fixture
+def two_nodes():
+    """The address of a cluster of a head and two nodes with one CPU each."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("two_nodes.py")), str(free_port())],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment(**TOKEN),
+    )  # fmt: skip
+    assert process.stdout
+    assert process.stdin
+    yield process.stdout.readline().strip()
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.stdin.close()
+    process.wait(120)
+    end(children)
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """Kills those that have not ended by themselves."""
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    for process in alive:
+        process.kill()
+
+
+def test_a_trial_of_two_workers_spreads_over_two_nodes(two_nodes, new_home, data):
+    home = new_home("two_nodes")
+    row = ROWS["pico"][1].name
+
+    with SweepCommand(home, data, "--workers=2", "--set=train.steps=6", row, RAY_ADDRESS=two_nodes, **TOKEN) as command:
+        document = command.finish()
+
+    assert "1 trials, 1 at once, 2 worker(s) each, on 2 CPU" in command.stderr
+    (run,) = (run for run in Store(f"sqlite:///{home / 'mlflow.db'}").find_runs("tiny_pico") if run.name == row)
+    assert (run.status, document["failed"]) == ("FINISHED", [])
+    assert (run.tags["piip.workers"], run.tags["hardware.nodes"]) == ("2", "2")
+    assert len(set(run.tags["hardware.node_ids"].split(","))) == 2
+    assert tracked(home / "mlflow.db") == journaled(home)
+
+
+@pytest.fixture
+def head():
+    """`ray start --head` of its own, as a person has it; the environment to talk to it with."""
+    folder = Path(tempfile.mkdtemp(prefix="piip", dir="/tmp"))  # sockets below it need a short path
+    environment = clean_environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", **TOKEN)
+    del environment["PYTHONPATH"]  # the job's code comes from its working directory
+    dashboard = free_port()
+    ports = {
+        "port": free_port(), "dashboard-port": dashboard, "ray-client-server-port": free_port(),
+        "dashboard-agent-listen-port": free_port(),
+    }  # fmt: skip
+    command = [
+        "ray",
+        "start",
+        "--head",
+        "--num-cpus=2",
+        f"--temp-dir={folder / 'ray'}",
+        "--block",
+        "--disable-usage-stats",
+    ]
+    log = (folder / "start.log").open("w")
+    process = subprocess.Popen(
+        [*command, *(f"--{name}={port}" for name, port in ports.items())], env=environment, stdout=log, stderr=log
+    )
+    wait_for(lambda: process.poll() is not None or "Ray runtime started" in (folder / "start.log").read_text())
+    assert process.poll() is None, (folder / "start.log").read_text()
+    yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    process.wait(120)
+    end(children)
+    log.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_ray_job_submit_runs_an_experiment_file(head, new_home, data):
+    home = new_home("job")
+    job = json.dumps({"env_vars": {"PIIP_HOME": str(home)}})
+    changes = {
+        "train.steps": 4,
+        "train.batch_size": 2,
+        "model.backbone.resolution": 128,
+        "model.backbone.pretrained": "false",
+    }
+    command = ["ray", "job", "submit", "--working-dir", ".", "--runtime-env-json", job, "--"]
+    command += ["python", "experiments/sweep_resolutions.py", "--scale=pico", RESNET.name, "--json", *data_flags(data)]
+    command += [f"--set={name}={value}" for name, value in changes.items()]
+
+    done = subprocess.run(command, cwd=ROOT, env=head, capture_output=True, text=True, timeout=LONG, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    (document,) = (json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"experiment"'))
+    assert (document["experiment"], document["failed"]) == ("sweep_resolutions_pico", [])
+    runs = Store(f"sqlite:///{home / 'mlflow.db'}").find_runs("sweep_resolutions_pico")
+    (run,) = (run for run in runs if run.name == RESNET.name)
+    assert (run.status, run.tags["hardware.nodes"]) == ("FINISHED", "1")
+    assert run.tags["piip.checkpoint"].startswith(str(home))
+    assert tracked(home / "mlflow.db") == journaled(home)
