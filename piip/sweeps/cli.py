@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -99,7 +100,9 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
         concurrent=options.concurrent, asha=options.asha, fresh=options.fresh,
         max_eval_images=options.max_eval_images, custom=custom,
     )  # fmt: skip
-    outcome = run_sweep(sweep)
+    # Ray tells of workers that died on stdout, which is for results
+    with redirect_stdout(sys.stderr):
+        outcome = run_sweep(sweep)
     print_outcome(sweep, outcome, as_json=options.json)
     return 1 if outcome.failed else 0
 

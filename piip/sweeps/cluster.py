@@ -53,6 +53,7 @@ def connect(*, num_cpus: int | None = None) -> Mapping[str, float]:
         os.environ.setdefault(name, value)
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.execution.tune_controller").addFilter(_in_one_line)
     os.environ.setdefault("PIIP_HOME", str(home.home()))
     # a checkout that is not installed is importable by the workers too
     path = os.pathsep.join(filter(None, [str(home.package_root()), os.environ.get("PYTHONPATH", "")]))
@@ -74,6 +75,14 @@ def connect(*, num_cpus: int | None = None) -> Mapping[str, float]:
         )  # fmt: skip
     _check_home_is_shared()
     return ray.cluster_resources()
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """A driver that died is started again: worth a line, not Ray's forty."""
+    if record.exc_info and record.exc_info[1]:
+        reason = str(record.exc_info[1]).strip().splitlines()[0]
+        record.msg, record.args, record.exc_info = f"{record.getMessage()}: {reason}", (), None
+    return True
 
 
 def node_resources() -> list[dict[str, float]]:
