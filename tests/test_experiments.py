@@ -14,6 +14,14 @@ FOLDER = Path(__file__).parent.parent / "experiments"
 FILES = sorted(FOLDER.glob("*.py"))
 TABLES = {file: load_tables(file) for file in FILES}
 ROWS = [row for tables in TABLES.values() for table in tables.values() for row in table]
+
+
+def networks(row: ExperimentSpec) -> tuple[str, ...]:
+    """What a row builds, whatever its images' sizes."""
+    backbone = row.model.backbone
+    return tuple(b.arch for b in backbone.branches) if isinstance(backbone, PIIPSpec) else (backbone.arch,)
+
+
 ROW = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
@@ -52,9 +60,7 @@ def test_a_row_comes_back_from_json_as_it_was(row):
     assert json.loads(json.dumps(row.flat())) == row.flat()
 
 
-@pytest.mark.parametrize(
-    "row", {row.model.backbone.model_dump_json(): row for row in ROWS}.values(), ids=lambda row: row.name
-)
+@pytest.mark.parametrize("row", {networks(row): row for row in ROWS}.values(), ids=lambda row: row.name)
 def test_a_rows_backbone_builds_without_memory(row):
     with torch.device("meta"):
         backbone = build_backbone(row.model.backbone, pretrained=False)
