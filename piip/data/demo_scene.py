@@ -78,25 +78,19 @@ def _background(rng: np.random.Generator, split: str, width: int, height: int) -
 
 
 def _fill(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    """(H, W, 3) paint: plain, gradient, stripes, checks or noise of two colours; the class has no say in it."""
+    """(H, W, 3) paint: plain, a gradient or stripes of two colours; the class has no say in it."""
     first, second = rng.uniform(0, 255, size=(2, 3))
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     turn = rng.uniform(0, np.pi)
     along = rows * np.sin(turn) + columns * np.cos(turn)
     period = rng.uniform(6, 18) * SUPERSAMPLE
-    kind = rng.choice(["plain", "gradient", "stripes", "checks", "noise"], p=[0.3, 0.25, 0.2, 0.1, 0.15])
+    kind = rng.choice(["plain", "gradient", "stripes"], p=[0.5, 0.35, 0.15])
     if kind == "plain":
         mix = np.zeros((height, width))
     elif kind == "gradient":
         mix = (along - along.min()) / max(float(np.ptp(along)), 1.0)
-    elif kind == "stripes":
-        mix = (along % period) < period / 2
-    elif kind == "checks":
-        mix = ((rows // (period / 2)) + (columns // (period / 2))) % 2
     else:
-        grain = rng.integers(4, 12)
-        coarse = rng.random((height // grain + 1, width // grain + 1))
-        mix = coarse.repeat(grain, axis=0).repeat(grain, axis=1)[:height, :width]
+        mix = (along % period) < period / 2
     return (first + (second - first) * np.asarray(mix, dtype=np.float32)[..., None]).astype(np.float32)
 
 
@@ -145,7 +139,7 @@ def _paint(rng: np.random.Generator, canvas: NDArray[np.float32], thing: _Candid
     height, width = thing.alpha.shape
     stroke = int(rng.integers(1, 4)) * 2 * SUPERSAMPLE if rng.random() < 0.4 else 0
     line_colour = rng.choice([0.0, 255.0]) + rng.uniform(-60, 60, size=3)
-    opacity = rng.uniform(0.8, 1.0)
+    opacity = rng.uniform(0.9, 1.0)
     inside = (_reduced(thing.alpha) / 255)[..., None]
     colour = ground
     for _ in range(16):
@@ -155,7 +149,7 @@ def _paint(rng: np.random.Generator, canvas: NDArray[np.float32], thing: _Candid
         colour = _reduced(paint)
         # In RGB distance, where black to white is 441: below these even a person has to search.
         distance = opacity * np.linalg.norm(colour - ground, axis=-1)[inside[..., 0] > 0.5]
-        if distance.mean() > 45 and np.percentile(distance, 20) > 35:
+        if distance.mean() > 80 and np.percentile(distance, 20) > 60:
             break
     canvas[thing.window] = ground + (colour - ground) * inside * opacity
 
