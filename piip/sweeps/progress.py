@@ -4,6 +4,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
 from typing import TextIO
 
 from piip import home
@@ -67,8 +69,9 @@ def line(metrics: dict[str, list[tuple[int, float, int]]], status: str, step: in
     if status != "RUNNING":
         return f"{status.lower()} at step {step}{score}"
     loss, rate = metrics["train/loss"][-1][1], metrics["train/images_per_second"][-1][1]
-    entries = metrics["train/loss"]
-    # measured over the last entries: evaluation pauses count, start-up does not
-    per_step = (entries[-1][2] - entries[-10:][0][2]) / 1000 / max(1, entries[-1][0] - entries[-10:][0][0])
+    # the median over the last entries: neither evaluations, nor start-up, nor the pause after a crash
+    recent = metrics["train/loss"][-10:]
+    paces = [(later[2] - entry[2]) / 1000 / (later[0] - entry[0]) for entry, later in pairwise(recent)]
+    per_step = median(paces) if paces else 0.0
     eta = f"{(steps - step) * per_step:.0f} s" if per_step else "-"
     return f"step {step}/{steps}  loss {loss:.3f}  {rate:.1f} img/s  ETA {eta}{score}"
