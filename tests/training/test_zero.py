@@ -154,8 +154,10 @@ def test_one_worker_predicts_from_the_checkpoint_what_two_predicted_in_training(
 
     logged = json.loads((home.journal_dir(key) / "artifacts" / "predictions" / "val.json").read_text())
     assert len(results) > 0
-    assert results == logged
-    assert metrics == {name: history(key, name)[STEPS] for name in metrics}
+    # another process, another alignment of memory: the last bit of a score (measured 1.5e-8)
+    assert [(r["image_id"], r["category_id"]) for r in results] == [(r["image_id"], r["category_id"]) for r in logged]
+    assert [r["score"] for r in results] == pytest.approx([r["score"] for r in logged], abs=1e-6)
+    assert metrics == pytest.approx({name: history(key, name)[STEPS] for name in metrics}, abs=1e-6)
 
 
 @pytest.mark.gpu
