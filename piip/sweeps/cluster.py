@@ -71,7 +71,7 @@ def connect(*, num_cpus: int | None = None) -> Mapping[str, float]:
         # address="local": a file left by a crashed cluster would otherwise be taken for a running one
         ray.init(
             address="local", num_cpus=num_cpus or os.cpu_count(), object_store_memory=256 * 2**20,
-            dashboard_port=8265, **options,
+            **options,
         )  # fmt: skip
     _check_home_is_shared()
     return ray.cluster_resources()

@@ -68,7 +68,7 @@ def assert_equals_unkilled(home, unkilled_home):
     assert tracked(home / "mlflow.db") == journaled(home)
 
 
-def test_a_tracking_server_that_dies_and_comes_back_costs_no_step_and_no_number(unkilled, new_home, data, tmp_path):
+def test_a_tracking_server_that_dies_and_comes_back_costs_no_step_and_no_number(new_home, data, tmp_path):
     home = new_home("server")
     with MLflowServer(tmp_path / "mlflow") as server:
         with SweepCommand(home, data, "--set=train.steps=90", VIT, MLFLOW_TRACKING_URI=server.uri) as command:
