@@ -17,8 +17,10 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 
 from piip.data.glyphs import GLYPHS, glyph_image
 from piip.models.branches import Branch
@@ -29,33 +31,38 @@ BOX_SCALE = 64
 """Pixels that count as 1 in the distances to the box."""
 WINDOWS = {branch.arch.split(".")[0]: branch.window for branch in PICO.values()}
 
-Samples = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Images (N, 3, S, S) uint8; classes (N, L); masks of the cells (N, L, patch * patch); distances (N, L, 4)."""
+Samples = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Images (N, 3, S, S) uint8; labels (N, G) and corners (N, G, 4) of their glyphs; owners of the cells (N, L), masks of the
+cells (N, L, patch * patch), distances (N, L, 4)."""
 
 
 class DenseTask(nn.Module):
-    """A branch and three linear readings of each of its tokens."""
+    """A branch, what each of its tokens says of its cell, and what the 7 x 7 tokens of a glyph's box say of its class."""
 
     def __init__(self, branch: Branch) -> None:
         super().__init__()
         self.branch = branch
         self.norm = nn.LayerNorm(branch.embed_dim)
-        self.sizes = (len(GLYPHS) + 1, PATCH**2, 4)
-        self.readings = nn.Linear(branch.embed_dim, sum(self.sizes))
+        self.cells = nn.Linear(branch.embed_dim, PATCH**2 + 4)
+        # as a detector's box head: it tells classes by where in the box a token lies, which a mean over tokens is slow to learn
+        self.classes = nn.Sequential(
+            nn.Flatten(), nn.Linear(branch.embed_dim * 49, 128), nn.GELU(), nn.Linear(128, len(GLYPHS) + 1)
+        )
 
     def forward(self, samples: Samples) -> dict[str, Tensor]:
-        """Losses, and the part of tokens whose class is right among those that hold a glyph."""
-        images, classes, masks, distances = samples
+        """Losses, and the part of the glyphs whose class is right."""
+        images, labels, corners, owners, masks, distances = samples
         tokens = self.norm(self.branch((images.float() - 127.5) / 127.5))
-        logits, pixels, boxes = self.readings(tokens).split(self.sizes, dim=-1)
-        glyph = classes > 0
-        # glyphs hold a fifth of the cells: in one mean over all, telling ground from glyph outweighs telling glyphs apart
-        mistakes = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
+        pixels, boxes = self.cells(tokens).split((PATCH**2, 4), dim=-1)
+        glyph, listed = owners > 0, labels > 0
+        map_nchw = tokens.transpose(1, 2).unflatten(2, (IMAGE // PATCH, IMAGE // PATCH))
+        rois = [box[seen] for box, seen in zip(corners, listed, strict=True)]
+        logits = self.classes(roi_align(map_nchw, rois, 7, 1 / PATCH, aligned=True))
         return {
-            "class": mistakes[glyph].mean() + mistakes[~glyph].mean(),
+            "class": F.cross_entropy(logits, labels[listed]),
             "mask": F.binary_cross_entropy_with_logits(pixels, masks.float()),
             "box": F.smooth_l1_loss(boxes[glyph], distances[glyph] / BOX_SCALE, beta=0.1),
-            "accuracy": (logits.argmax(dim=-1) == classes)[glyph].float().mean(),
+            "accuracy": (logits.argmax(dim=-1) == labels[listed]).float().mean(),
         }
 
 
@@ -66,7 +73,9 @@ def draw_samples(count: int, seed: int) -> Samples:
     masks = np.stack([d.mask for d in drawn]).reshape(count, grid, PATCH, grid, PATCH).swapaxes(2, 3)
     return (
         torch.from_numpy(np.stack([d.image for d in drawn])).permute(0, 3, 1, 2).contiguous(),
-        torch.from_numpy(np.stack([d.classes for d in drawn])).flatten(1),
+        torch.from_numpy(np.stack([d.labels for d in drawn])),
+        torch.from_numpy(np.stack([d.corners for d in drawn])),
+        torch.from_numpy(np.stack([d.owners for d in drawn])).flatten(1),
         torch.from_numpy(masks.reshape(count, grid * grid, PATCH * PATCH)),
         torch.from_numpy(np.stack([d.boxes for d in drawn])).flatten(1, 2),
     )
@@ -75,25 +84,39 @@ def draw_samples(count: int, seed: int) -> Samples:
 def batch(samples: Samples, rng: np.random.Generator, size: int) -> Samples:
     """Some of the samples, colours inverted or in another order, half of the batches mirrored."""
     index = torch.from_numpy(rng.integers(len(samples[0]), size=size))
-    images, classes, masks, distances = (part[index] for part in samples)
+    images, labels, corners, owners, masks, distances = (part[index] for part in samples)
     images = images[:, torch.from_numpy(rng.permutation(3))]
     if rng.random() < 0.5:
         images = 255 - images
     if rng.random() < 0.5:
         grid = (IMAGE // PATCH, IMAGE // PATCH)
         images = images.flip(-1)
-        classes = classes.unflatten(1, grid).flip(2).flatten(1)
+        corners = torch.stack(
+            [IMAGE - corners[..., 2], corners[..., 1], IMAGE - corners[..., 0], corners[..., 3]], dim=-1
+        )
+        owners = owners.unflatten(1, grid).flip(2).flatten(1)
         masks = masks.unflatten(1, grid).unflatten(-1, (PATCH, PATCH)).flip(2, -1).flatten(-2).flatten(1, 2)
         distances = distances.unflatten(1, grid).flip(2).flatten(1, 2)[..., [2, 1, 0, 3]]
-    return images, classes, masks, distances
+    return images, labels, corners, owners, masks, distances
 
 
 def pretrain(
-    arch: str, samples: Samples, held_out: Samples, *, steps: int, batch_size: int, lr: float, seed: int
+    arch: str,
+    samples: Samples,
+    held_out: Samples,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    init: Path | None,
 ) -> dict[str, Tensor]:
     """The state dict of the timm network `arch` after `steps` steps of AdamW, one-cycle."""
     torch.manual_seed(seed)
     vit = timm.create_model(arch, pretrained=False, num_classes=0)
+    assert isinstance(vit, VisionTransformer)
+    if init:
+        vit.load_state_dict(load_file(weights_name(init, arch)))
     task = DenseTask(Branch(vit, window=WINDOWS[arch]))
     optimizer = torch.optim.AdamW(task.parameters(), lr=lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
@@ -117,6 +140,11 @@ def pretrain(
     return state | {"pos_embed": task.branch.pos_embed.detach()}
 
 
+def weights_name(folder: Path, arch: str) -> Path:
+    """Where the weights of `arch` lie in a folder."""
+    return folder / f"{arch}.glyphs.safetensors"
+
+
 def _shown(values: dict[str, Tensor]) -> str:
     return ", ".join(f"{name} {value.item():.3f}" for name, value in values.items())
 
@@ -132,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", type=Path, help="folder of weights to go on from (random weights)")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder (the package's own: %(default)s)")
     given = parser.parse_args(arguments)
 
@@ -141,9 +170,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     for arch in given.archs:
         state = pretrain(
-            arch, samples, held_out, steps=given.steps, batch_size=given.batch_size, lr=given.lr, seed=given.seed
+            arch,
+            samples,
+            held_out,
+            steps=given.steps,
+            batch_size=given.batch_size,
+            lr=given.lr,
+            seed=given.seed,
+            init=given.init,
         )
-        path = given.out / f"{arch}.glyphs.safetensors"
+        path = weights_name(given.out, arch)
         save_file({name: value.half().contiguous() for name, value in state.items()}, path)
         print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)", flush=True)
 

@@ -1,6 +1,6 @@
 """Made-up images that pretrain pico branches: letters and digits on procedural grounds, with dense targets.
 
-Nothing of the demo data is in here: no photograph, none of its shapes (O, o and 0 stay out: they are rings), other fills.
+Nothing of the demo data is in here: no photograph, none of its shapes (O and 0 stay out: they are rings), other fills.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-GLYPHS = "ABCDEFGHIJKLMNPQRSTUVWXYZabefghijmnqrtuy123456789"
-"""Classes 1, 2, ...; without d (b in a mirror) and the small letters that are small capitals."""
+GLYPHS = "ABCDEFGHIJKLMNPQRSTUVWXYZ23456789"
+"""Classes 1, 2, ..."""
 STYLES = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic",
 )  # fmt: skip
 """Fonts inside the matplotlib wheel."""
-SIZES = (12.0, 120.0)
+SIZES = (16.0, 120.0)
 """Longer side of a glyph in pixels, log-uniform."""
+MAX_GLYPHS = 4
 _MASTER = 96
 """Points at which glyphs are drawn once, to be resized from."""
 
@@ -32,8 +33,12 @@ class GlyphImage:
     """(H, W, 3) RGB."""
     mask: NDArray[np.bool_]
     """(H, W) pixels of any glyph."""
-    classes: NDArray[np.int64]
-    """(H / patch, W / patch) class of the glyph that has most of the cell, 0 where no glyph has an eighth of it."""
+    labels: NDArray[np.int64]
+    """(MAX_GLYPHS,) class of every glyph; 0 past the last one, and for one that others hide by more than half."""
+    corners: NDArray[np.float32]
+    """(MAX_GLYPHS, 4) the glyphs' boxes, xyxy in pixels."""
+    owners: NDArray[np.int64]
+    """(H / patch, W / patch) k where glyph labels[k - 1] has most of the cell, 0 where none has an eighth of it."""
     boxes: NDArray[np.float32]
     """(H / patch, W / patch, 4) distances in pixels from the cell's centre to the left, top, right, bottom of that glyph's box."""
 
@@ -109,15 +114,16 @@ def _glyph(rng: np.random.Generator, side: int) -> tuple[int, NDArray[np.float32
     )
     layer = Image.new("L", (side, side))
     layer.paste(small, (x, y))
-    return number + 1, np.asarray(layer, dtype=np.float32) / 255, (x, y, x + small.width, y + small.height)
+    coverage = np.asarray(layer, dtype=np.float32) / np.float32(255)
+    return number + 1, coverage, (x, y, x + small.width, y + small.height)
 
 
 def glyph_image(rng: np.random.Generator, side: int = 128, patch: int = 8) -> GlyphImage:
-    """One to five glyphs, the later in front of the earlier."""
+    """One to MAX_GLYPHS glyphs, the later in front of the earlier."""
     canvas = _ground(rng, side)
     owner = np.zeros((side, side), dtype=np.int64)  # 0 ground, k the k-th glyph
-    labels, boxes = [0], [(0.0, 0.0, 0.0, 0.0)]
-    for _ in range(rng.integers(1, 6)):
+    labels, boxes, areas = [0], [(0.0, 0.0, 0.0, 0.0)], [0]
+    for _ in range(rng.integers(1, MAX_GLYPHS + 1)):
         label, coverage, box = _glyph(rng, side)
         solid = coverage > 0.5
         if not solid.any():
@@ -130,8 +136,10 @@ def glyph_image(rng: np.random.Generator, side: int = 128, patch: int = 8) -> Gl
         canvas += (paint - canvas) * coverage[..., None] * np.float32(rng.uniform(0.8, 1.0))
         labels.append(label)
         boxes.append(box)
+        areas.append(int(solid.sum()))
         owner[solid] = len(labels) - 1
-    return _cells(canvas, owner, np.array(labels), np.array(boxes, dtype=np.float32), patch)
+    hidden = np.bincount(owner.ravel(), minlength=len(labels)) < 0.5 * np.array(areas)
+    return _cells(canvas, owner, np.where(hidden, 0, labels), np.array(boxes, dtype=np.float32), patch)
 
 
 def _cells(canvas: NDArray, owner: NDArray, labels: NDArray, boxes: NDArray, patch: int) -> GlyphImage:
@@ -145,5 +153,7 @@ def _cells(canvas: NDArray, owner: NDArray, labels: NDArray, boxes: NDArray, pat
     x, y = np.meshgrid(centre, centre)
     left, top, right, bottom = np.moveaxis(boxes[most], -1, 0)
     distances = np.stack([x - left, y - top, right - x, bottom - y], axis=-1)
+    listed, corners = np.zeros(MAX_GLYPHS, dtype=np.int64), np.zeros((MAX_GLYPHS, 4), dtype=np.float32)
+    listed[: len(labels) - 1], corners[: len(labels) - 1] = labels[1:], boxes[1:]
     image = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
-    return GlyphImage(image=image, mask=owner > 0, classes=labels[most], boxes=distances)
+    return GlyphImage(image=image, mask=owner > 0, labels=listed, corners=corners, owners=most, boxes=distances)

@@ -16,14 +16,15 @@ def test_a_seed_draws_the_same_image_again():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_cells_with_a_class_hold_glyph_pixels_and_lie_near_their_box(seed):
+def test_cells_of_a_glyph_hold_glyph_pixels_and_lie_near_their_box(seed):
     made = drawn(seed)
     share = made.mask.reshape(8, 8, 8, 8).mean(axis=(1, 3))
 
-    glyph = made.classes > 0
+    glyph = made.owners > 0
 
     assert (share[glyph] > 1 / 8).all()
-    assert made.classes.max() <= len(GLYPHS)
+    assert made.labels.max() > 0
+    assert made.labels.max() <= len(GLYPHS)
     # centre + distances span the box: its sides are never negative, and it covers part of the cell (half a cell is 4 px)
     left, top, right, bottom = made.boxes[glyph].T
     assert (left + right > 0).all()
