@@ -38,9 +38,15 @@ COCO_ROWS = [
     ),
     mask_rcnn_1x(piip("TSB", (1344, 896, 448), window=14)),
     mask_rcnn_1x(piip("TSB", (1120, 672, 448), window=14)),
-    mask_rcnn_1x(piip("SBL", (1120, 672, 448), window=28), PaperResult(box_ap=46.5, mask_ap=40.8, params_m=493, gflops=727)),
-    mask_rcnn_1x(piip("SBL", (1344, 896, 448), window=28), PaperResult(box_ap=48.3, mask_ap=42.7, params_m=495, gflops=1002)),
-    mask_rcnn_1x(piip("SBL", (1568, 896, 672), window=28), PaperResult(box_ap=49.3, mask_ap=43.7, params_m=497, gflops=1464)),
+    mask_rcnn_1x(
+        piip("SBL", (1120, 672, 448), window=28), PaperResult(box_ap=46.5, mask_ap=40.8, params_m=493, gflops=727)
+    ),
+    mask_rcnn_1x(
+        piip("SBL", (1344, 896, 448), window=28), PaperResult(box_ap=48.3, mask_ap=42.7, params_m=495, gflops=1002)
+    ),
+    mask_rcnn_1x(
+        piip("SBL", (1568, 896, 672), window=28), PaperResult(box_ap=49.3, mask_ap=43.7, params_m=497, gflops=1464)
+    ),
     mask_rcnn_1x(piip("SBL", (1568, 1120, 672), window=28), PaperResult(box_ap=50.0, mask_ap=44.4)),
 ]
 

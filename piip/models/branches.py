@@ -10,6 +10,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from piip.models import pico  # registers pico_* with timm
+from piip.models.pico import WeightsError
 from piip.spec import BranchSpec
 
 # B batch, H W grid height and width, L = H * W tokens, C channels
@@ -119,7 +120,7 @@ def build_branch(spec: BranchSpec, pretrained: bool = True) -> Branch:
 
     Raises:
         ValueError: timm has no such ViT.
-        RuntimeError: The pretrained weights cannot be had.
+        WeightsError: The pretrained weights cannot be had.
     """
     name = spec.arch.split(".")[0]
     if not timm.is_model(name):
@@ -133,7 +134,7 @@ def build_branch(spec: BranchSpec, pretrained: bool = True) -> Branch:
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        raise RuntimeError(
+        raise WeightsError(
             f"no pretrained weights for branch {spec.arch!r}: {type(error).__name__}: {error}\n"
             "They come from the Hugging Face hub: give this machine a network or a filled HF_HOME cache, "
             "or start from random weights with model.backbone.branches.N.pretrained=false"

@@ -6,6 +6,7 @@ import timm
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
+from piip.models.pico import WeightsError
 from piip.spec import CNNSpec
 
 
@@ -28,7 +29,7 @@ class CNN(nn.Module):
                 spec.arch, pretrained=pretrained, features_only=True, out_indices=(-4, -3, -2, -1)
             )
         except (OSError, RuntimeError) as error:
-            raise RuntimeError(
+            raise WeightsError(
                 f"cannot build {spec.arch!r} (pretrained={pretrained}): {type(error).__name__}: {error}. "
                 "Weights: give this machine a network or a filled HF_HOME cache, "
                 "or set model.backbone.pretrained=false"

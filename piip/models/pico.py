@@ -41,10 +41,14 @@ def weights_file(arch: str) -> Path:
     return WEIGHTS / f"{arch}.safetensors"
 
 
+class WeightsError(ValueError):
+    """Pretrained weights that are not there; trying again finds none either."""
+
+
 def require_weights(arch: str) -> None:
-    """Raises RuntimeError when `arch` is one of ours and its weights are not in the package."""
+    """Raises WeightsError when `arch` is one of ours and its weights are not in the package."""
     if arch.split(".")[0] in GEOMETRY and not weights_file(arch).is_file():
-        raise RuntimeError(
+        raise WeightsError(
             f"no pretrained weights for branch {arch!r}: {weights_file(arch).name} is not in {WEIGHTS.parent.name}/{WEIGHTS.name}/. "
             "Make it with experiments/pretrain_pico.py, or set model.backbone.branches.N.pretrained=false"
         )

@@ -85,7 +85,6 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
         return list_rows(specs, as_json=options.json)
     # Ray and PyTorch from here on: neither --help nor a wrong name waits for them
     from piip.data.demo import ensure_demo
-    from piip.ops import build
     from piip.sweeps.launch import Sweep, run_sweep
     from piip.sweeps.plan import Resources
     from piip.sweeps.summary import print_outcome
@@ -93,7 +92,6 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     custom = custom_sources(options)
     if any(spec.data.name == "demo" for spec in specs):
         ensure_demo(home.home() / "data" / "demo")
-    build.load()
     sweep = Sweep(
         specs, options.experiment or f"{experiment}_{scale}",
         resources=Resources(options.workers, options.cpus_per_worker, options.gpus_per_worker),

@@ -13,6 +13,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from piip import home
 from piip.data.sources import Source
+from piip.ops import build
 from piip.spec import ExperimentSpec
 from piip.sweeps import cluster, pictures
 from piip.sweeps.plan import Planned, Resources, concurrency, plan_trials
@@ -103,17 +104,15 @@ def run_sweep(sweep: Sweep) -> Outcome:
 
 def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str]]:
     """Run trials through Ray Tune; returns how many ran at once, and why Tune gave up on some, by key."""
+    build.load()  # once, here: workers then find the kernel compiled
     resources = cluster.connect()
     try:
         fits = concurrency(sweep.resources, resources, cluster.node_resources())
         slots = min(fits, sweep.concurrent or fits, len(todo))
         log.warning(
             "%d trials, %d at once, %d worker(s) each, on %s",
-            len(todo),
-            slots,
-            sweep.resources.workers,
-            _describe(resources),
-        )
+            len(todo), slots, sweep.resources.workers, _describe(resources),
+        )  # fmt: skip
         with Progress([p.trial for p in todo], [p.num_steps for p in todo]):
             results = _tuner(sweep, todo, slots).fit()
     finally:

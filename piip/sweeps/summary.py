@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
@@ -42,10 +43,17 @@ def print_outcome(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
     best = summary(mine)[0]
     for report in reports:
         print(f"report:  {report}")
+    python = _shown(Path(sys.executable))
     print("next:")
-    print(f"  mlflow ui --backend-store-uri {home.tracking_uri()}      # compare the runs in a browser")
-    print(f"  python -m piip.eval --run-id {best['run_id']}      # score the best trial again")
-    print(f"  python -m piip.predict --run-id {best['run_id']} YOUR_IMAGE.jpg -o drawn/")
+    ui = f"{python} -m mlflow ui --backend-store-uri {home.tracking_uri()}"
+    print(f"  {ui}      # http://127.0.0.1:5000: experiment {sweep.experiment}, select runs, Compare")
+    print(f"  {python} -m piip.eval --run-id {best['run_id']}      # score the best trial again")
+    print(f"  {python} -m piip.predict --run-id {best['run_id']} YOUR_IMAGE.jpg -o drawn/")
+
+
+def _shown(path: Path) -> Path:
+    """As a person in this folder would type it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _print_from_journals(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:

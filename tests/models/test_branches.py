@@ -107,7 +107,7 @@ def test_pico_weights_go_in_a_file_and_come_back(tmp_path, monkeypatch):
 def test_missing_pico_weights_name_the_script(tmp_path, monkeypatch):
     monkeypatch.setattr(pico, "WEIGHTS", tmp_path)
 
-    with pytest.raises(RuntimeError, match=r"experiments/pretrain_pico\.py.*pretrained=false"):
+    with pytest.raises(ValueError, match=r"experiments/pretrain_pico\.py.*pretrained=false"):
         build_branch(BranchSpec(arch="pico_tiny.glyphs", resolution=128))
 
 
@@ -117,7 +117,7 @@ def test_no_network_names_the_way_out(monkeypatch):
 
     monkeypatch.setattr(branches.timm, "create_model", unreachable)
 
-    with pytest.raises(RuntimeError, match=r"(?s)deit_tiny_patch16_224\.fb_in1k.*branches\.N\.pretrained=false"):
+    with pytest.raises(ValueError, match=r"(?s)deit_tiny_patch16_224\.fb_in1k.*branches\.N\.pretrained=false"):
         build_branch(DEIT_TINY.override({"pretrained": True}))
 
 

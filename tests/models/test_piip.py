@@ -185,5 +185,5 @@ def test_a_cnn_gives_four_maps():
 
 
 def test_an_unknown_cnn_is_refused():
-    with pytest.raises(RuntimeError, match="resnet19"):
+    with pytest.raises(ValueError, match="resnet19"):
         build_backbone(CNNSpec(arch="resnet19", resolution=64))
