@@ -1,6 +1,6 @@
 """Ten minutes on two cores: does a pico PIIP keep up with a ResNet-18, and what does pretraining its branches bring?
 
-    python experiments/pico_long.py --cpus-per-worker 2
+    python experiments/pico_long.py --workers 2
 
 Every row trains for about nine minutes on two cores and is scored on photographs that training never saw. The ResNet-18 and one
 PIIP start from scratch; the other PIIP's branches from weights that experiments/pretrain_pico.py makes on generated glyphs.
@@ -12,9 +12,9 @@ from piip.sweeps.cli import main
 
 ROWS = {
     "pico": [
-        mask_rcnn_pico(pico("TSB", (256, 192, 128)), steps=900),
-        mask_rcnn_pico(pico("TSB", (256, 192, 128), pretrained=False), steps=900),
-        mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=256), steps=1100),
+        mask_rcnn_pico(pico("TB", (256, 128)), steps=1150),
+        mask_rcnn_pico(pico("TB", (256, 128), pretrained=False), steps=1150),
+        mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=256), steps=1150, lr=5e-4),
     ]
 }
 

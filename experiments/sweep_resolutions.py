@@ -11,19 +11,17 @@ from piip.presets import mask_rcnn_1x, mask_rcnn_pico, pico, piip
 from piip.spec import CNNSpec, PaperResult
 from piip.sweeps.cli import main
 
-STEPS = 140
+# steps that take about 90 s on one core, so that trials compare at equal wall time
+TB_STEPS, TSB_STEPS, VIT_STEPS, PEER_STEPS = 170, 125, 160, 170
 
 PICO_ROWS = [
+    *(mask_rcnn_pico(pico("TB", sides), steps=TB_STEPS) for sides in [(256, 128), (256, 192), (320, 160)]),
+    mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=256), steps=PEER_STEPS, lr=5e-4),
     *(
-        mask_rcnn_pico(pico(letters, sides), steps=STEPS)
-        for letters, tuples in {
-            "TB": [(256, 128), (256, 192), (320, 160)],
-            "TSB": [(256, 192, 128), (256, 128, 128), (320, 192, 128)],
-        }.items()
-        for sides in tuples
+        mask_rcnn_pico(pico("TSB", sides), steps=TSB_STEPS)
+        for sides in [(256, 192, 128), (256, 128, 128), (320, 192, 128)]
     ),
-    mask_rcnn_pico(pico("B", (256,)), steps=STEPS),
-    mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=256), steps=STEPS),
+    mask_rcnn_pico(pico("B", (256,)), steps=VIT_STEPS),
 ]
 
 COCO_ROWS = [

@@ -93,8 +93,8 @@ PICO_HEAD = MaskRCNNSpec(
 )  # fmt: skip
 
 
-def mask_rcnn_pico(backbone: Backbone, *, steps: int, lr: float = 5e-4) -> ExperimentSpec:
-    """Mask R-CNN on the demo data, small enough for two CPU cores; the peer and every pico PIIP share these settings."""
+def mask_rcnn_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> ExperimentSpec:
+    """Mask R-CNN on the demo data, small enough for two CPU cores; all pico rows share these settings but for `lr`."""
     return ExperimentSpec(
         name=f"mask_rcnn_{backbone_name(backbone)}_pico{steps}",
         model=ModelSpec(backbone=backbone, head=PICO_HEAD),
