@@ -1,11 +1,16 @@
 """Pretrains the pico branches on made-up images, each alone: letters and digits on procedural grounds (piip/data/glyphs.py).
 
-    python experiments/pretrain_pico.py                          # all three, about 20 minutes on one CPU core
-    python experiments/pretrain_pico.py --archs pico_tiny --steps 200 --out /tmp/weights
+    python experiments/pretrain_pico.py --archs pico_tiny --steps 2000
+    python experiments/pretrain_pico.py --archs pico_tiny --steps 1500 --lr 1e-3 --init piip/models/weights --out /tmp/weights
 
-Published PIIPs start from branches pretrained on ImageNet; these start from branches that have read glyphs. Every token says what
-its cell holds: class, distances to the glyph's box, and the cell's own 8 x 8 mask. The demo's photographs and shapes are not in it.
-Writes <out>/<arch>.glyphs.safetensors (fp16), what `BranchSpec(arch="pico_tiny.glyphs")` loads.
+Published PIIPs start from branches pretrained on ImageNet; these start from branches that have read glyphs. Every token says where
+in its cell there is a glyph and how far its box reaches, the tokens of a box say which glyph. The demo's photographs and shapes are
+not in it. Writes <out>/<arch>.glyphs.safetensors (fp16), what `BranchSpec(arch="pico_tiny.glyphs")` loads.
+
+One core takes 0.11 (tiny), 0.2 (small), 0.35 s (base) a step. Masks and boxes come first; classes stay at chance for the first
+500 steps at least, and a branch that has its masks (--init) learns them: tiny 42 % of 33 glyphs after 1500 steps more.
+The weights in the package are from this script as of commit 6757cd2 (a class for every token, of 49; --images 6000, 2000 / 1500 /
+1200 steps): they know masks and boxes, and no classes.
 """
 
 import argparse
