@@ -62,7 +62,7 @@ def sweep(artifacts: Path | None = None, *, failed: bool = True) -> FakeStore:
     for number, row in enumerate(TRIALS, start=1):
         _add_trial(store, number, *row, tags=tags)
     if failed:
-        spec = mask_rcnn_pico(piip("TSB", (320, 256, 192), branches=PICO), steps=160)
+        spec = mask_rcnn_pico(piip("TSB", (320, 256, 192), branches=PICO), steps=160, lr=5e-4)
         note = {
             "piip.failure": "FloatingPointError: loss is nan at step 20: loss_mask=nan. Lower optim.lr <or> set optim.clip_norm"
         }
@@ -83,7 +83,7 @@ def _run(run_id: str, spec: ExperimentSpec, tags: dict[str, str], metrics: dict[
 
 
 def _add_trial(store, number, backbone, ap, gflops, params_m, speed, *, tags, steps=320):
-    spec = mask_rcnn_pico(backbone, steps=steps)
+    spec = mask_rcnn_pico(backbone, steps=steps, lr=5e-4)
     run_id = f"{number:032x}"
     metrics = {
         "best/coco/box_ap": ap, "coco/box_ap": ap - 0.004, "coco/mask_ap": ap * 0.9, "best/coco/mask_ap": ap * 0.905,

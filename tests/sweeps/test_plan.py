@@ -62,7 +62,7 @@ def test_a_key_follows_spec_data_code_and_scored_images_only(monkeypatch):
 
     assert trial_key(SPEC, DATA | {"data.train.images": "elsewhere"}) == key
     others = {
-        trial_key(SPEC.override({"optim.lr": 1e-3}), DATA),
+        trial_key(SPEC.override({"optim.lr": 7e-4}), DATA),
         trial_key(SPEC, DATA | {"data.val.digest": "c" * 16}),
         trial_key(SPEC, DATA, max_eval_images=5),
     }
