@@ -99,12 +99,14 @@ def test_a_trial_records_what_its_page_needs(straight):
 @pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
 def test_killed_and_resumed_is_the_same_to_the_bit(engine, straight, sources):
     spec = SPEC.override({"train.engine": engine})
+    if engine == "deepspeed":  # it clips by its own arithmetic, so the last bits are not DDP's
+        straight = "straight_deepspeed"
+        train(straight, spec, sources)
     with killed(trial._Run, "log", at_step(3)):
         train("killed", spec, sources)
 
     train("killed", spec, sources)
 
-    # stage 0 on one worker is plain AdamW for both engines
     assert recorded("killed") == recorded(straight)
     assert same_state("killed", straight, 4)
 
