@@ -12,18 +12,18 @@ from piip.spec import CNNSpec, PaperResult
 from piip.sweeps.cli import main
 
 # steps that take about 95 s on one of two busy cores, so that trials compare at equal wall time
-PICO_STEPS = {
-    pico("TB", (256, 128)): 110,
-    pico("TB", (256, 192)): 83,
-    pico("TB", (320, 160)): 72,
-    pico("TSB", (256, 192, 128)): 78,
-    pico("TSB", (256, 128, 128)): 86,
-    pico("TSB", (320, 192, 128)): 69,
-    pico("B", (256,)): 95,
-}
+PICO_STEPS = [
+    (pico("TB", (256, 128)), 110),
+    (pico("TB", (256, 192)), 83),
+    (pico("TB", (320, 160)), 72),
+    (pico("TSB", (256, 192, 128)), 78),
+    (pico("TSB", (256, 128, 128)), 86),
+    (pico("TSB", (320, 192, 128)), 69),
+    (pico("B", (256,)), 95),
+]
 
 PICO_ROWS = [
-    *(mask_rcnn_pico(backbone, steps=steps) for backbone, steps in PICO_STEPS.items()),
+    *(mask_rcnn_pico(backbone, steps=steps) for backbone, steps in PICO_STEPS),
     mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=256), steps=114, lr=5e-4),
 ]
 
