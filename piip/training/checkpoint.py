@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from piip.training.durable import sync_directory
+
 log = logging.getLogger(__name__)
 
 _WRITING = ".writing_"
@@ -108,10 +110,10 @@ def _commit(temporary: Path, final: Path, manifest: Manifest) -> None:
     files = {f.name: {"size": f.stat().st_size, "sha256": _sha256(f)} for f in sorted(temporary.iterdir())}
     body = asdict(manifest) | {"files": files}
     _write_json(temporary / "manifest.json", body | {"digest": _digest(body)})
-    _sync_folder(temporary)
+    sync_directory(temporary)
     shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
     temporary.rename(final)
-    _sync_folder(final.parent)
+    sync_directory(final.parent)
 
 
 def verify(folder: Path) -> Checkpoint:
@@ -251,14 +253,6 @@ def _write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sha256(path: Path) -> str:

@@ -33,7 +33,7 @@ def write_atomic(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def copy_atomic(source: Path, target: Path) -> str:
@@ -49,7 +49,7 @@ def copy_atomic(source: Path, target: Path) -> str:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
     return digest
 
 
@@ -65,7 +65,8 @@ def end_of_last_line(file: int, size: int) -> int:
     return 0
 
 
-def _sync_directory(folder: Path) -> None:
+def sync_directory(folder: Path) -> None:
+    """Makes a rename inside `folder` outlast a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
