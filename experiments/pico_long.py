@@ -10,11 +10,13 @@ from piip.presets import mask_rcnn_pico, pico
 from piip.spec import CNNSpec
 from piip.sweeps.cli import main
 
+STEPS = 1100
+
 ROWS = {
     "pico": [
-        mask_rcnn_pico(pico("TB", (256, 128)), steps=1150),
-        mask_rcnn_pico(pico("TB", (256, 128), pretrained=False), steps=1150),
-        mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=256), steps=1150, lr=5e-4),
+        mask_rcnn_pico(pico("TB", (192, 128)), steps=STEPS),
+        mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=192), steps=STEPS),
+        mask_rcnn_pico(pico("TB", (192, 128), pretrained=False), steps=STEPS),
     ]
 }
 

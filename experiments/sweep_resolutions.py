@@ -13,19 +13,17 @@ from piip.sweeps.cli import main
 
 # steps that take about 95 s on one of two busy cores, so that trials compare at equal wall time
 PICO_STEPS = [
-    (pico("TB", (256, 128)), 110),
-    (pico("TB", (256, 192)), 83),
-    (pico("TB", (320, 160)), 72),
-    (pico("TSB", (256, 192, 128)), 78),
-    (pico("TSB", (256, 128, 128)), 86),
-    (pico("TSB", (320, 192, 128)), 69),
-    (pico("B", (256,)), 95),
+    (pico("TB", (192, 128)), 118),
+    (pico("TB", (256, 128)), 81),
+    (pico("TB", (256, 192)), 62),
+    (pico("TSB", (192, 128, 128)), 101),
+    (pico("TSB", (256, 128, 128)), 80),
+    (pico("TSB", (256, 192, 128)), 68),
+    (pico("B", (192,)), 105),
+    (CNNSpec(arch="resnet18", resolution=192), 112),
 ]
 
-PICO_ROWS = [
-    *(mask_rcnn_pico(backbone, steps=steps) for backbone, steps in PICO_STEPS),
-    mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=256), steps=114, lr=5e-4),
-]
+PICO_ROWS = [mask_rcnn_pico(backbone, steps=steps) for backbone, steps in PICO_STEPS]
 
 COCO_ROWS = [
     mask_rcnn_1x(

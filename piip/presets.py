@@ -94,7 +94,7 @@ PICO_HEAD = MaskRCNNSpec(
 
 
 def mask_rcnn_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> ExperimentSpec:
-    """Mask R-CNN on the demo data, small enough for two CPU cores; all pico rows share these settings but for `lr`."""
+    """Mask R-CNN on the demo data, small enough for two CPU cores; all pico rows share these settings."""
     return ExperimentSpec(
         name=f"mask_rcnn_{backbone_name(backbone)}_pico{steps}",
         model=ModelSpec(backbone=backbone, head=PICO_HEAD),

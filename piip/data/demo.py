@@ -2,7 +2,7 @@
 
     python -m piip.data.demo OUT [--train 280 --val 80 --seed 0 --sides 160 288 --objects 20 120]
 
-Only the shape tells the class: colour, pattern, outline, opacity, proportions and tilt vary freely within each.
+The shape tells the class; the colour narrows it to three of the twelve. Pattern, outline, opacity, proportions and tilt vary freely.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """One demo image: shapes painted on a crop of a photograph, with the visible mask of each."""
 
+import colorsys
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -29,6 +30,10 @@ COUNT_WEIGHTS = (0.06, 0.16, 0.22, 0.22, 0.18, 0.16)
 MAX_OVERLAP = 0.25
 """Of the smaller object of a pair; also what an object may lose in all."""
 SUPERSAMPLE = 4
+HUES = {name: 90.0 * (number % 4) for number, name in enumerate(SHAPES)}
+"""Degrees on the colour wheel. Three of the twelve classes share a part of it, so colour alone is right one time in three."""
+HUE_SPREAD = 35.0
+"""Degrees either way."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,10 @@ def _background(rng: np.random.Generator, split: str, width: int, height: int) -
     return np.clip(crop * rng.uniform(0.75, 1.2) * rng.uniform(0.85, 1.15, size=3), 0, 255).astype(np.float32)
 
 
-def _fill(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    """(H, W, 3) paint: plain, a gradient or stripes of two colours; the class has no say in it."""
-    first, second = rng.uniform(0, 255, size=(2, 3))
+def _fill(rng: np.random.Generator, name: str, height: int, width: int) -> NDArray[np.float32]:
+    """(H, W, 3) paint: plain, a gradient or stripes of two colours of the class's part of the colour wheel."""
+    hue = HUES[name] + rng.uniform(-HUE_SPREAD, HUE_SPREAD, size=2)
+    first, second = (_rgb(h, rng.uniform(0.5, 1.0), rng.uniform(0.4, 1.0)) for h in hue)
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     turn = rng.uniform(0, np.pi)
     along = rows * np.sin(turn) + columns * np.cos(turn)
@@ -92,6 +98,11 @@ def _fill(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float
     else:
         mix = (along % period) < period / 2
     return (first + (second - first) * np.asarray(mix, dtype=np.float32)[..., None]).astype(np.float32)
+
+
+def _rgb(degrees: float, saturation: float, value: float) -> NDArray[np.float64]:
+    """(3,) 0..255 of a colour given by its place on the wheel."""
+    return 255 * np.array(colorsys.hsv_to_rgb(degrees / 360 % 1, saturation, value))
 
 
 def _drawing(rings: Shape, size: tuple[int, int], stroke: int = 0) -> NDArray[np.uint8]:
@@ -143,7 +154,7 @@ def _paint(rng: np.random.Generator, canvas: NDArray[np.float32], thing: _Candid
     inside = (_reduced(thing.alpha) / 255)[..., None]
     colour = ground
     for _ in range(16):
-        paint = _fill(rng, height, width)
+        paint = _fill(rng, thing.name, height, width)
         if stroke:
             paint[_drawing(thing.local, (width, height), stroke) > 0] = np.clip(line_colour, 0, 255)
         colour = _reduced(paint)

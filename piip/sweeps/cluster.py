@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -64,7 +65,9 @@ def connect(*, num_cpus: int | None = None) -> Mapping[str, float]:
         "logging_level": logging.WARNING,
     }
     if address:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start --head` has it since 2.59
+        if _has_token():
+            # a cluster whose head found a token asks for it; Ray's own default here would not send it
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         ray.init(address=address, **options)
         log.warning("joined the Ray cluster at %s", address)
     else:
@@ -75,6 +78,12 @@ def connect(*, num_cpus: int | None = None) -> Mapping[str, float]:
         )  # fmt: skip
     _check_home_is_shared()
     return ray.cluster_resources()
+
+
+def _has_token() -> bool:
+    """Whether Ray would find an authentication token on this machine."""
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    return "RAY_AUTH_TOKEN" in os.environ or file.is_file()
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
@@ -110,13 +119,13 @@ def _check_home_is_shared() -> None:
     try:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        answers = {
-            node["NodeManagerHostname"]: sees.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(token))
-            for node in nodes
-        }
-        blind = [host for host, answer in answers.items() if not ray.get(answer)]
+        there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        answers = ray.get([sees.options(scheduling_strategy=node).remote(str(token)) for node in there])
+        blind = [
+            f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+            for node, seen in zip(nodes, answers, strict=True)
+            if not seen
+        ]
     finally:
         token.unlink()
     if blind:

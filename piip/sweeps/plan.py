@@ -94,12 +94,13 @@ def plan_trials(
     opened: dict[str, dict[str, CocoDataset]] = {}
     for given in specs:
         sources = sources_of(given, custom)
-        if given.data.name not in opened:
-            opened[given.data.name] = {
+        prepared = given.data.model_dump_json()  # two rows may treat the same files differently (broken_images)
+        if prepared not in opened:
+            opened[prepared] = {
                 s: CocoDataset(src, given.data, given.model.backbone.resolution, training=s == "train")
                 for s, src in sources.items()
             }
-        data = opened[given.data.name]
+        data = opened[prepared]
         spec = _fit_classes(given, data)
         check_batch(spec, resources.workers)
         tags = data_tags(data)

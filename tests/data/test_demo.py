@@ -1,3 +1,4 @@
+import colorsys
 import hashlib
 import json
 import sys
@@ -10,7 +11,7 @@ from PIL import Image
 from piip.data import demo
 from piip.data.check import check
 from piip.data.demo import Recipe, ensure_demo, make_demo
-from piip.data.demo_scene import PHOTOGRAPHS, _photograph, scene
+from piip.data.demo_scene import HUE_SPREAD, HUES, PHOTOGRAPHS, _fill, _photograph, scene
 from piip.data.demo_shapes import SHAPES
 from piip.data.masks import decoded
 from piip.data.sources import locate
@@ -102,6 +103,17 @@ def test_every_class_is_drawn_with_its_own_outline(name):
     outer = SHAPES[name][0]
     assert np.abs(outer).max() <= 1.01
     assert np.ptp(outer, axis=0).min() > 0.8
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_colour_narrows_a_class_to_three_of_twelve(name):
+    paint = np.concatenate([_fill(np.random.default_rng(seed), name, 16, 16).reshape(-1, 3) for seed in range(20)])
+    hues = [360 * colorsys.rgb_to_hsv(*pixel)[0] for pixel in paint[::37] / 255]
+
+    away = [abs((hue - HUES[name] + 180) % 360 - 180) for hue in hues]
+    assert HUE_SPREAD / 2 < max(away) <= HUE_SPREAD + 1e-3
+    assert sum(hue == HUES[name] for hue in HUES.values()) == 3
+    assert HUE_SPREAD < 45  # the parts of the wheel do not meet
 
 
 def test_the_splits_share_no_photograph_and_all_are_in_the_wheels():

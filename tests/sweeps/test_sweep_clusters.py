@@ -67,6 +67,35 @@ def test_a_trial_of_two_workers_spreads_over_two_nodes(two_nodes, new_home, data
 
 
 @pytest.fixture
+def blind_node(two_nodes, new_home):
+    """A home that the cluster's third node does not see: a mount namespace of its own covers the folder there."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mount namespaces need root")
+    home = new_home("unshared")
+    home.mkdir(parents=True, exist_ok=True)
+    start = f"mount -t tmpfs none {home} && exec ray start --address={two_nodes} --num-cpus=1 --block"
+    environment = clean_environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", **TOKEN)
+    with (home.parent / "blind_node.log").open("w") as log:
+        node = subprocess.Popen(["unshare", "--mount", "sh", "-c", start], env=environment, stdout=log, stderr=log)
+    wait_for(lambda: node.poll() is not None or "Ray runtime started" in Path(log.name).read_text())
+    assert node.poll() is None, Path(log.name).read_text()
+    yield home
+    children = psutil.Process(node.pid).children(recursive=True)
+    node.terminate()
+    node.wait(120)
+    end(children)
+
+
+def test_a_home_that_a_node_does_not_see_is_refused_before_anything_starts(two_nodes, blind_node, data):
+    with SweepCommand(blind_node, data, ROWS["pico"][1].name, RAY_ADDRESS=two_nodes, **TOKEN) as command:
+        assert command.process.wait(LONG) == 1
+
+    assert f"error: PIIP_HOME={blind_node} is not seen by " in command.stderr
+    assert "Put it on storage that every node mounts at the same path." in command.stderr
+    assert not list(blind_node.glob("**/model.safetensors"))
+
+
+@pytest.fixture
 def head():
     """`ray start --head` of its own, as a person has it; the environment to talk to it with."""
     folder = Path(tempfile.mkdtemp(prefix="piip", dir="/tmp"))  # sockets below it need a short path
