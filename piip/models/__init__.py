@@ -2,13 +2,34 @@
 
 from typing import assert_never
 
-from torch import nn
+from torch import Tensor, nn
 
 from piip.models.branches import build_branch
 from piip.models.cnn import CNN
 from piip.models.piip import PIIP
 from piip.models.rcnn import MaskRCNN
-from piip.spec import Backbone, CNNSpec, MaskRCNNSpec, ModelSpec, PIIPSpec
+from piip.spec import Backbone, ClassifierSpec, CNNSpec, DINOSpec, MaskRCNNSpec, ModelSpec, PIIPSpec, UPerNetSpec
+
+
+class Headless(nn.Module):
+    """A backbone whose head does not exist here yet: it builds, counts and loads, gives maps, and refuses to train."""
+
+    def __init__(self, backbone: nn.Module, head: str) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, images: Tensor, targets: object = None) -> list[Tensor]:
+        """(B, 3, H, W) -> the backbone's maps.
+
+        Raises:
+            ValueError: In training: there is no head to give losses.
+        """
+        if self.training or targets is not None:
+            raise ValueError(
+                f"the {self.head} head is not written yet: this network can be built, counted and loaded, not trained. "
+                "Heads that train: mask_rcnn, classifier"
+            )
+        return self.backbone(images)
 
 
 def build_backbone(spec: Backbone, *, pretrained: bool = True) -> PIIP | CNN:
@@ -33,5 +54,9 @@ def build_model(spec: ModelSpec, *, pretrained: bool = True) -> nn.Module:
     match spec.head:
         case MaskRCNNSpec():
             return MaskRCNN(backbone, spec.head)
+        case DINOSpec() | UPerNetSpec():
+            return Headless(backbone, spec.head.kind)
+        case ClassifierSpec():
+            raise NotImplementedError
         case _:
             assert_never(spec.head)

@@ -11,7 +11,7 @@ from piip.models import build_model
 from piip.models.boxes import BOX_POOL, MASK_POOL
 from piip.models.piip import PIIP
 from piip.models.rcnn import MaskRCNN
-from piip.spec import ModelSpec
+from piip.spec import MaskRCNNSpec, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def cost(spec: ModelSpec, height: int, width: int) -> Cost:
     with torch.device("meta"), torch.no_grad():
         model = build_model(spec, pretrained=False).eval()
         assert isinstance(model, MaskRCNN)
+        assert isinstance(spec.head, MaskRCNNSpec)
         images = torch.empty(1, 3, height, width)
         parts = _backbone_parts(model.backbone, images)
         maps = model.backbone(images)
