@@ -73,9 +73,12 @@ def _backbone_parts(backbone: nn.Module, images: torch.Tensor) -> dict[str, tupl
     parts = {}
     for i, (branch, image) in enumerate(zip(backbone.branches, backbone.image_pyramid(images), strict=True)):
         parts[f"branches.{i}"] = _gmacs(lambda branch=branch, image=image: branch(image)), _params_m(branch)
-    tokens, grids = backbone.branch_tokens(images)
+    points = backbone.merge_points(images)
     fusing = [module for module in (backbone.merge, backbone.pyramid) if module is not None]
-    merge = _gmacs(lambda: backbone.fuse(tokens, grids)), sum(_params_m(module) for module in fusing)
+    merge = (
+        _gmacs(lambda: backbone.fuse([points[step] for step in [*backbone.merge_after, -1]])),
+        sum(_params_m(module) for module in fusing),
+    )
     # interactions come between blocks and cannot be run alone: they are the rest
     gflops, params_m = (whole - sum(part[k] for part in [*parts.values(), merge]) for k, whole in enumerate(total))
     return {**parts, "interactions": (gflops, params_m), "merge": merge}
