@@ -59,7 +59,10 @@ def read_checkpoint(folder: Path) -> Weights:
             f"{step} has the shards of ranks {have}; {expected} were written. "
             + ("All are needed" if sharded else f"Give {models[0].name} by itself for the weights in it")
         )
-    merged = _stage_3(states, shapes) if "fp32_flat_groups" in states[0] else _stage_1_2(states, shapes)
+    stage_3 = ["fp32_flat_groups" in state for state in states]
+    if any(stage_3) != all(stage_3) or any(stage_3) != sharded:
+        raise WeightsError(f"{step}: its shards are of different kinds, of ZeRO 3 and of 1 or 2")
+    merged = _stage_3(states, shapes) if sharded else _stage_1_2(states, shapes)
     own = {name: value for name, value in unwrap(document, models[0]).items() if name not in merged and value.numel()}
     tied = {name: merged[of] for name, of in (document.get("shared_params") or {}).items() if of in merged}
     tensors = own | merged | tied

@@ -55,7 +55,11 @@ def official():
         name = official_name(ours, 1)
         shape = mmdet_shape(name, value.shape)
         fan_in = math.prod(shape[1:]) if len(shape) > 1 else 100
-        tensors[name] = torch.randn(shape, generator=generator) * (3 if "fc_cls" in name else 0.5 if "rpn_cls" in name else 1) / math.sqrt(fan_in)
+        tensors[name] = (
+            torch.randn(shape, generator=generator)
+            * (3 if "fc_cls" in name else 0.5 if "rpn_cls" in name else 1)
+            / math.sqrt(fan_in)
+        )
     return tensors
 
 
