@@ -44,14 +44,14 @@ HEADS = {
 """Heads that are not built yet: how their tensors begin in official files."""
 
 
-def official_name(name: str, num_branches: int) -> str:
-    """The official detection or segmentation file's name of a parameter of ours.
+def official_name(name: str, backbone: PIIPSpec) -> str:
+    """The official detection or segmentation file's name of a parameter of our model on such a backbone.
 
     Raises:
         ValueError: There is no such parameter.
     """
     if name.startswith("backbone."):
-        return "backbone." + to_official(name.removeprefix("backbone."), num_branches)
+        return "backbone." + to_official(name.removeprefix("backbone."), len(backbone.branches))
     for ours, official in _MASK_RCNN:
         if found := re.fullmatch(rf"{ours}\.(weight|bias)", name):
             return f"{found.expand(official)}.{found.groups()[-1]}"
@@ -81,7 +81,7 @@ def fit_weights(
         raise ValueError(
             f"{weights.origin} has none of this network's names, and official files are of PIIP; this is a {spec.backbone.kind}"
         )
-    num_branches = len(spec.backbone.branches)
+    backbone = spec.backbone
     foreign = HEADS.get(spec.head.kind, ())
 
     def why_not(name: str) -> str | None:
@@ -91,7 +91,7 @@ def fit_weights(
 
     tensors = _background_first(_in_order(weights, classes))
     return fit(
-        tensors, wanted, origin=weights.origin, name_of=lambda name: official_name(name, num_branches), why_not=why_not
+        tensors, wanted, origin=weights.origin, name_of=lambda name: official_name(name, backbone), why_not=why_not
     )
 
 

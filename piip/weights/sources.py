@@ -119,34 +119,39 @@ def _download(url: str, target: Path) -> Path:
     return target
 
 
-def require_hub(repository: str, files: tuple[str, ...]) -> None:
-    """Returns at once where one of `files` is in the hub's cache on this machine, or the hub answers.
+def hub_file(repository: str, filename: str | None = None) -> Path:
+    """A network's weights on the Hugging Face hub: from the cache on this machine without asking, else downloaded.
 
     Args:
         repository: `timm/deit3_small_patch16_224.fb_in22k_ft_in1k`.
-        files: Names of the weights there, any of which will do.
+        filename: Of the weights there; default: as timm names them.
 
     Raises:
-        WeightsError: Neither.
+        WeightsError: Not in the cache, and the hub does not answer or does not have them.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
-    if any(isinstance(try_to_load_from_cache(repository, name), str) for name in files):
-        return
+    names = (filename,) if filename else ("model.safetensors", "pytorch_model.bin")
+    for name in names:
+        cached = try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
     advice = (
-        "give this machine a network or a filled HF_HOME cache, name a file with model.backbone.branches.N.weights=PATH"
+        "Give this machine a network or a filled HF_HOME cache, or name a file: model.backbone.branches.N.weights=PATH"
     )
     if constants.HF_HUB_OFFLINE:
-        raise WeightsError(f"{repository} is not in the cache and HF_HUB_OFFLINE is set: {advice}")
+        raise WeightsError(f"{repository} is not in the hub's cache, and HF_HUB_OFFLINE is set. {advice}")
     try:
         request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
         with contextlib.suppress(urllib.error.HTTPError):  # an answer, though not a page
             urllib.request.urlopen(request, timeout=PATIENCE_S).close()
-    except OSError as error:
+        return Path(hf_hub_download(repository, names[0]))
+    except (OSError, ValueError) as error:
+        why = _short(error).partition("\n")[0][:200]
         raise WeightsError(
-            f"{repository} is not in the cache and {constants.ENDPOINT} is out of reach ({_short(error)}): {advice}"
+            f"{repository} is not in the hub's cache, and {constants.ENDPOINT} does not give it: {why}. {advice}"
         ) from None
 
 
-def _short(error: OSError) -> str:
+def _short(error: Exception) -> str:
     return str(error.reason) if isinstance(error, urllib.error.URLError) else str(error)
