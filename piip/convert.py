@@ -116,8 +116,8 @@ def make_run(
     Returns:
         The run's id, and the folder of its checkpoint.
     """
-    from piip.models.cost import cost
-    from piip.sweeps.plan import input_size, record_trial
+    from piip.sweeps.feasible import cost_of
+    from piip.sweeps.plan import record_trial
     from piip.tracking.delivery import deliver, read_delivered
     from piip.tracking.store import Store
     from piip.training import checkpoint
@@ -128,10 +128,9 @@ def make_run(
     key = "converted-" + hashlib.sha256(f"{spec.digest}:{content}:{sorted(options.allow)}".encode()).hexdigest()[:12]
     folder, root = home.journal_dir(key), home.checkpoint_dir(key)
     tags = {"piip.weights": str(options.file), "piip.weights_sha256": content, "piip.weights_report": report.summary}
-    side = spec.model.backbone.resolution
     record_trial(
         Trial(spec, key, {}),
-        cost(spec.model, *input_size(spec, side)),
+        cost_of(spec),
         tags,
         experiment=options.experiment,
         parent_key=None,

@@ -377,12 +377,20 @@ class TrainSpec(Spec):
 
 
 class PaperResult(Spec):
-    """What the paper prints for this row; training never reads it."""
+    """What the paper and the released tables print for this row; training never reads it."""
 
     box_ap: float | None = None
     mask_ap: float | None = None
+    miou: float | None = None
+    top1: float | None = None
+    """All four in per cent."""
     params_m: float | None = None
     gflops: float | None = None
+    """Both by the convention of the published scripts, not of the network that is trained (see piip/models/published.py)."""
+    config: str | None = None
+    """The official configuration, without .py: its weights, log and the golden key manifests carry this name."""
+    note: str | None = None
+    """Which of these figures belongs to another network than this row's, and why."""
 
 
 class ExperimentSpec(Spec):

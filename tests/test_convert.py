@@ -69,7 +69,7 @@ def official(model, spec):
     """The model as an official file has it: its names, the background last or left out, scalars without a dimension."""
     tensors = {}
     for ours, value in model.state_dict().items():
-        name = official_name(ours, spec.model.backbone)
+        name = official_name(ours, spec.model)
         if "fc_cls" in name:
             value = torch.cat([value[1:], value[:1]])
         elif "fc_reg" in name or "conv_logits" in name:

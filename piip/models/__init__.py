@@ -5,6 +5,7 @@ from typing import assert_never
 from torch import Tensor, nn
 
 from piip.models.branches import build_branch
+from piip.models.classifier import Classifier
 from piip.models.cnn import CNN
 from piip.models.piip import PIIP
 from piip.models.rcnn import MaskRCNN
@@ -32,16 +33,17 @@ class Headless(nn.Module):
         return self.backbone(images)
 
 
-def build_backbone(spec: Backbone, *, pretrained: bool = True) -> PIIP | CNN:
+def build_backbone(spec: Backbone, *, pretrained: bool = True, num_classes: int | None = None) -> PIIP | CNN:
     """The network that turns images (B, 3, H, W) into maps at strides 4, 8, 16, 32.
 
     Args:
         spec: What to build.
         pretrained: False starts every part from random weights, whatever the spec says: for tests, and where a checkpoint follows.
+        num_classes: Of the heads that every branch keeps for a classifier; None keeps none.
     """
     match spec:
         case PIIPSpec():
-            return PIIP([build_branch(branch, pretrained) for branch in spec.branches], spec)
+            return PIIP([build_branch(branch, pretrained, num_classes=num_classes) for branch in spec.branches], spec)
         case CNNSpec():
             return CNN(spec, pretrained=pretrained)
         case _:
@@ -50,13 +52,17 @@ def build_backbone(spec: Backbone, *, pretrained: bool = True) -> PIIP | CNN:
 
 def build_model(spec: ModelSpec, *, pretrained: bool = True) -> nn.Module:
     """Backbone and head: losses in training, predictions in evaluation."""
-    backbone = build_backbone(spec.backbone, pretrained=pretrained)
+    separate = isinstance(spec.head, ClassifierSpec) and not spec.head.merge
+    num_classes = spec.head.num_classes if separate else None
+    backbone = build_backbone(spec.backbone, pretrained=pretrained, num_classes=num_classes)
     match spec.head:
         case MaskRCNNSpec():
             return MaskRCNN(backbone, spec.head)
         case DINOSpec() | UPerNetSpec():
             return Headless(backbone, spec.head.kind)
         case ClassifierSpec():
-            raise NotImplementedError
+            if not isinstance(backbone, PIIP):
+                raise ValueError("a classifier head reads the branches of a PIIP, not a CNN")
+            return Classifier(backbone, spec.head)
         case _:
             assert_never(spec.head)

@@ -11,7 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from piip.models.naming import to_official
+from piip.models.naming import left_out, to_official
+from piip.models.resizing import adapt
 from piip.spec import ModelSpec, PIIPSpec
 from piip.weights.fit import Report, fit
 from piip.weights.read import Weights, WeightsError
@@ -44,18 +45,21 @@ HEADS = {
 """Heads that are not built yet: how their tensors begin in official files."""
 
 
-def official_name(name: str, backbone: PIIPSpec) -> str:
-    """The official detection or segmentation file's name of a parameter of our model on such a backbone.
+def official_name(name: str, spec: ModelSpec) -> str:
+    """The official file's name of a parameter of our model.
 
     Raises:
         ValueError: There is no such parameter.
     """
+    assert isinstance(spec.backbone, PIIPSpec)
+    if spec.head.kind == "classifier":  # the official one is all backbone
+        return to_official(name.removeprefix("backbone."), spec.backbone)
     if name.startswith("backbone."):
-        return "backbone." + to_official(name.removeprefix("backbone."), len(backbone.branches))
+        return "backbone." + to_official(name.removeprefix("backbone."), spec.backbone)
     for ours, official in _MASK_RCNN:
         if found := re.fullmatch(rf"{ours}\.(weight|bias)", name):
             return f"{found.expand(official)}.{found.groups()[-1]}"
-    raise ValueError(f"{name!r} is no parameter of an official detector")
+    raise ValueError(f"{name!r} is no parameter of an official network")
 
 
 def fit_weights(
@@ -76,22 +80,27 @@ def fit_weights(
     wanted = model.state_dict()
     if len(wanted.keys() & weights.tensors.keys()) > len(wanted) // 2:
         _same_classes(weights, classes)
-        return fit(weights.tensors, wanted, origin=weights.origin, why_not=_computed)
-    if not isinstance(spec.backbone, PIIPSpec):
-        raise ValueError(
-            f"{weights.origin} has none of this network's names, and official files are of PIIP; this is a {spec.backbone.kind}"
-        )
+        return fit(weights.tensors, wanted, origin=weights.origin, adapt=adapt)
     backbone = spec.backbone
+    if not isinstance(backbone, PIIPSpec):
+        raise ValueError(
+            f"{weights.origin} has none of this network's names, and official files are of PIIP; this is a {backbone.kind}"
+        )
     foreign = HEADS.get(spec.head.kind, ())
 
     def why_not(name: str) -> str | None:
-        return (
-            f"the {spec.head.kind} head is not built yet" if foreign and name.startswith(foreign) else _computed(name)
-        )
+        if foreign and name.startswith(foreign):
+            return f"the {spec.head.kind} head is not built yet"
+        return left_out(name.removeprefix("backbone."), backbone)
 
     tensors = _background_first(_in_order(weights, classes))
     return fit(
-        tensors, wanted, origin=weights.origin, name_of=lambda name: official_name(name, backbone), why_not=why_not
+        tensors,
+        wanted,
+        origin=weights.origin,
+        name_of=lambda name: official_name(name, spec),
+        adapt=adapt,
+        why_not=why_not,
     )
 
 
@@ -99,10 +108,6 @@ def without_classes(weights: Weights) -> Weights:
     """All but the tensors that have a row per class: what is left to learn other classes from."""
     kept = {name: value for name, value in weights.tensors.items() if not name.startswith(_PER_CLASS)}
     return replace(weights, tensors=kept, classes=())
-
-
-def _computed(name: str) -> str | None:
-    return "computed, not learned" if name.endswith(("relative_position_index", "num_batches_tracked")) else None
 
 
 def _same_classes(weights: Weights, classes: Sequence[str]) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 from piip import home
 from piip.data.coco import CocoDataset
 from piip.data.sources import Source, locate
-from piip.models.cost import Cost, cost
+from piip.models.cost import Cost
+from piip.models.published import published
 from piip.spec import CNNSpec, ExperimentSpec, PIIPSpec
+from piip.sweeps.feasible import check_trainable, cost_of
 from piip.training import loop
 from piip.training.journal import Journal, RunRecord, create_run, now_ms, read_status
 from piip.training.start import digest_of
@@ -88,8 +90,10 @@ def plan_trials(
         The parent's key and the planned trials, in the order of `specs`.
 
     Raises:
-        ValueError: Data missing or damaged, classes that do not match, workers that do not divide the batch.
+        ValueError: A head that cannot be trained yet, data missing or damaged, classes that do not match, workers that do not
+            divide the batch.
     """
+    check_trainable(specs)
     trials: list[tuple[Trial, Cost, dict[str, str]]] = []
     num_images: list[int] = []
     opened: dict[str, dict[str, CocoDataset]] = {}
@@ -105,9 +109,8 @@ def plan_trials(
         check_batch(spec, resources.workers)
         tags = data_tags(data)
         key = trial_key(spec, tags, fresh=fresh, max_eval_images=max_eval_images)
-        side = spec.model.backbone.resolution
         num_images.append(len(data["train"]))
-        trials.append((Trial(spec, key, sources, max_eval_images), cost(spec.model, *input_size(spec, side)), tags))
+        trials.append((Trial(spec, key, sources, max_eval_images), cost_of(spec), tags))
     parent_key = (
         "sweep-" + hashlib.sha256(f"{experiment}:{sorted(t.key for t, *_ in trials)}".encode()).hexdigest()[:12]
     )
@@ -123,12 +126,6 @@ def plan_trials(
         num_steps = loop.plan(trial.spec, -(-images // trial.spec.train.batch_size)).num_steps
         planned.append(Planned(trial, its_cost, read_status(home.journal_dir(trial.key)), num_steps))
     return parent_key, planned
-
-
-def input_size(spec: ExperimentSpec, side: int) -> tuple[int, int]:
-    """Height and width a network of resolution `side` sees at the data's aspect limit, padded."""
-    short, multiple = int(side * spec.data.short_ratio), spec.data.pad_multiple
-    return -(-short // multiple) * multiple, -(-side // multiple) * multiple
 
 
 def _fit_classes(spec: ExperimentSpec, data: Mapping[str, CocoDataset]) -> ExperimentSpec:
@@ -217,7 +214,9 @@ def record_trial(
     spec_file = folder / "spec.json"
     spec_file.write_text(trial.spec.model_dump_json(indent=1))
     journal.artifact(spec_file, "spec.json")
-    journal.log(0, {"cost/gflops": its_cost.gflops, "cost/params_m": its_cost.params_m})
+    count = published(trial.spec.model)
+    by_paper = {"cost/gflops_published": count.flops / 1e9} if count else {}
+    journal.log(0, {"cost/gflops": its_cost.gflops, "cost/params_m": its_cost.params_m} | by_paper)
 
 
 def start_of(spec: ExperimentSpec) -> str:

@@ -1,6 +1,5 @@
 """Tensors of a file against the tensors of a network: what matched, was resized, is missing, was ignored, has no place."""
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -9,10 +8,10 @@ import torch
 from torch import Tensor
 
 from piip.weights.read import WeightsError
-from piip.weights.resize import resize_patch_kernel, resize_positions, resize_relative_positions
 
 Blemish = Literal["missing", "unexplained", "resized"]
 """What a load can be asked to put up with."""
+Adapt = Callable[[str, Tensor, torch.Size], tuple[Tensor, bool] | None]
 _SHOWN = 3
 
 
@@ -27,6 +26,8 @@ class Report:
     """Our name -> the two shapes."""
     missing: list[str] = field(default_factory=list)
     """Our names that the file has no tensor for."""
+    anew: dict[str, str] = field(default_factory=dict)
+    """Our name -> why it keeps its initial value although the file has none."""
     ignored: dict[str, str] = field(default_factory=dict)
     """The file's name -> why this network has no use for it."""
     unexplained: dict[str, str] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class Report:
         """The summary, and every tensor that did not simply match."""
         detail = [f"  resized {name}: {shapes}" for name, shapes in self.resized.items()]
         detail += [f"  missing {name}" for name in self.missing]
+        detail += [f"  initial {name}: {why}" for name, why in self.anew.items()]
         detail += [f"  ignored {name}: {why}" for name, why in self.ignored.items()]
         detail += [f"  unexplained {name}: {why}" for name, why in self.unexplained.items()]
         return [self.summary, *detail]
@@ -70,7 +72,8 @@ class Report:
 
 def fit(
     weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, origin: str, name_of: Callable[[str], str] = str,
-    ignore: Mapping[str, str] | None = None, why_not: Callable[[str], str | None] = lambda name: None,
+    adapt: Adapt = lambda name, tensor, wanted: None, anew: Mapping[str, str] | None = None,
+    why_not: Callable[[str], str | None] = lambda name: None,
 ) -> tuple[dict[str, Tensor], Report]:  # fmt: skip
     """The file's tensors under our names, in our shapes and types.
 
@@ -79,7 +82,8 @@ def fit(
         wanted: The network's state dict; only shapes and types are read, so it may be on the meta device.
         origin: Of the weights, for the report.
         name_of: Our name -> the file's.
-        ignore: Our name -> why the file need not have it, e.g. a table that is computed.
+        adapt: (our name, the file's tensor, our shape) -> the tensor in that shape and whether its values changed, or None.
+        anew: Our name -> why the file need not have it.
         why_not: The file's name -> why this network has no use for it, or None where that is not known.
 
     Raises:
@@ -89,12 +93,14 @@ def fit(
     for name, target in wanted.items():
         theirs = name_of(name)
         if theirs not in weights:
-            if name not in (ignore or {}):
+            if anew and name in anew:
+                report.anew[name] = anew[name]
+            else:
                 report.missing.append(name)
             continue
         source = weights[theirs]
         left.pop(theirs, None)
-        adapted = adapt(name, source, target.shape)
+        adapted = (source, False) if source.shape == target.shape else adapt(name, source, target.shape)
         if adapted is None:
             report.missing.append(name)
             report.unexplained[theirs] = f"{tuple(source.shape)} in the file, {tuple(target.shape)} here"
@@ -111,29 +117,3 @@ def fit(
         why = why_not(theirs)
         (report.ignored if why else report.unexplained)[theirs] = why or "this network has no such tensor"
     return fitted, report
-
-
-def adapt(name: str, tensor: Tensor, wanted: torch.Size) -> tuple[Tensor, bool] | None:
-    """A tensor in another shape, and whether that changed its values; None where no such change is known to be meant.
-
-    Args:
-        name: Ours.
-        tensor: The file's.
-        wanted: The network's shape.
-    """
-    if tensor.shape == wanted:
-        return tensor, False
-    if tensor.numel() == 1 == math.prod(wanted):
-        # the merge's weights: no dimension there, one here (DeepSpeed cannot broadcast the former)
-        return tensor.reshape(wanted), False
-    value = None
-    if name.endswith("pos_embed") and tensor.ndim == len(wanted) == 3:
-        value = resize_positions(tensor, wanted[1])
-    elif name.endswith("relative_position_bias_table") and tensor.ndim == len(wanted) == 2:
-        value = resize_relative_positions(tensor, wanted[0])
-    elif name.endswith("patch_embed.proj.weight") and tensor.ndim == len(wanted) == 4:
-        value = resize_patch_kernel(tensor, wanted[-1])
-    if value is None or value.shape != wanted:
-        return None
-    # a class token's rows (one of positions, three of a bias table) come and go and touch no others
-    return value, tensor.ndim == 4 or abs(tensor.shape[-2] - wanted[-2]) not in (1, 3)

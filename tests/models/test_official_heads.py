@@ -52,7 +52,7 @@ def official():
     generator = torch.Generator().manual_seed(3)
     tensors = {}
     for ours, value in MaskRCNN(Maps(), HEAD).state_dict().items():
-        name = official_name(ours, SPEC.backbone)
+        name = official_name(ours, SPEC)
         shape = mmdet_shape(name, value.shape)
         fan_in = math.prod(shape[1:]) if len(shape) > 1 else 100
         tensors[name] = (

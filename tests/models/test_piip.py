@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from piip.models import build_backbone
+from piip.models.branches import block_ranges
 from piip.models.interaction import DeformableCrossAttention
-from piip.models.piip import SimplePyramid, block_ranges
+from piip.models.merge import SimplePyramid
 from piip.presets import DEIT, PICO, piip
 from piip.spec import BranchSpec, CNNSpec, InteractionSpec, PIIPSpec
 
@@ -162,7 +163,7 @@ def test_equal_seeds_build_equal_networks():
 
 def test_a_patch_the_pyramid_cannot_use_is_refused():
     with pytest.raises(ValueError, match="patches of 14 pixels"):
-        SimplePyramid(64, patch_size=14)
+        SimplePyramid([64] * 4, [14] * 4)
 
 
 def test_branches_of_a_spec_reach_the_network():

@@ -1,10 +1,15 @@
 """Every tensor of a file and of a network is accounted for."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from piip.weights.fit import fit
+from piip.models.resizing import adapt
+from piip.weights.fit import fit as fit_with
 from piip.weights.read import WeightsError
+
+fit = partial(fit_with, adapt=adapt)
 
 WANTED = {
     "a.weight": torch.zeros(2, 3),
