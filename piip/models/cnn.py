@@ -52,6 +52,6 @@ class CNN(nn.Module):
         """(B, 3, H, W) -> four maps (B, C_i, H/s, W/s), s = 4, 8, 16, 32."""
         return self.body(images)
 
-    def layer_ids(self) -> dict[str, int]:
-        """Every parameter at distance 0: a CNN peer has no layer-wise decay."""
+    def layer_ids(self, *, exact: bool = False) -> dict[str, float]:
+        """Every parameter at distance 0, `exact` or not: a CNN peer has no layer-wise decay."""
         return {name: 0 for name, _ in self.named_parameters()}

@@ -15,6 +15,8 @@ from piip.data.coco import CocoDataset
 from piip.data.loader import TrainLoader
 from piip.data.sources import Source
 from piip.models import build_model
+from piip.models.cnn import CNN
+from piip.models.piip import PIIP
 from piip.spec import ExperimentSpec
 from piip.training import checkpoint, loop, machine
 from piip.training.checkpoint import Manifest
@@ -82,7 +84,8 @@ class _Run:
         if kept is None:
             start_from(model, self.spec.model, [category["name"] for category in self.train_data.categories])
         model = model.to(device)
-        distances = getattr(model.backbone, "layer_ids", dict)()
+        assert isinstance(model.backbone, PIIP | CNN)
+        distances = model.backbone.layer_ids(exact=self.spec.optim.groups == "corrected")
         optimizer = build_optimizer(model, self.spec.optim, {f"backbone.{n}": d for n, d in distances.items()})
         self.engine = build_engine(
             self.spec, model, optimizer, micro_batch=self.loader.micro_batch, accumulate=self.loader.accumulate
