@@ -256,7 +256,10 @@ def _create(spec: BranchSpec, pretrained: bool, num_classes: int) -> nn.Module:
                 "or start from random weights with model.backbone.branches.N.pretrained=false"
             )
     try:
-        overlay = hub_overlay(spec.arch) if pretrained else None
+        without = (
+            "name a file: model.backbone.branches.N.weights=PATH, or set model.backbone.branches.N.pretrained=false"
+        )
+        overlay = hub_overlay(spec.arch, otherwise=without) if pretrained else None
         return timm.create_model(
             spec.arch, pretrained=pretrained, num_classes=num_classes, pretrained_cfg_overlay=overlay
         )

@@ -26,7 +26,7 @@ class CNN(nn.Module):
             raise ValueError(f"timm {timm.__version__} has no network {name!r}. Nearest: {close[0]!r}")
         pretrained = pretrained and spec.pretrained
         try:
-            overlay = hub_overlay(spec.arch) if pretrained else None
+            overlay = hub_overlay(spec.arch, otherwise="set model.backbone.pretrained=false") if pretrained else None
             self.body = timm.create_model(
                 spec.arch,
                 pretrained=pretrained,

@@ -70,8 +70,12 @@ def _starts_anew(wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[
     return anew
 
 
-def hub_overlay(arch: str) -> dict[str, str] | None:
+def hub_overlay(arch: str, *, otherwise: str) -> dict[str, str] | None:
     """What to tell timm so that it reads `arch`'s weights from the hub's cache; None for networks that are not on the hub.
+
+    Args:
+        arch: timm's name with tag.
+        otherwise: What can be done without the hub, for the error.
 
     Raises:
         WeightsError: They are neither in the cache nor is the hub in reach; after seconds, not after the hub client's retries.
@@ -80,4 +84,4 @@ def hub_overlay(arch: str) -> dict[str, str] | None:
     if config is None or config.file or not config.hf_hub_id:
         return None
     repository = config.hf_hub_id + (arch if config.hf_hub_id.endswith("/") else "")
-    return {"file": str(hub_file(repository, config.hf_hub_filename))}
+    return {"file": str(hub_file(repository, config.hf_hub_filename, otherwise=otherwise))}

@@ -119,12 +119,13 @@ def _download(url: str, target: Path) -> Path:
     return target
 
 
-def hub_file(repository: str, filename: str | None = None) -> Path:
+def hub_file(repository: str, filename: str | None = None, *, otherwise: str) -> Path:
     """A network's weights on the Hugging Face hub: from the cache on this machine without asking, else downloaded.
 
     Args:
         repository: `timm/deit3_small_patch16_224.fb_in22k_ft_in1k`.
         filename: Of the weights there; default: as timm names them.
+        otherwise: The end of an error message: what can be done without the hub.
 
     Raises:
         WeightsError: Not in the cache, and the hub does not answer or does not have them.

@@ -155,7 +155,7 @@ def test_a_branch_is_built_from_the_file_its_spec_names(tmp_path, monkeypatch):
 
 
 def test_a_branch_without_a_file_asks_the_hub_and_nothing_else_waits(monkeypatch):
-    def unreachable(repository, filename):
+    def unreachable(repository, filename, otherwise):
         raise WeightsError(f"{repository} is out of reach")
 
     monkeypatch.setattr(pretraining, "hub_file", unreachable)
@@ -165,6 +165,6 @@ def test_a_branch_without_a_file_asks_the_hub_and_nothing_else_waits(monkeypatch
 
 
 def test_networks_that_are_not_on_the_hub_do_not_ask_it(monkeypatch):
-    monkeypatch.setattr(pretraining, "hub_file", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(pretraining, "hub_file", lambda *_, **__: pytest.fail("asked"))
 
-    assert pretraining.hub_overlay("pico_tiny.glyphs") is None
+    assert pretraining.hub_overlay("pico_tiny.glyphs", otherwise="") is None
