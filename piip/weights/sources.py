@@ -137,9 +137,7 @@ def hub_file(repository: str, filename: str | None = None, *, otherwise: str) ->
         cached = try_to_load_from_cache(repository, name)
         if isinstance(cached, str):
             return Path(cached)
-    advice = (
-        "Give this machine a network or a filled HF_HOME cache, or name a file: model.backbone.branches.N.weights=PATH"
-    )
+    advice = f"Give this machine a network or a filled HF_HOME cache, or {otherwise}"
     if constants.HF_HUB_OFFLINE:
         raise WeightsError(f"{repository} is not in the hub's cache, and HF_HUB_OFFLINE is set. {advice}")
     try:
