@@ -287,6 +287,11 @@ class ModelSpec(Spec):
 
     backbone: Backbone
     head: Head = MaskRCNNSpec()
+    weights: str | None = None
+    """Fine-tune: start from all weights of this file, DeepSpeed folder or checkpoint of ours, instead of the branches' pretraining
+    (upstream's `deepspeed_load_module_only`). Optimizer and step start anew."""
+    weights_partial: bool = False
+    """Start although tensors are missing in `weights` or have no place here: another head, other classes."""
 
     @model_validator(mode="after")
     def _head_suits_backbone(self) -> Self:

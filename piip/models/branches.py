@@ -17,6 +17,7 @@ from piip.models import internvit, pico, uniperceiver  # register their networks
 from piip.models.attention import take_over_beit, windowed, windowed_after_qkv
 from piip.models.convnext import ConvNeXtBranch
 from piip.models.pico import WeightsError
+from piip.models.pretraining import hub_overlay, load_pretraining
 from piip.models.resizing import Grid, resize_patches, resize_positions, resized_positions
 from piip.spec import BranchSpec
 
@@ -199,7 +200,7 @@ def block_ranges(depth: int, count: int) -> list[tuple[int, int]]:
 def build_branch(
     spec: BranchSpec, pretrained: bool = True, *, num_classes: int | None = None
 ) -> Branch | ConvNeXtBranch:
-    """The branch a spec describes, from its timm weights when both `spec.pretrained` and `pretrained` say so.
+    """The branch a spec describes, from its pretraining (timm's, or `spec.weights`) when both `spec.pretrained` and `pretrained` say so.
 
     Args:
         spec: What to build.
@@ -210,7 +211,15 @@ def build_branch(
         ValueError: timm has no such network, or not of this kind.
         WeightsError: The pretrained weights cannot be had.
     """
-    net = _create(spec, pretrained and spec.pretrained, num_classes or 0)
+    pretrained = pretrained and spec.pretrained
+    net = _create(spec, pretrained and spec.weights is None, num_classes or 0)
+    branch = _branch_of(net, spec, num_classes)
+    if pretrained and spec.weights is not None:
+        load_pretraining(branch, spec)
+    return branch
+
+
+def _branch_of(net: nn.Module, spec: BranchSpec, num_classes: int | None) -> Branch | ConvNeXtBranch:
     if isinstance(net, ConvNeXt):
         return ConvNeXtBranch(net, drop_path=spec.drop_path, checkpointing=spec.checkpointing)
     if not isinstance(net, beit.Beit) and (
@@ -247,7 +256,13 @@ def _create(spec: BranchSpec, pretrained: bool, num_classes: int) -> nn.Module:
                 "or start from random weights with model.backbone.branches.N.pretrained=false"
             )
     try:
-        return timm.create_model(spec.arch, pretrained=pretrained, num_classes=num_classes)
+        without = (
+            "name a file: model.backbone.branches.N.weights=PATH, or set model.backbone.branches.N.pretrained=false"
+        )
+        overlay = hub_overlay(spec.arch, otherwise=without) if pretrained else None
+        return timm.create_model(
+            spec.arch, pretrained=pretrained, num_classes=num_classes, pretrained_cfg_overlay=overlay
+        )
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise

@@ -7,6 +7,7 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from piip.models.pico import WeightsError
+from piip.models.pretraining import hub_overlay
 from piip.spec import CNNSpec
 
 
@@ -25,8 +26,13 @@ class CNN(nn.Module):
             raise ValueError(f"timm {timm.__version__} has no network {name!r}. Nearest: {close[0]!r}")
         pretrained = pretrained and spec.pretrained
         try:
+            overlay = hub_overlay(spec.arch, otherwise="set model.backbone.pretrained=false") if pretrained else None
             self.body = timm.create_model(
-                spec.arch, pretrained=pretrained, features_only=True, out_indices=(-4, -3, -2, -1)
+                spec.arch,
+                pretrained=pretrained,
+                features_only=True,
+                out_indices=(-4, -3, -2, -1),
+                pretrained_cfg_overlay=overlay,
             )
         except (OSError, RuntimeError) as error:
             raise WeightsError(

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import torch
 from timm.layers import DropPath
-from timm.models.convnext import ConvNeXt, ConvNeXtBlock
+from timm.models.convnext import ConvNeXt, ConvNeXtBlock, ConvNeXtStage
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -26,9 +26,8 @@ class ConvNeXtBranch(nn.Module):
         super().__init__()
         self.checkpointing = checkpointing
         self.stem, self.stages = net.stem, net.stages
-        self.lengths = [  # a downsampling layer counts
-            len(stage.blocks) + (not isinstance(stage.downsample, nn.Identity)) for stage in net.stages.children()
-        ]  # type: ignore[arg-type]
+        # a downsampling layer counts as a block
+        self.lengths = [len(_layers(stage)) for stage in net.stages.children()]
         self.depth = sum(self.lengths)
         info = [
             (stage["num_chs"], stage["reduction"], n) for stage, n in zip(net.feature_info, self.lengths, strict=True)
@@ -43,12 +42,7 @@ class ConvNeXtBranch(nn.Module):
     @property
     def blocks(self) -> list[nn.Module]:
         """Downsampling layers and blocks in the order they run."""
-        return [
-            layer
-            for stage in self.stages.children()
-            for layer in (stage.downsample, *stage.blocks)  # type: ignore[misc]
-            if not isinstance(layer, nn.Identity)
-        ]
+        return [layer for stage in self.stages.children() for layer in _layers(stage)]
 
     def shares(self, count: int) -> list[tuple[int, int]]:
         """Blocks start..stop-1 for each of `count` >= 4 interactions: stages 1, 2 and 4 whole, the third in count - 3 shares.
@@ -90,3 +84,9 @@ class ConvNeXtBranch(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, h, w) -> tokens (B, H*W, C) after the last block, at stride 32."""
         return self.run(self.embed(image), self.grid(image), 0, self.depth)[0]
+
+
+def _layers(stage: nn.Module) -> list[nn.Module]:
+    """The downsampling layer, where there is one, and the blocks of a timm stage."""
+    assert isinstance(stage, ConvNeXtStage)
+    return [layer for layer in (stage.downsample, *stage.blocks) if not isinstance(layer, nn.Identity)]

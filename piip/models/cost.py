@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from piip.models import Headless, build_model
 from piip.models.boxes import BOX_POOL, MASK_POOL
+from piip.models.piip import PIIP
 from piip.models.rcnn import MaskRCNN
 from piip.spec import MaskRCNNSpec, ModelSpec
 
@@ -101,7 +102,8 @@ def _by_part(model: nn.Module, images: Tensor) -> tuple[dict[str, tuple[float, f
     total = counter.get_total_flops() / 2 / 1e9
     if sum(gflops.values()) < total * (1 - 1e-9):
         # attention that is padded after qkv is a function, no module: count these branches alone
-        piip = getattr(model, "backbone", model)
+        piip = model if isinstance(model, PIIP) else model.backbone
+        assert isinstance(piip, PIIP)
         for i, (branch, image) in enumerate(zip(piip.branches, piip.image_pyramid(images), strict=True)):
             gflops[f"branches.{i}"] = _gmacs(lambda branch=branch, image=image: branch(image))
     assert abs(sum(gflops.values()) - total) <= 1e-6 * total, f"{gflops} do not sum to {total}"

@@ -1,5 +1,7 @@
 """What is resized when pretrained weights meet another patch, grid or window: kernels, positions, relative biases."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from timm.models.beit import Beit
@@ -88,3 +90,43 @@ def _progression_ratio(terms: int, total: float) -> float:
         ratio = (low + high) / 2
         low, high = (low, ratio) if (1 - ratio**terms) / (1 - ratio) > total else (ratio, high)
     return ratio
+
+
+def adapt(name: str, tensor: Tensor, wanted: torch.Size) -> tuple[Tensor, bool] | None:
+    """A file's tensor in a network's shape, and whether that changed its values; None where no such change is known to be meant.
+
+    Args:
+        name: Of the parameter here.
+        tensor: The file's.
+        wanted: The shape here.
+    """
+    if tensor.numel() == math.prod(wanted) and [n for n in tensor.shape if n > 1] == [n for n in wanted if n > 1]:
+        return tensor.reshape(wanted), False  # see naming.official_shape
+    value = None
+    if name.endswith("pos_embed") and len(wanted) == 3:
+        value = _adapted_positions(tensor if tensor.ndim == 3 else tensor[None], wanted[1])
+    elif name.endswith("relative_position_bias_table") and tensor.ndim == len(wanted) == 2:
+        side, new_side = math.isqrt(tensor.shape[0]), math.isqrt(wanted[0])
+        if tensor.shape[0] - side * side in (0, 3) and side % 2 and new_side % 2 and new_side**2 == wanted[0]:
+            # without the three rows of the class token
+            value = resize_relative_positions(tensor[: side * side], (new_side + 1) // 2)
+    elif name.endswith("patch_embed.proj.weight") and tensor.ndim == len(wanted) == 4:
+        value = F.interpolate(tensor.float(), size=tuple(wanted[2:]), mode="bicubic", align_corners=False)
+    if value is None or value.shape != wanted:
+        return None
+    # a class token's rows (one of positions, three of a bias table) come and go and touch no others
+    return value, tensor.ndim == 4 or abs(tensor.shape[-2] - wanted[-2]) not in (1, 3)
+
+
+def _adapted_positions(positions: Tensor, count: int) -> Tensor | None:
+    """(1, N, C) -> (1, count, C), each with or without a class token's row in front; None where one is no square."""
+    sides = [
+        next(((side, extra) for extra in (0, 1) if (side := math.isqrt(max(n - extra, 0))) ** 2 == n - extra > 0), None)
+        for n in (positions.shape[1], count)
+    ]
+    if sides[0] is None or sides[1] is None:
+        return None
+    (_, extra), (side, new_extra) = sides[0], sides[1]
+    grid = resized_positions(positions[:, extra:], (side, side))
+    token = positions[:, :extra] if extra else positions.new_zeros(1, 1, positions.shape[2])
+    return torch.cat([token[:, :new_extra].to(grid), grid], dim=1)

@@ -18,6 +18,7 @@ from piip.spec import CNNSpec, ExperimentSpec, PIIPSpec
 from piip.sweeps.feasible import check_trainable, cost_of
 from piip.training import loop
 from piip.training.journal import Journal, RunRecord, create_run, now_ms, read_status
+from piip.training.start import digest_of
 from piip.training.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def plan_trials(
     )
     planned = []
     for (trial, its_cost, tags), images in zip(trials, num_images, strict=True):
-        _record(trial, its_cost, tags, experiment=experiment, parent_key=parent_key)
+        record_trial(trial, its_cost, tags, experiment=experiment, parent_key=parent_key)
         num_steps = loop.plan(trial.spec, -(-images // trial.spec.train.batch_size)).num_steps
         planned.append(Planned(trial, its_cost, read_status(home.journal_dir(trial.key)), num_steps))
     return parent_key, planned
@@ -152,12 +153,14 @@ def trial_key(
     spec: ExperimentSpec, data: Mapping[str, str], *, fresh: bool = False, max_eval_images: int | None = None
 ) -> str:
     """One name for one outcome: spec, data and the code that makes the numbers; the same key is the same trial anywhere."""
-    parts = {
+    parts: dict[str, object] = {
         "spec": spec.digest,
         "code": code_digest(),
         "data": [data["data.train.digest"], data["data.val.digest"]],
         "eval": max_eval_images,
     }
+    if spec.model.weights:
+        parts["weights"] = digest_of(spec.model.weights)
     base = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     # --fresh starts another take of a trial; a later call without it goes on with the latest one
     take = 1
@@ -170,7 +173,7 @@ def trial_key(
 
 def code_digest() -> str:
     """Of the files that decide numbers; a new word in a report is no reason to train again."""
-    roots = [PACKAGE / folder for folder in ("models", "ops", "data", "training")]
+    roots = [PACKAGE / folder for folder in ("models", "ops", "data", "training", "weights")]
     csrc = PACKAGE.parent / "csrc"
     files = [
         f
@@ -184,7 +187,9 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def _record(trial: Trial, its_cost: Cost, data: Mapping[str, str], *, experiment: str, parent_key: str) -> None:
+def record_trial(
+    trial: Trial, its_cost: Cost, data: Mapping[str, str], *, experiment: str, parent_key: str | None
+) -> None:
     """Open the trial's record: what MLflow will be told of it whatever happens next."""
     params = {name: str(value) for name, value in trial.spec.flat().items()}
     paper = {
@@ -216,6 +221,8 @@ def _record(trial: Trial, its_cost: Cost, data: Mapping[str, str], *, experiment
 
 def start_of(spec: ExperimentSpec) -> str:
     """What the network starts from, in words for the table: the first thing a fair comparison asks."""
+    if spec.model.weights:
+        return f"fine-tuned from {Path(spec.model.weights).name}"
     match spec.model.backbone:
         case PIIPSpec(branches=branches):
             # a timm name's tag is the data its weights were trained on: pico_tiny.glyphs

@@ -7,12 +7,15 @@ import torch
 from official import full_size, official_name
 from torch import nn
 
-from piip.models import build_backbone
+from piip.models import build_model
 from piip.models.naming import left_out, official_shape
+from piip.models.official import HEADS, fit_weights
+from piip.models.official import official_name as released_name
 from piip.models.piip import PIIP
 from piip.spec import ModelSpec, PIIPSpec
 from piip.sweeps.found import all_rows
 from piip.training.optim import build_optimizer
+from piip.weights.read import Weights
 
 ROWS = {row.paper.config: row for row in all_rows().values() if row.paper and row.paper.config}
 SHAPES, GROUPS = full_size()["shapes"], full_size()["groups"]
@@ -20,16 +23,22 @@ SHAPES, GROUPS = full_size()["shapes"], full_size()["groups"]
 
 @cache
 def _built(spec: ModelSpec) -> nn.Module:
-    separate = spec.head.num_classes if spec.head.kind == "classifier" else None
     with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
         # on meta there are no values to draw, and drawing none takes three quarters of the time
         patch.setattr("timm.layers.weight_init._trunc_normal_", lambda tensor, *_: tensor)
         patch.setattr("torch.nn.init._no_grad_trunc_normal_", lambda tensor, *_, **__: tensor)
-        return build_backbone(spec.backbone, pretrained=False, num_classes=separate)
+        return build_model(spec, pretrained=False)
 
 
 def built(config: str) -> tuple[nn.Module, PIIPSpec]:
-    """The row's backbone, built once for rows that differ in resolutions only."""
+    """The row's backbone (a classifier: with its heads)."""
+    network, model = whole(config), ROWS[config].model
+    assert isinstance(model.backbone, PIIPSpec)
+    return network if model.head.kind == "classifier" else network.backbone, model.backbone  # type: ignore[return-value]
+
+
+def whole(config: str) -> nn.Module:
+    """The row's network, built once for rows that differ in resolutions only."""
     model = ROWS[config].model
     assert isinstance(model.backbone, PIIPSpec)
     changes = {
@@ -37,7 +46,7 @@ def built(config: str) -> tuple[nn.Module, PIIPSpec]:
         for i, branch in enumerate(model.backbone.branches)
         if branch.positions == "pretraining"
     }
-    return _built(model.override(changes | {"backbone.label": ""})), model.backbone
+    return _built(model.override(changes | {"backbone.label": ""}))
 
 
 def test_every_official_configuration_has_its_row():
@@ -54,6 +63,28 @@ def test_nothing_is_missing_and_nothing_unexplained(config):
     ours = {name: official_shape(name, shape) for name, shape in names.items()}
     assert len(ours) == len(list(network.parameters()))
     assert ours == {name: shape for name, shape in SHAPES[config].items() if not left_out(name, spec)}
+
+
+@pytest.mark.parametrize("config", SHAPES)
+def test_a_file_of_those_tensors_loads_whole(config):
+    """The backbone's tensors as the official manifest has them, a detector's neck and heads as mmdet does."""
+    network, spec = whole(config), ROWS[config].model
+    prefix = "" if spec.head.kind == "classifier" else "backbone."
+    file = {prefix + name: torch.empty(shape, device="meta") for name, shape in SHAPES[config].items()}
+    for name, value in network.state_dict().items():
+        if spec.head.kind == "mask_rcnn" and not name.startswith("backbone."):
+            theirs = released_name(name, spec)
+            # the background has no boxes and no mask in mmdet
+            file[theirs] = value[4 if "fc_reg" in theirs else 1 if "conv_logits" in theirs else 0 :]
+    file |= {f"{start}x.weight": torch.empty(1, device="meta") for start in HEADS.get(spec.head.kind, ())}
+
+    fitted, report = fit_weights(Weights(file, config), network, spec)
+
+    report.require(())
+    assert {name: value.shape for name, value in fitted.items()} == {
+        name: value.shape for name, value in network.state_dict().items()
+    }
+    assert len(report.matched) + len(report.ignored) == len(file)
 
 
 @pytest.mark.parametrize("config", GROUPS)
