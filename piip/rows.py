@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import tyro
 
 from piip.console import guarded, setup_logging
-from piip.sweeps.cli import list_rows
 from piip.sweeps.found import all_rows
+from piip.sweeps.listing import list_rows
 
 
 @dataclass

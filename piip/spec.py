@@ -76,6 +76,21 @@ def _nearest(path: str, spec: Spec) -> str:
     return f" Nearest: {close[0]!r}" if close else f" Fields: {', '.join(spec.flat())}"
 
 
+Window = Annotated[int, Field(gt=0)] | None
+
+Family = Literal["deit", "internvit", "beit", "uniperceiver", "convnext"]
+"""The official branch classes: vit_models, InternViT6B (also AugReg, MAE, DINOv2), BEiT, UnifiedBertEncoder, ConvNeXt."""
+
+FAMILIES: dict[str, Family] = {
+    "beit": "beit",
+    "convnext": "convnext",
+    "internvit": "internvit",
+    "uniperceiver": "uniperceiver",
+    "vit_": "internvit",
+}
+"""How names of `arch` begin; all others are of the `deit` family."""
+
+
 class BranchSpec(Spec):
     """One image size and the network that sees it."""
 
@@ -85,9 +100,38 @@ class BranchSpec(Spec):
     """Nominal side S_i in pixels; the branch sees the input scaled by S_i / S_0 (S_0 = the first branch's)."""
     pretrained: bool = True
     """Start from the weights of `arch`'s tag."""
+    weights: str | None = None
+    """File of the family's public pretraining; None takes timm's weights of `arch`'s tag."""
     drop_path: float = Field(default=0.05, ge=0, lt=1)
-    window: int | None = Field(default=14, gt=0)
-    """Attention window in patches; None attends globally."""
+    drop_path_rule: Literal["constant", "linear"] = "constant"
+    """Over the blocks: all alike (published vit_models, classification), or from 0 growing to `drop_path` (all other families)."""
+    window: Window | tuple[Window, ...] = 14
+    """Attention window in patches; None attends globally. Several are repeated over the blocks: (14, 14, None) makes every third
+    block global."""
+    window_padding: Literal["before_qkv", "after_qkv"] = "before_qkv"
+    """Where maps that are no multiple of the window are zero padded. `before_qkv` is what the published networks were trained
+    with; `after_qkv` what the official DeiT code does without flash-attn, with other numbers."""
+    patch_size: int | None = Field(default=None, gt=0)
+    """Patches in pixels; None: as `arch` was pretrained. Others resize kernel and positions (MAE-H, DINOv2, InternViT-6B: 14 to 16)."""
+    positions: Literal["pretraining", "resolution"] = "pretraining"
+    """Size the position grid is stored at: the pretraining's, resized for every image (detection), or this branch's resolution
+    (segmentation, classification)."""
+    layer_scale: float | None = Field(default=1.0, gt=0)
+    """Initial layer scale where the pretraining has none (DeiT-1, MAE, AugReg); None: those blocks get none."""
+    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    """Of the MLPs; `gelu_tanh` is the published fused MLP ("faster training")."""
+    class_token: bool = False
+    """A class token without position goes through the blocks with the patches and sits out the interactions (classification)."""
+    checkpointing: bool = False
+    """Recompute the blocks' activations in the backward pass: less memory, about a third more time."""
+
+    @property
+    def family(self) -> Family:
+        """Which of the official branch classes `arch` belongs to; decides parameter names and what is resized."""
+        for prefix, family in FAMILIES.items():
+            if self.arch.startswith(prefix):
+                return family
+        return "deit"
 
 
 class InteractionSpec(Spec):
@@ -102,12 +146,18 @@ class InteractionSpec(Spec):
     ffn_ratio: float = Field(default=0.25, gt=0)
     drop_path: float = Field(default=0.4, ge=0, lt=1)
     """Stochastic depth of the ConvFFN."""
+    attention: Literal["deformable", "dense"] = "deformable"
+    """`dense` lets every query see the neighbour's whole map (in the paper's ablation; no released network)."""
+    projection: bool = True
+    """Project the neighbour's tokens to the query's width before attention; False is a half of the "faster training" form."""
+    norms: bool = True
+    """LayerNorms of query, feature and FFN; False is the other half of the "faster training" form."""
     kernel: Literal["auto", "cpp", "reference"] = "auto"
     """`auto`: the compiled operator where it is built, else the PyTorch reference (one line says so)."""
 
 
 class PIIPSpec(Spec):
-    """N >= 1 branches, N - 1 interaction units per interaction, merged into four maps at strides 4, 8, 16, 32."""
+    """N >= 1 branches, N - 1 interaction units per interaction, merged into maps of falling resolution."""
 
     kind: Literal["piip"] = "piip"
     label: str = ""
@@ -115,11 +165,24 @@ class PIIPSpec(Spec):
     branches: tuple[BranchSpec, ...] = Field(min_length=1)
     """From high to low resolution, that is from the smallest to the largest network: TSB, 1120/896/448."""
     interaction: InteractionSpec = InteractionSpec()
+    fpn: Literal["simple", "regular", "none"] = "simple"
+    """`simple`: all maps from the last merge (ViTs). `regular`: one merge per map, after `merge_after` and at the end (networks
+    with ConvNeXt branches). `none`: no merge and no maps, for classification."""
+    merge_after: tuple[int, ...] = ()
+    """Interactions, counted from 0, after which `regular` merges the first three of its four maps; published: (0, 1, 10)."""
+    out_strides: tuple[int, ...] = (4, 8, 16, 32)
+    """Strides of the maps; DINO takes (8, 16, 32)."""
+    unused_level: bool = False
+    """Keep the stride-4 level though `out_strides` leaves it out, as the released three-branch DINO networks do (never used, 8.4 M
+    parameters in SBL)."""
+    input_branch: int = Field(default=0, ge=0)
+    """The branch that sees the input as it is. 0 but for the official three-branch segmentation class (1: the first branch's
+    image is then enlarged)."""
 
     @property
     def resolution(self) -> int:
-        """Long side of the network's input: the first branch's."""
-        return self.branches[0].resolution
+        """Long side of the network's input."""
+        return self.branches[self.input_branch].resolution
 
     @model_validator(mode="after")
     def _high_to_low_resolution(self) -> Self:
@@ -128,6 +191,27 @@ class PIIPSpec(Spec):
             raise ValueError(
                 f"branches go from high to low resolution (the smallest model sees the largest image), got {sides}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shape_is_possible(self) -> Self:
+        if self.input_branch >= len(self.branches):
+            raise ValueError(f"input_branch {self.input_branch} of {len(self.branches)} branches: 0 is the first")
+        if self.fpn == "regular" and (
+            len(self.merge_after) != 3
+            or list(self.merge_after) != sorted(set(self.merge_after))
+            or not 0 <= self.merge_after[0] <= self.merge_after[-1] < self.interaction.count
+        ):
+            raise ValueError(
+                f"a regular FPN merges after 3 of the {self.interaction.count} interactions (and at the end), in rising order "
+                f"from 0, got merge_after={list(self.merge_after)}; published: [0, 1, 10]"
+            )
+        if self.fpn != "regular" and self.merge_after:
+            raise ValueError(
+                f"merge_after={list(self.merge_after)} is for fpn='regular', not {self.fpn!r}: leave it empty"
+            )
+        if self.out_strides not in ((4, 8, 16, 32), (8, 16, 32)):
+            raise ValueError(f"out_strides are (4, 8, 16, 32) or (8, 16, 32), got {self.out_strides}")
         return self
 
 
@@ -165,8 +249,37 @@ class MaskRCNNSpec(Spec):
     max_detections: int = 100
 
 
+class DINOSpec(Spec):
+    """DINO (4-scale) detector; its backbone gives three maps. Only the backbone is built so far."""
+
+    kind: Literal["dino"] = "dino"
+    num_classes: int = Field(default=80, gt=0)
+    """Foreground classes."""
+    num_queries: int = Field(default=900, gt=0)
+
+
+class UPerNetSpec(Spec):
+    """UperNet for semantic segmentation with an auxiliary FCN head. Only the backbone is built so far."""
+
+    kind: Literal["upernet"] = "upernet"
+    num_classes: int = Field(default=150, gt=0)
+    channels: int = Field(default=1536, gt=0)
+
+
+class ClassifierSpec(Spec):
+    """Image classification on the tokens of all branches; the backbone has fpn='none'."""
+
+    kind: Literal["classifier"] = "classifier"
+    num_classes: int = Field(default=1000, gt=0)
+    merge: bool = False
+    """False: a norm and a linear layer per branch, logits averaged (released). True: branches merged, then one of both."""
+    head_token: Literal["first_patch", "class", "mean"] = "class"
+    """What separate heads read. `first_patch`, the upper left one, is what the released networks were trained and scored with (a
+    slip: class tokens were split off one line before); merged heads always take the mean."""
+
+
 Backbone = Annotated[PIIPSpec | CNNSpec, Field(discriminator="kind")]
-Head = MaskRCNNSpec
+Head = Annotated[MaskRCNNSpec | DINOSpec | UPerNetSpec | ClassifierSpec, Field(discriminator="kind")]
 
 
 class ModelSpec(Spec):
@@ -174,6 +287,19 @@ class ModelSpec(Spec):
 
     backbone: Backbone
     head: Head = MaskRCNNSpec()
+    weights: str | None = None
+    """Fine-tune: start from all weights of this file, DeepSpeed folder or checkpoint of ours, instead of the branches' pretraining
+    (upstream's `deepspeed_load_module_only`). Optimizer and step start anew."""
+    weights_partial: bool = False
+    """Start although tensors are missing in `weights` or have no place here: another head, other classes."""
+
+    @model_validator(mode="after")
+    def _head_suits_backbone(self) -> Self:
+        if isinstance(self.backbone, PIIPSpec) and (self.backbone.fpn == "none") != (self.head.kind == "classifier"):
+            raise ValueError(
+                f"a {self.head.kind} head does not go with fpn={self.backbone.fpn!r}: a classifier takes 'none', others maps"
+            )
+        return self
 
 
 class CocoSpec(Spec):
@@ -205,6 +331,10 @@ class OptimSpec(Spec):
     weight_decay: float = Field(default=0.05, ge=0)
     layer_decay: float = Field(default=0.85, gt=0, le=1)
     """Block j of L in a branch learns at lr * layer_decay ** (L - j); interactions, merge, neck and head at lr."""
+    groups: Literal["released", "corrected", "classification"] = "released"
+    """`released`: as the official detection code, where branches of 32 blocks beside 48 have their steps rounded down, and position
+    embeddings, bias tables and merge weights decay. `corrected`: exact steps, and none of those decays. `classification`: no layer
+    decay, lr times ten outside branches, weight decay on everything."""
     warmup_steps: int = Field(default=500, ge=0)
     warmup_ratio: float = Field(default=1e-3, ge=0, le=1)
     schedule: Literal["step", "cosine", "constant"] = "step"
@@ -247,12 +377,20 @@ class TrainSpec(Spec):
 
 
 class PaperResult(Spec):
-    """What the paper prints for this row; training never reads it."""
+    """What the paper and the released tables print for this row; training never reads it."""
 
     box_ap: float | None = None
     mask_ap: float | None = None
+    miou: float | None = None
+    top1: float | None = None
+    """All four in per cent."""
     params_m: float | None = None
     gflops: float | None = None
+    """Both by the convention of the published scripts, not of the network that is trained (see piip/models/published.py)."""
+    config: str | None = None
+    """The official configuration, without .py: its weights, log and the golden key manifests carry this name."""
+    note: str | None = None
+    """Which of these figures belongs to another network than this row's, and why."""
 
 
 class ExperimentSpec(Spec):

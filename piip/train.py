@@ -40,7 +40,7 @@ def cli(arguments: Sequence[str]) -> int:
 
 def scale_of(row: ExperimentSpec) -> str:
     """The scale a row is made for."""
-    return "coco" if row.data.name == "coco" else "pico"
+    return row.data.name if row.data.name in ("coco", "ade20k", "imagenet") else "pico"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from piip.models import build_backbone
 from piip.spec import ExperimentSpec, PIIPSpec
+from piip.sweeps.cli import main
 from piip.sweeps.found import all_rows, find_row, load_tables
 
 FOLDER = Path(__file__).parent.parent / "experiments"
@@ -34,7 +36,7 @@ def test_an_experiment_says_what_it_asks_and_how_it_is_run(file):
 
 
 def test_scales_are_those_of_the_command_line():
-    assert {scale for tables in TABLES.values() for scale in tables} <= {"pico", "coco"}
+    assert {scale for tables in TABLES.values() for scale in tables} <= {"pico", "coco", "ade20k", "imagenet"}
     assert ROWS
 
 
@@ -66,7 +68,8 @@ def test_a_rows_backbone_builds_without_memory(row):
         backbone = build_backbone(row.model.backbone, pretrained=False)
 
     assert all(p.is_meta for p in backbone.parameters())
-    assert len(backbone.out_channels) == 4
+    strides = getattr(row.model.backbone, "out_strides", (4, 8, 16, 32))
+    assert len(backbone.out_channels) == (0 if row.model.head.kind == "classifier" else len(strides))
 
 
 @ROW
@@ -79,10 +82,32 @@ def test_a_row_is_the_size_its_name_says(row):
 
 @ROW
 def test_what_the_paper_prints_is_in_its_units(row):
-    for name, value in (row.paper.model_dump() if row.paper else {}).items():
+    figures = row.paper.model_dump(exclude={"config", "note"}) if row.paper else {}
+    for name, value in figures.items():
         assert value is None or (math.isfinite(value) and value > 1), (
             f"{name} {value}: AP in per cent, GFLOPs, millions"
         )
+
+
+def test_every_released_configuration_is_a_row():
+    # 25 of detection (TSBL's as released), 8 with ConvNeXt, 5 of segmentation, 3 of classification
+    configs = Counter(row.paper.config for row in all_rows().values() if row.paper and row.paper.config)
+
+    assert len(configs) == 41
+    assert max(configs.values()) == 1
+
+
+@pytest.mark.parametrize("file", ["coco_dino", "ade20k_upernet", "imagenet"])
+def test_a_row_whose_head_comes_later_says_so_when_asked_to_train(file, capsys):
+    tables = load_tables(FOLDER / f"{file}.py")
+    (scale, rows), *_ = tables.items()
+
+    with pytest.raises(SystemExit) as leaving:
+        main(tables, experiment=file, description="", arguments=["--scale", scale, rows[0].name])
+
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert leaving.value.code == 1
+    assert re.match(rf"error: {rows[0].name} cannot be trained yet: .+ not .+ yet\. Its network builds, counts", error)
 
 
 def test_a_wrong_row_is_answered_with_the_nearest():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piip.presets import mask_rcnn_1x, mask_rcnn_pico, pico, piip
-from piip.spec import CNNSpec, ExperimentSpec, PaperResult
+from piip.spec import BranchSpec, CNNSpec, ExperimentSpec, PaperResult
 
 TSB = mask_rcnn_1x(piip("TSB", (1120, 896, 448)), PaperResult(box_ap=43.6, mask_ap=38.7))
 PICO_TB = mask_rcnn_pico(pico("TB", (256, 128)), steps=140)
@@ -165,14 +165,19 @@ def test_the_digest_remembers_everything_else(spec):
     for name, value in spec.flat().items():
         if name == "name" or name.endswith((".kind", ".label")) or name.startswith("paper"):
             continue
+        if ".fpn" in name or ".out_strides" in name:  # cannot change alone: below
+            continue
         if isinstance(value, str):
             words = {
                 "broken_images": "skip",
                 "schedule": "cosine",
                 "precision": {"fp32": "bf16", "bf16": "fp32"}.get(value),
             }
-            words |= {"engine": "ddp", "kernel": "cpp"}
+            words |= {"engine": "ddp", "kernel": "cpp", "drop_path_rule": "linear", "window_padding": "after_qkv"}
+            words |= {"positions": "resolution", "activation": "gelu_tanh", "attention": "dense", "groups": "corrected"}
             changed = words.get(name.rsplit(".", 1)[-1]) or f"{value}x"
+        elif name.endswith(".weights"):
+            changed = "deit.pth"
         elif name.endswith("resolution"):
             changed = value + 1 if ".branches.0." in name or ".branches." not in name else value - 1
         elif name == "train.zero_stage":
@@ -185,6 +190,54 @@ def test_the_digest_remembers_everything_else(spec):
             unchanged.append(name)
 
     assert unchanged == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fpn": "regular", "merge_after": [0, 1, 10]},
+        {"out_strides": [8, 16, 32]},
+        {"branches.0.window": [14, 14, None]},
+    ],
+)
+def test_the_digest_remembers_the_shape_of_the_network(changes):
+    assert TSB.override({f"model.backbone.{name}": value for name, value in changes.items()}).digest != TSB.digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"fpn": "regular"},
+            "merges after 3 of the 12 interactions (and at the end), in rising order from 0, got merge_after=[]",
+        ),
+        ({"fpn": "regular", "merge_after": [0, 1, 12]}, "got merge_after=[0, 1, 12]; published: [0, 1, 10]"),
+        ({"merge_after": [0, 1, 2]}, "merge_after=[0, 1, 2] is for fpn='regular', not 'simple'"),
+        ({"out_strides": [4, 8]}, "out_strides are (4, 8, 16, 32) or (8, 16, 32), got (4, 8)"),
+        ({"input_branch": 3}, "input_branch 3 of 3 branches"),
+        ({"fpn": "none"}, "a mask_rcnn head does not go with fpn='none'"),
+        ({"branches.0.window": [14, 0]}, "greater than 0 (got 0)"),
+    ],
+)
+def test_an_impossible_network_is_refused(changes, said):
+    with pytest.raises(ValueError, match="refused") as failure:
+        TSB.override({f"model.backbone.{name}": value for name, value in changes.items()})
+
+    assert said in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("arch", "family"),
+    [
+        ("deit3_small_patch16_224.fb_in22k_ft_in1k", "deit"), ("pico_tiny.glyphs", "deit"),
+        ("vit_base_patch16_384.augreg_in21k_ft_in1k", "internvit"), ("vit_huge_patch14_224.mae", "internvit"),
+        ("vit_large_patch14_dinov2.lvd142m", "internvit"), ("internvit_6b_patch14_224", "internvit"),
+        ("beitv2_base_patch16_224.in1k_ft_in22k", "beit"), ("uniperceiver_large_patch16_224", "uniperceiver"),
+        ("convnext_tiny.fb_in1k", "convnext"),
+    ],
+)  # fmt: skip
+def test_a_branch_knows_its_family(arch, family):
+    assert BranchSpec(arch=arch, resolution=224).family == family
 
 
 @pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)

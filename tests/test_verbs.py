@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
+from piip import convert, predict, presets, report, rows, sync, train
 from piip import eval as eval_verb
-from piip import predict, presets, report, rows, sync, train
 from piip.data import check, demo
 from piip.data.demo import Recipe, make_demo
 from piip.ops import build
@@ -175,6 +175,7 @@ HELP = {
     "piip.train": train.cli,
     "piip.eval": eval_verb.cli,
     "piip.predict": predict.cli,
+    "piip.convert": convert.cli,
     "piip.report": report.main,
     "piip.rows": rows.cli,
     "piip.sync": sync.cli,
@@ -202,7 +203,7 @@ class TestHelp:
         assert named <= set(rows.all_rows())
 
     def test_help_waits_for_nothing_heavy(self):
-        verbs = "piip.train, piip.eval, piip.predict, piip.report, piip.rows, piip.sync"
+        verbs = "piip.train, piip.eval, piip.predict, piip.convert, piip.report, piip.rows, piip.sync"
         heavy = "{'torch', 'ray', 'mlflow', 'matplotlib', 'timm', 'deepspeed', 'pyarrow'}"
         script = f"import sys, {verbs}; print(sorted({heavy} & set(sys.modules)))"
 

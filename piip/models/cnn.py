@@ -7,6 +7,7 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from piip.models.pico import WeightsError
+from piip.models.pretraining import hub_overlay
 from piip.spec import CNNSpec
 
 
@@ -25,8 +26,13 @@ class CNN(nn.Module):
             raise ValueError(f"timm {timm.__version__} has no network {name!r}. Nearest: {close[0]!r}")
         pretrained = pretrained and spec.pretrained
         try:
+            overlay = hub_overlay(spec.arch, otherwise="set model.backbone.pretrained=false") if pretrained else None
             self.body = timm.create_model(
-                spec.arch, pretrained=pretrained, features_only=True, out_indices=(-4, -3, -2, -1)
+                spec.arch,
+                pretrained=pretrained,
+                features_only=True,
+                out_indices=(-4, -3, -2, -1),
+                pretrained_cfg_overlay=overlay,
             )
         except (OSError, RuntimeError) as error:
             raise WeightsError(
@@ -46,6 +52,6 @@ class CNN(nn.Module):
         """(B, 3, H, W) -> four maps (B, C_i, H/s, W/s), s = 4, 8, 16, 32."""
         return self.body(images)
 
-    def layer_ids(self) -> dict[str, int]:
-        """Every parameter at distance 0: a CNN peer has no layer-wise decay."""
+    def layer_ids(self, *, exact: bool = False) -> dict[str, float]:
+        """Every parameter at distance 0, `exact` or not: a CNN peer has no layer-wise decay."""
         return {name: 0 for name, _ in self.named_parameters()}

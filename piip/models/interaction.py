@@ -1,4 +1,4 @@
-"""How two neighbouring branches exchange features: deformable cross-attention, both ways (paper section 3.2)."""
+"""How two neighbouring branches exchange features: cross-attention, deformable as released or dense, both ways (paper section 3.2)."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -8,12 +8,11 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from piip.models.resizing import Grid
 from piip.ops.deform_attn import deform_attn
 from piip.spec import InteractionSpec
 
 # B batch, Q queries, K keys, N heads, P points, C channels, D channels per head
-
-Grid = tuple[int, int]
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -25,7 +24,8 @@ def init_linear_and_conv(module: nn.Module) -> None:
     """The published initialisation of everything that is not pretrained; for `nn.Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
@@ -87,6 +87,35 @@ class DeformableCrossAttention(nn.Module):
         return self.output_proj(sampled)
 
 
+class DenseCrossAttention(nn.Module):
+    """Every query looks at the neighbour's whole map: the paper's ablation; costs grow with the product of both grids.
+
+    Args:
+        query_dim: Channels of the queries and of the output.
+        feature_dim: Channels of the map that is looked at.
+    """
+
+    def __init__(self, query_dim: int, feature_dim: int, spec: InteractionSpec) -> None:
+        super().__init__()
+        if query_dim % spec.num_heads:
+            fits = [n for n in range(1, query_dim + 1) if query_dim % n == 0]
+            raise ValueError(
+                f"interaction.num_heads {spec.num_heads} does not divide {query_dim} channels. Heads that fit: {fits}"
+            )
+        self.num_heads = spec.num_heads
+        self.wq = nn.Linear(query_dim, query_dim, bias=False)
+        self.wk = nn.Linear(feature_dim, query_dim, bias=False)
+        self.wv = nn.Linear(feature_dim, query_dim, bias=False)
+        self.proj = nn.Linear(query_dim, query_dim)
+
+    def forward(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Tensor:
+        """Queries (B, Q, query_dim) and a map (B, K, feature_dim) -> (B, Q, query_dim)."""
+        projected = self.wq(query), self.wk(feature), self.wv(feature)
+        query_BNQD, key_BNKD, value_BNKD = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in projected)
+        attended_BNQD = F.scaled_dot_product_attention(query_BNQD, key_BNKD, value_BNKD)
+        return self.proj(attended_BNQD.transpose(1, 2).flatten(2))
+
+
 class ConvFFN(nn.Module):
     """Two linear layers with a 3x3 depthwise convolution between them.
 
@@ -112,16 +141,17 @@ class Injector(nn.Module):
 
     Shape:
         query: (B, Q, dim) tokens of the branch; returns the same.
-        feature: (B, K, dim) tokens of the neighbour, projected to `dim`.
+        feature: (B, K, feature_dim) tokens of the neighbour, projected to `dim` unless spec.projection is off.
     """
 
-    def __init__(self, dim: int, spec: InteractionSpec) -> None:
+    def __init__(self, dim: int, feature_dim: int, spec: InteractionSpec) -> None:
         super().__init__()
-        self.query_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.feat_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = DeformableCrossAttention(dim, dim, spec)
+        attention = DeformableCrossAttention if spec.attention == "deformable" else DenseCrossAttention
+        self.query_norm = _norm(dim, spec)
+        self.feat_norm = _norm(feature_dim, spec)
+        self.attn = attention(dim, feature_dim, spec)
         self.ca_gamma = nn.Parameter(torch.zeros(dim))
-        self.ffn_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.ffn_norm = _norm(dim, spec)
         self.ffn = ConvFFN(dim, int(dim * spec.ffn_ratio))
         self.cffn_gamma = nn.Parameter(torch.zeros(dim))
         self.drop_path = DropPath(spec.drop_path)
@@ -137,7 +167,8 @@ class InteractionUnit(nn.Module):
     """Two neighbouring branches exchange features.
 
     Each branch asks the other: its tokens are queries, the neighbour's map, projected to the query's width, is looked at. Both
-    directions read the tokens from before the exchange.
+    directions read the tokens from before the exchange. In the "faster training" form (spec.projection and spec.norms off) the
+    attention's own value projection does that work.
 
     Args:
         high_dim: Channels of the higher-resolution branch.
@@ -149,15 +180,22 @@ class InteractionUnit(nn.Module):
 
     def __init__(self, high_dim: int, low_dim: int, spec: InteractionSpec) -> None:
         super().__init__()
-        self.proj_to_high = nn.Linear(low_dim, high_dim)
-        self.proj_to_low = nn.Linear(high_dim, low_dim)
-        self.to_high = Injector(high_dim, spec)
-        self.to_low = Injector(low_dim, spec)
+        self.projection = spec.projection
+        if spec.projection:
+            self.proj_to_high = nn.Linear(low_dim, high_dim)
+            self.proj_to_low = nn.Linear(high_dim, low_dim)
+        self.to_high = Injector(high_dim, high_dim if spec.projection else low_dim, spec)
+        self.to_low = Injector(low_dim, low_dim if spec.projection else high_dim, spec)
         self.apply(init_linear_and_conv)
         for injector in (self.to_high, self.to_low):
-            injector.attn.reset_parameters()
+            if isinstance(injector.attn, DeformableCrossAttention):
+                injector.attn.reset_parameters()
 
     def forward(self, high: Tensor, low: Tensor, high_grid: Grid, low_grid: Grid) -> tuple[Tensor, Tensor]:
         """Both updated."""
-        for_low, for_high = self.proj_to_low(high), self.proj_to_high(low)
+        for_low, for_high = (self.proj_to_low(high), self.proj_to_high(low)) if self.projection else (high, low)
         return self.to_high(high, for_high, high_grid, low_grid), self.to_low(low, for_low, low_grid, high_grid)
+
+
+def _norm(dim: int, spec: InteractionSpec) -> nn.Module:
+    return nn.LayerNorm(dim, eps=1e-6) if spec.norms else nn.Identity()

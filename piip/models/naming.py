@@ -1,69 +1,116 @@
-"""Our parameter names <-> the official code's, for goldens, released weights and manifests.
+"""Our parameter names -> the official code's, for goldens, released weights, manifests and optimizer groups.
 
 The official code numbers branches from the largest network (branch1 sees the smallest image); our branches[0] is its last one.
-Shapes agree but for the merge's scalars: (), and (1,) here, because DeepSpeed cannot broadcast tensors without a dimension.
+Shapes agree but for two: the merges' scalars are () there and (1,) here, because DeepSpeed cannot broadcast tensors without a
+dimension, and Uni-Perceiver's positions are (L, C) there and (1, L, C) here.
 """
 
 import re
+from collections.abc import Sequence
 
-# (ours, official) below one block, injector, merge or pyramid level
-_BLOCK = [("ls1.gamma", "gamma_1"), ("ls2.gamma", "gamma_2")]
-# inside a unit "branch1" is the larger network of the pair: our low-resolution one
+from piip.spec import Family, PIIPSpec
+
+# (ours, official): a dotted part of a name, replaced once, in this order
 _UNIT = [
+    # inside a unit "branch1" is the larger network of the pair: our low-resolution one
     ("proj_to_high", "branch1to2_proj"),
     ("proj_to_low", "branch2to1_proj"),
     ("to_high", "branch1to2_injector"),
     ("to_low", "branch2to1_injector"),
     ("ffn.dwconv", "ffn.dwconv.dwconv"),
 ]
+_GAMMAS = [("ls1.gamma", "gamma_1"), ("ls2.gamma", "gamma_2")]
+_FAMILY: dict[Family, list[tuple[str, str]]] = {
+    "deit": _GAMMAS,
+    "beit": _GAMMAS,
+    "internvit": [],
+    "uniperceiver": [
+        *_GAMMAS,
+        ("blocks", "layers"),
+        ("attn.qkv", "self_attn.in_proj"),
+        ("attn.proj", "self_attn.out_proj"),
+        ("mlp.fc1", "linear1"),
+        ("mlp.fc2", "linear2"),
+        ("pos_embed", "visual_embed.patch_embed.spatial_pos_embed.weight"),
+        ("frame_embed", "visual_embed.patch_embed.temporal_pos_embed.weight"),
+        ("patch_embed.proj", "visual_embed.patch_embed.proj"),
+        ("norm_pre", "visual_embed.embeddings_norm"),
+    ],
+    "convnext": [
+        ("stem.0", "convnext_model.embeddings.patch_embeddings"),
+        ("stem.1", "convnext_model.embeddings.layernorm"),
+        ("stages", "convnext_model.encoder.stages"),
+        ("downsample", "downsampling_layer"),
+        ("blocks", "layers"),
+        ("conv_dw", "dwconv"),
+        ("norm", "layernorm"),
+        ("mlp.fc1", "pwconv1"),
+        ("mlp.fc2", "pwconv2"),
+        ("gamma", "layer_scale_parameter"),
+    ],
+}
+_MERGED_HEAD = {"norm_in": 0, "linear": 2, "norm_out": 4}
+"""Places in the official sequence; between them it only permutes."""
 
 
-def to_official(name: str, num_branches: int) -> str:
-    """The official name of a parameter of our PIIP, e.g. `branches.0.blocks.3.ls1.gamma` -> `branch3.blocks.3.gamma_1`.
+def to_official(name: str, spec: PIIPSpec) -> str:
+    """The official name of a parameter of our PIIP or of a classifier's merged head, without a leading `backbone`.
+
+    `branches.0.blocks.3.ls1.gamma` -> `branch3.blocks.3.gamma_1` for three DeiT branches; `blocks.3.gamma_1` for a single one.
+
+    Args:
+        name: Of `PIIP.named_parameters()`, or `merged_head.` and what follows it in a Classifier.
+        spec: The backbone's: how many branches, and of which families.
 
     Raises:
-        ValueError: A PIIP of so many branches has no such parameter.
+        ValueError: No such backbone has such a parameter.
     """
-    match name.split(".", 3):
+    count = len(spec.branches)
+    match name.split("."):
         case ["branches", i, *rest]:
-            return f"branch{num_branches - int(i)}.{_translate('.'.join(rest), _BLOCK)}"
-        case ["interactions", step, pair, rest]:
-            first = num_branches - 1 - int(pair)
-            return f"interactions.{step}.interaction_units_{first}{first + 1}.{_translate(rest, _UNIT)}"
-        case ["merge", "convs", i, rest]:
-            return f"merge_branch{num_branches - int(i)}.{rest}"
-        case ["merge", "weights", i]:
-            return f"w{num_branches - int(i)}"
+            inside = _translate(".".join(rest), _FAMILY[spec.branches[int(i)].family])
+            return f"branch{count - int(i)}.{inside}" if count > 1 else inside
+        case ["interactions", step, pair, *rest]:
+            first = count - 1 - int(pair)
+            return f"interactions.{step}.interaction_units_{first}{first + 1}.{_translate('.'.join(rest), _UNIT)}"
+        case ["merge", "convs", i, *rest]:
+            return f"merge_branch{count - int(i)}.{'.'.join(rest)}"
+        case ["merge" | "merged_head", "weights", i]:
+            return f"w{count - int(i)}"
+        case ["merges", step, "convs", i, *rest]:
+            return f"intermediate_merging_{step}_branch{count - int(i)}.{'.'.join(rest)}"
+        case ["merges", step, "weights", i]:
+            return f"intermediate_merging_{step}_w{count - int(i)}"
         case ["pyramid", level, *rest]:
-            return f"fpn{int(level) + 1}.{'.'.join(rest)}"
-    raise ValueError(f"{name!r} is no parameter of a PIIP with {num_branches} branches")
+            return f"{'fpn' if count > 1 else 'up'}{int(level) + 1}.{'.'.join(rest)}"
+        case ["merged_head", "projections", i, part, leaf]:
+            return f"merge_branch{count - int(i)}.{_MERGED_HEAD[part]}.{leaf}"
+        case ["merged_head", "last_norm", leaf]:
+            return f"merge_branch1.{leaf}"
+        case ["merged_head", "norm" | "head" as part, leaf]:
+            return f"cls_{part}.{leaf}"
+    raise ValueError(f"{name!r} is no parameter of a PIIP with {count} branches")
 
 
-def from_official(name: str, num_branches: int) -> str:
-    """The inverse of `to_official`.
-
-    Raises:
-        ValueError: Not a name of the official PIIP with so many branches.
-    """
-    if found := re.fullmatch(r"w(\d+)", name):
-        return f"merge.weights.{num_branches - int(found[1])}"
-    if found := re.fullmatch(r"merge_branch(\d+)\.(.+)", name):
-        return f"merge.convs.{num_branches - int(found[1])}.{found[2]}"
-    if found := re.fullmatch(r"branch(\d+)\.(.+)", name):
-        return f"branches.{num_branches - int(found[1])}.{_translate(found[2], _swapped(_BLOCK))}"
-    if found := re.fullmatch(r"interactions\.(\d+)\.interaction_units_(\d)\d\.(.+)", name):
-        pair = num_branches - 1 - int(found[2])
-        return f"interactions.{found[1]}.{pair}.{_translate(found[3], _swapped(_UNIT))}"
-    if found := re.fullmatch(r"fpn(\d)\.(.+)", name):
-        return f"pyramid.{int(found[1]) - 1}.{found[2]}"
-    raise ValueError(f"{name!r} is no parameter of the official PIIP with {num_branches} branches")
+def official_shape(name: str, shape: Sequence[int]) -> list[int]:
+    """The shape of a parameter of ours under its official name `name`."""
+    if re.fullmatch(r"(.+_)?w\d+", name):
+        return []
+    return list(shape[1:] if name.endswith("spatial_pos_embed.weight") else shape)
 
 
-def _translate(name: str, pairs: list[tuple[str, str]]) -> str:
-    for old, new in pairs:
-        name = re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", new, name, count=1)
+def left_out(name: str, spec: PIIPSpec) -> str | None:
+    """Why our network has no place for an official tensor `name` of the same network; None: it should have one."""
+    if name.endswith(("relative_position_index", "num_batches_tracked")):
+        return "computed, not learned"
+    if re.fullmatch(r"branch\d+\.convnext_model\.layernorm\.(weight|bias)", name):
+        return "a norm behind the last block that the published network never runs"
+    if name.startswith("fpn1.") and 4 not in spec.out_strides and not spec.unused_level:
+        return "the stride-4 level, which a network of three maps never runs (unused_level keeps it)"
+    return None
+
+
+def _translate(name: str, pairs: Sequence[tuple[str, str]]) -> str:
+    for ours, official in pairs:
+        name = re.sub(rf"(?<!\w){re.escape(ours)}(?!\w)", official, name, count=1)
     return name
-
-
-def _swapped(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(official, ours) for ours, official in pairs]

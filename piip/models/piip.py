@@ -1,64 +1,90 @@
 """PIIP: parameter-inverted image pyramid networks, any number of branches."""
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from piip.models.branches import Branch, Grid
-from piip.models.interaction import InteractionUnit, init_linear_and_conv
+from piip.models.branches import Branch
+from piip.models.convnext import ConvNeXtBranch
+from piip.models.interaction import InteractionUnit
+from piip.models.merge import Merge, SimplePyramid
+from piip.models.resizing import Grid
 from piip.spec import PIIPSpec
 
-STRIDES = (4, 8, 16, 32)
+MergePoint = tuple[Sequence[Tensor], Sequence[Grid]]
+"""Tokens (B, prefix + H_i*W_i, C_i) of every branch, and their grids."""
 
 
 class PIIP(nn.Module):
-    """Image -> four maps at strides 4, 8, 16, 32.
+    """Image -> maps at strides 4, 8, 16, 32 (DINO: 8, 16, 32).
 
     Every branch sees the image at its own resolution. After each share of the blocks, neighbouring branches exchange features;
-    at the end all are merged on the grid of the first branch (the largest image) with the channels of the last (the largest network).
+    at the end all are merged on the grid of the first branch (the largest image) with the channels of the last (the largest
+    network). With spec.fpn "regular" they are merged three times on the way, too, one merge per map.
 
     Args:
         branches: From high to low resolution, that is from the smallest to the largest network.
-        spec: Resolutions (used as ratios to the first one) and interactions.
+        spec: Resolutions (used as ratios to the input's), interactions and the form of the maps.
     """
 
-    def __init__(self, branches: Sequence[Branch], spec: PIIPSpec) -> None:
+    def __init__(self, branches: Sequence[Branch | ConvNeXtBranch], spec: PIIPSpec) -> None:
         super().__init__()
         assert len(branches) == len(spec.branches), f"{len(branches)} branches for a spec of {len(spec.branches)}"
         count = spec.interaction.count if len(branches) > 1 else 0
-        shallow = min(branches, key=lambda branch: branch.depth)
-        if count > shallow.depth:
-            raise ValueError(
-                f"interaction.count {count} asks for more shares than the shallowest branch has blocks: at most {shallow.depth}"
-            )
-        self.branches: Sequence[Branch] = nn.ModuleList(branches)  # type: ignore[assignment]
+        self.branches: Sequence[Branch | ConvNeXtBranch] = nn.ModuleList(branches)  # type: ignore[assignment]
         self.ratios = [branch.resolution / spec.resolution for branch in spec.branches]
-        self.schedules = [block_ranges(branch.depth, max(count, 1)) for branch in branches]
+        self.schedules = [branch.shares(count) if count else [(0, branch.depth)] for branch in branches]
 
-        dims = [branch.embed_dim for branch in branches]
-        pairs = list(pairwise(dims))
+        # channels of every branch after each share of its blocks; a ConvNeXt's grow
+        dims = [[branch.dims[stop - 1] for _, stop in s] for branch, s in zip(branches, self.schedules, strict=True)]
+        steps = list(zip(*dims, strict=True))
         self.interactions: Sequence[Sequence[InteractionUnit]] = nn.ModuleList(  # type: ignore[assignment]
-            nn.ModuleList(InteractionUnit(high, low, spec.interaction) for high, low in pairs) for _ in range(count)
+            nn.ModuleList(InteractionUnit(high, low, spec.interaction) for high, low in pairwise(step))
+            for step in steps[:count]
         )
-        width = dims[-1]
-        # one branch has nothing to merge: the plain ViT baseline with a simple feature pyramid
-        self.merge = Merge(dims, width) if len(dims) > 1 else None
-        self.pyramid = SimplePyramid(width, branches[0].patch_size, group_norm=len(dims) > 1)
-        self.out_channels = [width] * len(STRIDES)
+        self.out_channels: list[int] = []
+        self.merge_after = spec.merge_after
+        self.merge, self.pyramid = None, None
+        if spec.fpn != "none":
+            self._build_maps(spec, steps)
+
+    def _build_maps(self, spec: PIIPSpec, steps: Sequence[Sequence[int]]) -> None:
+        """Merges and pyramid. One branch has nothing to merge: the plain ViT baseline with a simple feature pyramid."""
+        several, simple = len(self.branches) > 1, spec.fpn == "simple"
+        places = [len(steps) - 1] * 4 if simple else [*spec.merge_after, len(steps) - 1]
+        if not simple:
+            self.merges = nn.ModuleDict(
+                {str(step): Merge(steps[step], steps[step][-1], deep=False) for step in spec.merge_after}
+            )
+        self.merge = Merge(steps[-1], steps[-1][-1], deep=simple) if several else None
+        first, shares = self.branches[0], self.schedules[0]
+        widths = [steps[step][-1] for step in places]
+        strides = [first.strides[shares[step][1] - 1] for step in places]
+        self.pyramid = SimplePyramid(
+            widths, strides, out_strides=spec.out_strides, unused=spec.unused_level, group_norm=several
+        )
+        self.out_channels = widths[-len(spec.out_strides) :]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> four maps (B, C, H/s, W/s), s = 4, 8, 16, 32."""
-        return self.fuse(*self.branch_tokens(images))
+        """(B, 3, H, W) -> maps (B, C, H/s, W/s), s = 4, 8, 16, 32."""
+        points = self.merge_points(images)
+        return self.fuse([points[step] for step in [*self.merge_after, -1]])
 
-    def fuse(self, tokens: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
-        """Tokens (B, H_i*W_i, C_i) of every branch -> the four maps."""
-        maps = [t.transpose(1, 2).unflatten(2, grid) for t, grid in zip(tokens, grids, strict=True)]
-        return self.pyramid(self.merge(maps) if self.merge else maps[0])
+    def fuse(self, points: Sequence[MergePoint]) -> list[Tensor]:
+        """Tokens of every branch at each of the merges -> the maps."""
+        assert self.pyramid is not None, "a backbone with fpn='none' gives tokens, no maps"
+        merges = [*(self.merges[str(step)] for step in self.merge_after), self.merge]
+        merged = []
+        for merge, (tokens, grids) in zip(merges, points, strict=True):
+            maps = [
+                t[:, branch.prefix :].transpose(1, 2).unflatten(2, grid)
+                for branch, t, grid in zip(self.branches, tokens, grids, strict=True)
+            ]
+            merged.append(merge(maps) if merge else maps[0])
+        return self.pyramid(merged if len(merged) > 1 else merged * 4)
 
     def image_pyramid(self, images: Tensor) -> list[Tensor]:
         """The input at every branch's resolution.
@@ -70,107 +96,63 @@ class PIIP(nn.Module):
             for ratio in self.ratios
         ]
 
-    def branch_tokens(self, images: Tensor) -> tuple[list[Tensor], list[Grid]]:
-        """Tokens (B, H_i*W_i, C_i) of every branch after all blocks and interactions, and their grids."""
+    def branch_tokens(self, images: Tensor) -> MergePoint:
+        """Tokens (B, prefix + H_i*W_i, C_i) of every branch after all blocks and interactions, and their grids."""
+        return self.merge_points(images)[-1]
+
+    def merge_points(self, images: Tensor) -> dict[int, MergePoint]:
+        """Tokens and grids after the interactions in spec.merge_after, and under -1 after all."""
         pyramid = self.image_pyramid(images)
         grids = [branch.grid(image) for branch, image in zip(self.branches, pyramid, strict=True)]
         tokens = [branch.embed(image) for branch, image in zip(self.branches, pyramid, strict=True)]
+        points: dict[int, MergePoint] = {}
         for step in range(len(self.schedules[0])):
             for i, branch in enumerate(self.branches):
-                tokens[i] = branch.run(tokens[i], grids[i], *self.schedules[i][step])
-            if not self.interactions:
-                continue
-            # highest resolution first: the next pair sees tokens the one before has updated
-            for i, unit in enumerate(self.interactions[step]):
-                tokens[i], tokens[i + 1] = unit(tokens[i], tokens[i + 1], grids[i], grids[i + 1])
-        return tokens, grids
+                tokens[i], grids[i] = branch.run(tokens[i], grids[i], *self.schedules[i][step])
+            if self.interactions:
+                self._interact(self.interactions[step], tokens, grids)
+            if step in self.merge_after:
+                points[step] = list(tokens), list(grids)
+        points[-1] = tokens, grids
+        return points
 
-    def layer_ids(self) -> dict[str, int]:
+    def _interact(self, units: Sequence[InteractionUnit], tokens: list[Tensor], grids: Sequence[Grid]) -> None:
+        """Exchanges between all neighbours, in place; class tokens sit it out."""
+        prefixes = [branch.prefix for branch in self.branches]
+        aside = [t[:, :prefix] for t, prefix in zip(tokens, prefixes, strict=True)]
+        patches = [t[:, prefix:] if prefix else t for t, prefix in zip(tokens, prefixes, strict=True)]
+        # highest resolution first: the next pair sees tokens the one before has updated
+        for i, unit in enumerate(units):
+            patches[i], patches[i + 1] = unit(patches[i], patches[i + 1], grids[i], grids[i + 1])
+        for i, prefix in enumerate(prefixes):
+            tokens[i] = torch.cat([aside[i], patches[i]], dim=1) if prefix else patches[i]
+
+    def layer_ids(self, *, exact: bool = False) -> dict[str, float]:
         """Parameter name -> distance from the end, for lr * layer_decay ** distance.
 
         The last block of a branch is at 1, its embedding at depth + 1, everything outside branches at 0. A shallower branch takes
-        strides through the depth of the last one, as published: with S/B/L of 12/12/24 blocks, S and B go in steps of 2.
+        strides through the depth of the deepest ViT: with S/B/L of 12/12/24 blocks, S and B go in steps of 2.
+
+        Args:
+            exact: False as released: strides of 1.5 (32 blocks beside 48) are rounded down, and ConvNeXts do not decay. True
+                takes fractions as they are and ConvNeXts like ViTs.
         """
-        deepest = self.branches[-1].depth
-        ids = {}
-        for name, _ in self.named_parameters():
-            match name.split("."):
-                case ["branches", i, "blocks", j, *_]:
-                    ids[name] = deepest + 1 - round((int(j) + 1) * deepest / self.branches[int(i)].depth)
-                case ["branches", *_]:
-                    ids[name] = deepest + 1
-                case _:
-                    ids[name] = 0
-        return ids
-
-
-class Merge(nn.Module):
-    """Every branch's map through two 3x3 convolutions, resized to the first one's grid, in a weighted sum."""
-
-    def __init__(self, dims: Sequence[int], width: int) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Sequential(*_conv_norm_relu(dim, width), *_conv_norm_relu(width, width)) for dim in dims
-        )
-        # one element, not none: DeepSpeed cannot broadcast 0-dimensional parameters
-        self.weights = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in dims)
-        self.apply(init_linear_and_conv)
-
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (B, C_i, H_i, W_i) -> (B, width, H_0, W_0)."""
-        size = maps[0].shape[-2:]
-        total = torch.zeros((), device=maps[0].device)
-        for convs, weight, feature in zip(self.convs, self.weights, maps, strict=True):
-            merged = convs(feature)
-            if merged.shape[-2:] != size:
-                merged = F.interpolate(merged.float(), size=size, mode="bilinear", align_corners=False)
-            total = total + weight * merged
-        return total
-
-
-class SimplePyramid(nn.ModuleList):
-    """One map at stride `patch_size` -> maps at strides 4, 8, 16, 32 of the same width.
-
-    Args:
-        width: Channels.
-        patch_size: Stride of the input: a power of two from 4 to 32.
-        group_norm: GroupNorm as PIIP has it between two upsamplings, else LayerNorm over channels as the ViT baselines.
-    """
-
-    def __init__(self, width: int, patch_size: int, *, group_norm: bool = True) -> None:
-        if patch_size not in STRIDES:
-            raise ValueError(f"the first branch has patches of {patch_size} pixels; the pyramid needs one of {STRIDES}")
-        levels = []
-        for stride in STRIDES:
-            layers: list[nn.Module] = []
-            for doubling in range(int(math.log2(patch_size / stride)) if stride < patch_size else 0):
-                if doubling:
-                    layers += [_group_norm(width) if group_norm else LayerNorm2d(width), nn.GELU()]
-                layers.append(nn.ConvTranspose2d(width, width, 2, stride=2))
-            if stride > patch_size:
-                layers.append(nn.MaxPool2d(stride // patch_size))
-            levels.append(nn.Sequential(*layers))
-        super().__init__(levels)
-        self.apply(init_linear_and_conv)
-
-    def forward(self, feature: Tensor) -> list[Tensor]:
-        """(B, width, H, W) -> the four maps, finest first."""
-        return [level(feature) for level in self]
-
-
-def block_ranges(depth: int, count: int) -> list[tuple[int, int]]:
-    """`depth` blocks in `count` shares, the later ones larger where they cannot be equal: 32 in 12 is 4 x 2, then 8 x 3 (published)."""
-    small, larger = divmod(depth, count)
-    ends = [0]
-    for share in range(count):
-        ends.append(ends[-1] + small + (share >= count - larger))
-    return list(pairwise(ends))
-
-
-def _conv_norm_relu(in_channels: int, out_channels: int) -> list[nn.Module]:
-    return [nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False), _group_norm(out_channels), nn.ReLU()]
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups as published, fewer where a narrow network's width is no multiple of 32."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+        ids: dict[int, float] = {}
+        counted = [b for b in self.branches if exact or isinstance(b, Branch)]
+        deepest = max((branch.depth for branch in counted), default=0)
+        for branch in counted:
+            for parameter in branch.parameters():
+                ids[id(parameter)] = deepest + 1
+            for index, block in enumerate(branch.blocks):
+                layer = (index + 1) * deepest / branch.depth
+                for parameter in block.parameters():
+                    ids[id(parameter)] = deepest + 1 - (layer if exact else int(layer))
+        heads = {
+            id(p)
+            for b in counted
+            if isinstance(b, Branch)
+            for part in (b.norm, b.head)
+            if part
+            for p in part.parameters()
+        }
+        return {name: 0 if id(p) in heads else ids.get(id(p), 0) for name, p in self.named_parameters()}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import register_flop_formula
 
 from piip.ops import build
@@ -44,7 +45,7 @@ def deform_attn(
         value_hw: Rows and columns of the value map.
         query_hw: Rows and columns of the query grid.
         kernel: "reference" (PyTorch ops), "cpp" (csrc/, CPU only) or "auto": "cpp" where it can run. The environment variable
-            PIIP_KERNEL replaces "auto". On the `meta` device the op itself is recorded, so FLOP counts never depend on this.
+            PIIP_KERNEL replaces "auto". Tensors without data (meta, fake) record the op itself: counts never depend on this.
 
     Returns:
         (B, Hq * Wq, N * D).
@@ -55,7 +56,8 @@ def deform_attn(
     """
     _check(value, offsets, logits, value_hw, query_hw)
     arithmetic = torch.float64 if value.dtype == torch.float64 else torch.float32
-    if not value.is_meta and active_kernel(kernel, value.device.type) == "reference":
+    without_data = value.is_meta or isinstance(value, FakeTensor)
+    if not without_data and active_kernel(kernel, value.device.type) == "reference":
         return reference(value.to(arithmetic), offsets.to(arithmetic), logits.to(arithmetic), value_hw, query_hw).to(
             value.dtype
         )

@@ -8,22 +8,19 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from piip import home
 from piip.console import guarded, setup_logging
 from piip.data.sources import Source
 from piip.spec import ExperimentSpec
-
-if TYPE_CHECKING:
-    from piip.models.cost import Cost
+from piip.sweeps.feasible import check_budget, check_trainable
+from piip.sweeps.listing import list_rows
 
 Rows = Mapping[str, Sequence[ExperimentSpec]]
-"""Scale (`pico`, `coco`) -> its rows."""
+"""Scale (`pico`, `coco`; `ade20k` and `imagenet` for other tasks) -> its rows."""
 
 
 @dataclass
@@ -32,7 +29,7 @@ class Options:
 
     rows: tyro.conf.Positional[tuple[str, ...]] = ()
     """Names of the rows to run; none: all of them (see --list)."""
-    scale: Literal["pico", "coco"] | None = None
+    scale: Literal["pico", "coco", "ade20k", "imagenet"] | None = None
     """pico: networks and made-up data that fit two CPU cores. coco: the paper's networks on COCO ($PIIP_DATA/coco).
     Not given: coco where that data exists, else pico."""
     list: bool = False
@@ -53,7 +50,9 @@ class Options:
     fresh: bool = False
     """Train again what is finished already."""
     max_gflops: float | None = None
-    """Refuse rows that cost more, before anything starts."""
+    """Refuse rows whose whole network costs more, before anything starts."""
+    max_memory_gb: float | None = None
+    """Refuse rows whose training is predicted to take more on a worker."""
     max_eval_images: int | None = None
     """Score on the first so many validation images only."""
     train_annotations: Path | None = None
@@ -83,6 +82,7 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     specs = select(rows[scale], options)
     if options.list:
         return list_rows(specs, as_json=options.json)
+    check_trainable(specs)
     # Ray and PyTorch from here on: neither --help nor a wrong name waits for them
     from piip.data.demo import ensure_demo
     from piip.sweeps.launch import Sweep, run_sweep
@@ -137,22 +137,8 @@ def select(rows: Sequence[ExperimentSpec], options: Options) -> list[ExperimentS
     if custom_sources(options):
         changes["data.name"] = "custom"
     chosen = [by_name[name].override(changes) for name in options.rows or by_name]
-    for spec in chosen if options.max_gflops else ():
-        spent = cost_of(spec).gflops
-        if options.max_gflops and spent > options.max_gflops:
-            raise ValueError(
-                f"{spec.name} costs {spent:.1f} GFLOPs, more than --max-gflops {options.max_gflops:g}. "
-                "Leave it out or raise the budget."
-            )
+    check_budget(chosen, max_gflops=options.max_gflops, max_memory_gb=options.max_memory_gb, workers=options.workers)
     return chosen
-
-
-def cost_of(spec: ExperimentSpec) -> "Cost":
-    """What a row's network costs at its largest input."""
-    from piip.models.cost import cost
-    from piip.sweeps.plan import input_size
-
-    return cost(spec.model, *input_size(spec, spec.model.backbone.resolution))
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -179,36 +165,3 @@ def custom_sources(options: Options) -> dict[str, Source]:
         raise ValueError(f"your own data needs all four paths; missing: {', '.join(missing)}")
     paths = {flag: path.expanduser().absolute() for flag, path in given.items() if path is not None}
     return {split: Source(paths[f"--{split}-annotations"], paths[f"--{split}-images"]) for split in ("train", "val")}
-
-
-def list_rows(specs: Sequence[ExperimentSpec], *, as_json: bool) -> int:
-    """Print rows with cost, ours beside the paper's."""
-    entries = []
-    for spec in specs:
-        its_cost = cost_of(spec)
-        paper = spec.paper.model_dump() if spec.paper else {}
-        entries.append(
-            {
-                "name": spec.name,
-                "digest": spec.digest,
-                "gflops": its_cost.gflops,
-                "params_m": its_cost.params_m,
-                "paper": paper,
-            }
-        )
-    if as_json:
-        print(json.dumps(entries))
-        return 0
-    table = Table(title="rows: cost of the whole network at its largest input (MAC = 1)")
-    for column in ("row", "GFLOPs", "params M", "paper: box AP", "mask AP", "GFLOPs", "params M"):
-        table.add_column(column, justify="left" if column == "row" else "right", no_wrap=True)
-    for entry in entries:
-        paper = entry["paper"]
-        shown = [_or_dash(paper.get(k)) for k in ("box_ap", "mask_ap", "gflops", "params_m")]
-        table.add_row(entry["name"], f"{entry['gflops']:.2f}", f"{entry['params_m']:.2f}", *shown)
-    Console(width=max(120, Console().width)).print(table)
-    return 0
-
-
-def _or_dash(value: float | None) -> str:
-    return "-" if value is None else f"{value:g}"

@@ -12,10 +12,13 @@ from pathlib import Path
 from piip import home
 from piip.data.coco import CocoDataset
 from piip.data.sources import Source, locate
-from piip.models.cost import Cost, cost
+from piip.models.cost import Cost
+from piip.models.published import published
 from piip.spec import CNNSpec, ExperimentSpec, PIIPSpec
+from piip.sweeps.feasible import check_trainable, cost_of
 from piip.training import loop
 from piip.training.journal import Journal, RunRecord, create_run, now_ms, read_status
+from piip.training.start import digest_of
 from piip.training.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -87,8 +90,10 @@ def plan_trials(
         The parent's key and the planned trials, in the order of `specs`.
 
     Raises:
-        ValueError: Data missing or damaged, classes that do not match, workers that do not divide the batch.
+        ValueError: A head that cannot be trained yet, data missing or damaged, classes that do not match, workers that do not
+            divide the batch.
     """
+    check_trainable(specs)
     trials: list[tuple[Trial, Cost, dict[str, str]]] = []
     num_images: list[int] = []
     opened: dict[str, dict[str, CocoDataset]] = {}
@@ -105,9 +110,8 @@ def plan_trials(
         check_batch(spec, resources.workers)
         tags = data_tags(data)
         key = trial_key(spec, tags, fresh=fresh, max_eval_images=max_eval_images)
-        side = spec.model.backbone.resolution
         num_images.append(len(data["train"]))
-        trials.append((Trial(spec, key, sources, max_eval_images), cost(spec.model, *input_size(spec, side)), tags))
+        trials.append((Trial(spec, key, sources, max_eval_images), cost_of(spec), tags))
     parent_key = (
         "sweep-" + hashlib.sha256(f"{experiment}:{sorted(t.key for t, *_ in trials)}".encode()).hexdigest()[:12]
     )
@@ -119,16 +123,10 @@ def plan_trials(
     )
     planned = []
     for (trial, its_cost, tags), images in zip(trials, num_images, strict=True):
-        _record(trial, its_cost, tags, experiment=experiment, parent_key=parent_key)
+        record_trial(trial, its_cost, tags, experiment=experiment, parent_key=parent_key)
         num_steps = loop.plan(trial.spec, -(-images // trial.spec.train.batch_size)).num_steps
         planned.append(Planned(trial, its_cost, read_status(home.journal_dir(trial.key)), num_steps))
     return parent_key, planned
-
-
-def input_size(spec: ExperimentSpec, side: int) -> tuple[int, int]:
-    """Height and width a network of resolution `side` sees at the data's aspect limit, padded."""
-    short, multiple = int(side * spec.data.short_ratio), spec.data.pad_multiple
-    return -(-short // multiple) * multiple, -(-side // multiple) * multiple
 
 
 def _fit_classes(spec: ExperimentSpec, data: Mapping[str, CocoDataset]) -> ExperimentSpec:
@@ -156,12 +154,14 @@ def trial_key(
     spec: ExperimentSpec, data: Mapping[str, str], *, fresh: bool = False, max_eval_images: int | None = None
 ) -> str:
     """One name for one outcome: spec, data and the code that makes the numbers; the same key is the same trial anywhere."""
-    parts = {
+    parts: dict[str, object] = {
         "spec": spec.digest,
         "code": code_digest(),
         "data": [data["data.train.digest"], data["data.val.digest"]],
         "eval": max_eval_images,
     }
+    if spec.model.weights:
+        parts["weights"] = digest_of(spec.model.weights)
     base = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     # --fresh starts another take of a trial; a later call without it goes on with the latest one
     take = 1
@@ -174,7 +174,7 @@ def trial_key(
 
 def code_digest() -> str:
     """Of the files that decide numbers; a new word in a report is no reason to train again."""
-    roots = [PACKAGE / folder for folder in ("models", "ops", "data", "training")]
+    roots = [PACKAGE / folder for folder in ("models", "ops", "data", "training", "weights")]
     csrc = PACKAGE.parent / "csrc"
     files = [
         f
@@ -188,7 +188,9 @@ def code_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def _record(trial: Trial, its_cost: Cost, data: Mapping[str, str], *, experiment: str, parent_key: str) -> None:
+def record_trial(
+    trial: Trial, its_cost: Cost, data: Mapping[str, str], *, experiment: str, parent_key: str | None
+) -> None:
     """Open the trial's record: what MLflow will be told of it whatever happens next."""
     params = {name: str(value) for name, value in trial.spec.flat().items()}
     paper = {
@@ -213,11 +215,15 @@ def _record(trial: Trial, its_cost: Cost, data: Mapping[str, str], *, experiment
     spec_file = folder / "spec.json"
     spec_file.write_text(trial.spec.model_dump_json(indent=1))
     journal.artifact(spec_file, "spec.json")
-    journal.log(0, {"cost/gflops": its_cost.gflops, "cost/params_m": its_cost.params_m})
+    count = published(trial.spec.model)
+    by_paper = {"cost/gflops_published": count.flops / 1e9} if count else {}
+    journal.log(0, {"cost/gflops": its_cost.gflops, "cost/params_m": its_cost.params_m} | by_paper)
 
 
 def start_of(spec: ExperimentSpec) -> str:
     """What the network starts from, in words for the table: the first thing a fair comparison asks."""
+    if spec.model.weights:
+        return f"fine-tuned from {Path(spec.model.weights).name}"
     match spec.model.backbone:
         case PIIPSpec(branches=branches):
             # a timm name's tag is the data its weights were trained on: pico_tiny.glyphs

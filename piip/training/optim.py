@@ -8,8 +8,11 @@ from torch import nn
 
 from piip.spec import OptimSpec
 
+POSITIONS = ("pos_embed", "cls_token", "frame_embed", "relative_position_bias_table")
+"""How names of learned positions and tokens end."""
 
-def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, int]) -> torch.optim.AdamW:
+
+def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, float]) -> torch.optim.AdamW:
     """AdamW over groups of equal rate and weight decay.
 
     Each group carries `lr_scale` = layer_decay ** distance; `set_lr` multiplies it with the schedule.
@@ -22,11 +25,13 @@ def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, i
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            # as the official constructor: norms, biases, layer scales are never decayed; position embeddings and the merge's
-            # scalar weights (0-d there, one element here) are
-            vector = parameter.ndim == 1 and parameter.numel() > 1
-            decay = 0.0 if vector or name.endswith(".bias") else spec.weight_decay
-            groups.setdefault((spec.layer_decay ** distances.get(name, 0), decay), []).append(parameter)
+            decay = spec.weight_decay if _decays(name, parameter, spec.groups) else 0.0
+            if spec.groups == "classification":
+                # what is not pretrained learns ten times faster; heads sit in the branches there
+                scale = 1.0 if name.startswith("backbone.branches.") else 10.0
+            else:
+                scale = spec.layer_decay ** distances.get(name, 0)
+            groups.setdefault((scale, decay), []).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": parameters, "lr_scale": scale, "lr": spec.lr * scale, "weight_decay": decay}
@@ -35,6 +40,19 @@ def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, i
         lr=spec.lr,
         betas=spec.betas,
     )
+
+
+def _decays(name: str, parameter: nn.Parameter, rules: str) -> bool:
+    """Whether weight decay pulls at a parameter, see OptimSpec.groups."""
+    if rules == "classification":
+        return True
+    vector = parameter.ndim == 1 and parameter.numel() > 1
+    if vector or name.endswith(".bias"):
+        return False
+    # the official constructor spares norms, biases and layer scales, but by a slip not these: positions, because it looks for
+    # names without their prefix, and the merges' scalar weights, 0-d there and one element here
+    unlike_weights = parameter.numel() == 1 or name.rsplit(".", 1)[-1] in POSITIONS
+    return rules == "released" or not unlike_weights
 
 
 def schedule(spec: OptimSpec, step: int, num_steps: int) -> float:

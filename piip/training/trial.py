@@ -15,6 +15,8 @@ from piip.data.coco import CocoDataset
 from piip.data.loader import TrainLoader
 from piip.data.sources import Source
 from piip.models import build_model
+from piip.models.cnn import CNN
+from piip.models.piip import PIIP
 from piip.spec import ExperimentSpec
 from piip.training import checkpoint, loop, machine
 from piip.training.checkpoint import Manifest
@@ -22,6 +24,7 @@ from piip.training.engine import build_engine
 from piip.training.evaluate import evaluate
 from piip.training.journal import Journal
 from piip.training.optim import build_optimizer
+from piip.training.start import start_from
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +78,14 @@ class _Run:
 
         torch.manual_seed(self.spec.train.seed)
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-        # weights that a checkpoint will replace need not be fetched
+        # weights that a checkpoint, or the whole network's, will replace need not be fetched
         kept = checkpoint.last(self.root)
-        model = build_model(self.spec.model, pretrained=kept is None).to(device)
-        distances = getattr(model.backbone, "layer_ids", dict)()
+        model = build_model(self.spec.model, pretrained=kept is None and self.spec.model.weights is None)
+        if kept is None:
+            start_from(model, self.spec.model, [category["name"] for category in self.train_data.categories])
+        model = model.to(device)
+        assert isinstance(model.backbone, PIIP | CNN)
+        distances = model.backbone.layer_ids(exact=self.spec.optim.groups == "corrected")
         optimizer = build_optimizer(model, self.spec.optim, {f"backbone.{n}": d for n, d in distances.items()})
         self.engine = build_engine(
             self.spec, model, optimizer, micro_batch=self.loader.micro_batch, accumulate=self.loader.accumulate

@@ -1,99 +1,126 @@
-"""Our PIIP against numbers of the official code."""
+"""Our PIIP against numbers of the official code: every shape of the network, in tiny."""
 
 import pytest
 import torch
-from official import ATOL, detection, fill, full_size, inputs, official_shape, units
-from timm.layers import Attention
+from official import ATOL, cases, fill, inputs, official_name, outputs, tiny_model, tiny_spec, units
+from timm.layers import Attention, RmsNorm
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from piip.models import build_backbone
-from piip.models.branches import Branch, windowed
+from piip.models.attention import FullNormAttention, windowed, windowed_after_qkv
+from piip.models.branches import Branch
+from piip.models.classifier import Classifier
 from piip.models.interaction import DeformableCrossAttention, InteractionUnit
-from piip.models.naming import from_official, to_official
+from piip.models.internvit import RMS_NORM
+from piip.models.naming import left_out, official_shape, to_official
 from piip.models.piip import PIIP
-from piip.presets import DEIT, piip
+from piip.models.resizing import resize_relative_positions, resized_positions
 from piip.spec import BranchSpec, InteractionSpec, PIIPSpec
 
 FOUR_HEADS = InteractionSpec(count=2, num_heads=4)
+EACH_CASE = pytest.mark.parametrize("case", cases())
 
 
-def tiny_branch(width: int, depth: int, heads: int, windows: list[int | None] | int | None) -> Branch:
-    vit = VisionTransformer(
-        img_size=64, embed_dim=width, depth=depth, num_heads=heads, num_classes=0,
-        class_token=False, global_pool="avg", init_values=1.0,
-    )  # fmt: skip
-    return Branch(vit, window=windows, drop_path=0.1)
+def backbone(model) -> PIIP:
+    return model.backbone if isinstance(model, Classifier) else model
 
 
-# case: branches as (width, depth, heads, windows), and their resolutions
-CASES = {
-    "window": ([(32, 2, 2, 3), (48, 2, 3, [4, None]), (64, 4, 4, [4, 4, None, 4])], (128, 96, 64)),
-    "global": ([(32, 2, 2, None), (48, 2, 3, None), (64, 4, 4, None)], (128, 96, 64)),
-    # the official four-branch class builds its branch 4 (our first) with branch 3's settings
-    "four_branches": ([(48, 2, 3, 4), (48, 2, 3, 4), (64, 2, 4, 4), (96, 4, 4, None)], (128, 112, 96, 64)),
-}
-
-
-def tiny_piip(case: str) -> PIIP:
-    branches, resolutions = CASES[case]
-    specs = tuple(BranchSpec(arch="tiny", resolution=resolution) for resolution in resolutions)
-    return PIIP([tiny_branch(*branch) for branch in branches], PIIPSpec(branches=specs, interaction=FOUR_HEADS))
-
-
-def official_shapes(model):
-    names = {to_official(name, len(model.branches)): p for name, p in model.named_parameters()}
-    return {name: official_shape(name, p.shape) for name, p in names.items()}
-
-
-@pytest.mark.parametrize("case", CASES)
+@EACH_CASE
 def test_every_parameter_has_its_official_name_and_shape(case):
-    model, (facts, _) = tiny_piip(case), detection(case)
+    model, spec, facts = tiny_model(case), tiny_spec(case), cases()[case]
 
-    shapes = official_shapes(model)
+    names = {official_name(name, spec): p.shape for name, p in model.named_parameters()}
 
-    assert shapes == facts["shapes"]
-    assert {from_official(name, len(model.branches)) for name in shapes} == {n for n, _ in model.named_parameters()}
+    ours = {name: official_shape(name, shape) for name, shape in names.items()}
+    theirs = {name: shape for name, shape in facts["shapes"].items() if not left_out(name, spec)}
+    assert ours == theirs
+    assert sum(p.numel() for p in model.parameters()) == facts["n_params"]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_maps_are_the_official_ones(case):
-    facts, maps = detection(case)
-    model = fill(tiny_piip(case), lambda name: to_official(name, len(CASES[case][0])))
+@EACH_CASE
+def test_outputs_are_the_official_ones(case):
+    model, expected = tiny_model(case), outputs(case)
 
     with torch.no_grad():
-        features = model(inputs(facts["official_case"], facts["input_shape"]))
+        out = model(inputs(case, cases()[case]["input_shape"]))
 
-    features[0] = features[0][:, ::4]
-    for feature, expected in zip(features, maps, strict=True):
-        torch.testing.assert_close(feature, expected, atol=ATOL, rtol=0)
+    if case.startswith("cls"):
+        torch.testing.assert_close(out[:, ::5], expected["logits"], atol=ATOL, rtol=0)
+        return
+    names = [name for name in expected if name.startswith("out")]
+    # the golden keeps few channels: every 32nd of the finest of four maps, 16th of the next, 4th
+    steps = {"out0": 32 if len(names) == 4 else 16, "out1": 16, "out2": 4, "out3": 1}
+    for name, feature in zip(names, out, strict=True):
+        torch.testing.assert_close(feature[:, :: steps[name]], expected[name], atol=ATOL, rtol=0)
 
 
-@pytest.mark.parametrize("case", CASES)
+@EACH_CASE
+def test_tokens_after_every_interaction_are_the_official_ones(case):
+    model, facts = tiny_model(case), cases()[case]
+    seen: list[list[Tensor]] = []
+    interact = PIIP._interact
+
+    def spy(self, units, tokens, grids):
+        interact(self, units, tokens, grids)
+        patches = [t[:, b.prefix :] for t, b in zip(tokens, self.branches, strict=True)]
+        classes = [t[:, : b.prefix] for t, b in zip(tokens, self.branches, strict=True) if b.prefix]
+        seen.append([*reversed(patches), *reversed(classes)])  # the official code counts from the largest network
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(PIIP, "_interact", spy)
+        backbone(model).branch_tokens(inputs(case, facts["input_shape"]))
+
+    assert len(seen) == len(facts["tokens"])
+    for step, tokens in zip(facts["tokens"], seen, strict=True):
+        for expected, ours in zip((t for t in step if t), tokens, strict=True):
+            assert list(ours.shape) == expected["shape"]
+            assert ours.mean().item() == pytest.approx(expected["mean"], abs=1e-6)
+            assert ours.abs().mean().item() == pytest.approx(expected["absmean"], abs=1e-5)
+    if "tokens_final_branch1" in outputs(case):
+        torch.testing.assert_close(seen[-1][0], outputs(case)["tokens_final_branch1"], atol=ATOL, rtol=0)
+
+
+@EACH_CASE
 def test_gradients_are_the_official_ones(case):
-    facts, _ = detection(case)
-    model = fill(tiny_piip(case), lambda name: to_official(name, len(CASES[case][0])))
+    model, spec, facts = tiny_model(case), tiny_spec(case), cases()[case]
 
-    features = model(inputs(facts["official_case"], facts["input_shape"]))
-    loss = sum((feature**2).mean() for feature in features)
+    out = model(inputs(case, facts["input_shape"]))
+    loss = (out**2).mean() if isinstance(out, Tensor) else sum((feature**2).mean() for feature in out)
     loss.backward()
 
     assert loss.item() == pytest.approx(facts["loss"], rel=1e-5)
     for name, parameter in model.named_parameters():
-        expected = facts["grad_norm"][to_official(name, len(model.branches))]
-        assert parameter.grad.norm().item() == pytest.approx(expected, rel=1e-3, abs=1e-6), name
+        expected = facts["grad_norm"][official_name(name, spec)]
+        if expected is None:
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad.norm().item() == pytest.approx(expected, rel=1e-3, abs=1e-6), name
 
 
-def test_two_way_unit_is_the_official_one():
-    expected = units()
-    unit = InteractionUnit(high_dim=32, low_dim=48, spec=FOUR_HEADS)
-    fill(unit, lambda name: to_official(f"interactions.0.0.{name}", 2).split(".", 3)[3])
+@pytest.mark.parametrize("case", [case for case in cases() if "separate" in case])
+def test_class_tokens_as_meant_give_what_the_official_heads_would_say_of_them(case):
+    model = tiny_model(case)
+    model.head_token = "class"
+
+    with torch.no_grad():
+        logits = model(inputs(case, cases()[case]["input_shape"]))
+
+    expected = outputs(case)
+    torch.testing.assert_close(logits[:, ::5], expected["logits_if_cls_token_were_used"], atol=ATOL, rtol=0)
+    assert (expected["logits"] - expected["logits_if_cls_token_were_used"]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("projection", [True, False])
+def test_two_way_unit_is_the_official_one(projection):
+    expected, two = units(), PIIPSpec(branches=(BranchSpec(arch="deit", resolution=64),) * 2)
+    unit = InteractionUnit(high_dim=32, low_dim=48, spec=FOUR_HEADS.override({"projection": projection}))
+    fill(unit, lambda name: to_official(f"interactions.0.0.{name}", two).split(".", 3)[3])
 
     with torch.no_grad():
         high, low = unit(inputs("unit.x2", (1, 35, 32)), inputs("unit.x1", (1, 12, 48)), (5, 7), (4, 3))
 
-    torch.testing.assert_close(low, expected["biunit_proj1/x1"], atol=ATOL, rtol=0)
-    torch.testing.assert_close(high, expected["biunit_proj1/x2"], atol=ATOL, rtol=0)
+    torch.testing.assert_close(low, expected[f"biunit_proj{projection:d}/x1"], atol=ATOL, rtol=0)
+    torch.testing.assert_close(high, expected[f"biunit_proj{projection:d}/x2"], atol=ATOL, rtol=0)
 
 
 def test_deformable_cross_attention_is_the_official_one():
@@ -115,18 +142,31 @@ def test_offsets_start_as_the_official_ones(heads):
     torch.testing.assert_close(attention.sampling_offsets.bias.data, expected, atol=1e-6, rtol=0)
 
 
-def test_windows_are_padded_before_qkv():
-    attention = fill(Attention(32, num_heads=4, qkv_bias=True))
+@pytest.mark.parametrize(
+    ("flavour", "attention", "pad"),
+    [
+        ("flash_pad_before_qkv", Attention(32, num_heads=4, qkv_bias=True), windowed),
+        ("naive_pad_after_qkv", Attention(32, num_heads=4, qkv_bias=True), windowed_after_qkv),
+        ("internvit_rms_qknorm", FullNormAttention(32, num_heads=4, norm_layer=RMS_NORM), windowed),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_windows_are_padded_as_the_official_ones(flavour, attention, pad):
+    fill(attention)
 
     with torch.no_grad():
-        out = windowed(attention, inputs("unit.win.x", (1, 63, 32)), (7, 9), window=4)
+        out = pad(attention, inputs("unit.win.x", (1, 63, 32)), (7, 9), window=4)
 
-    torch.testing.assert_close(out, units()["win_flash_pad_before_qkv/out"], atol=ATOL, rtol=0)
+    torch.testing.assert_close(out, units()[f"win_{flavour}/out"], atol=ATOL, rtol=0)
 
 
 def test_images_are_resized_by_scale_factor():
     specs = tuple(BranchSpec(arch="tiny", resolution=resolution) for resolution in (1120, 448))
-    model = PIIP([tiny_branch(32, 2, 2, None) for _ in specs], PIIPSpec(branches=specs, interaction=FOUR_HEADS))
+    vits = [
+        VisionTransformer(img_size=64, embed_dim=32, depth=2, num_heads=2, class_token=False, global_pool="avg")
+        for _ in specs
+    ]
+    model = PIIP([Branch(vit) for vit in vits], PIIPSpec(branches=specs, interaction=FOUR_HEADS))
 
     full, small = model.image_pyramid(inputs("unit.img", (1, 1, 112, 80)))
 
@@ -135,43 +175,21 @@ def test_images_are_resized_by_scale_factor():
 
 
 def test_positions_are_resized_bicubic():
-    branch = tiny_branch(8, 1, 1, None)
-    branch.pos_embed = torch.nn.Parameter(inputs("unit.pos", (1, 196, 8)))
+    out = resized_positions(inputs("unit.pos", (1, 196, 8)), (20, 13))
 
-    out: Tensor = branch._positions((20, 13))
-
-    torch.testing.assert_close(out.flatten(), units()["pos_bicubic_14_to_20x13"].flatten(), atol=ATOL, rtol=0)
+    torch.testing.assert_close(out, units()["pos_bicubic_14_to_20x13"], atol=ATOL, rtol=0)
 
 
-FULL = {
-    "mask_rcnn_deit_tsb_1120_896_448_fpn_1x_coco_bs16": piip("TSB", (1120, 896, 448)),
-    "mask_rcnn_deit_sbl_1120_672_448_fpn_1x_coco_bs16": piip("SBL", (1120, 672, 448), window=28),
-}
+@pytest.mark.parametrize("window", [28, 16])
+def test_relative_positions_are_resized_by_a_spline_over_growing_distances(window):
+    table = inputs("relpos27", (732, 2))[:-3]
+
+    resized = resize_relative_positions(table, window)
+
+    torch.testing.assert_close(resized, units()[f"relpos_27_to_{2 * window - 1}"], atol=ATOL, rtol=0)
 
 
-@pytest.mark.parametrize("config", FULL)
-def test_full_size_backbone_has_the_official_parameters(config):
-    with torch.device("meta"):
-        model = build_backbone(FULL[config], pretrained=False)
+def test_rms_norm_is_the_official_one():
+    norm = fill(RmsNorm(16, eps=1e-6))
 
-    shapes = official_shapes(model)
-
-    assert shapes == full_size()["shapes"][config]
-    assert set(DEIT) == {"T", "S", "B", "L"}
-
-
-@pytest.mark.parametrize("config", FULL)
-def test_layer_ids_give_the_official_groups(config):
-    with torch.device("meta"):
-        model = build_backbone(FULL[config], pretrained=False)
-    distances = model.layer_ids()
-    elements: dict[int, int] = {0: 2}  # the stand-in for neck and heads
-    for name, parameter in model.named_parameters():
-        distance = distances[name]
-        elements[distance] = elements.get(distance, 0) + parameter.numel()
-
-    expected: dict[float, int] = {}
-    for group in full_size()["groups"][config]:
-        expected[round(group["lr_scale"], 9)] = expected.get(round(group["lr_scale"], 9), 0) + group["n_elem"]
-
-    assert {round(0.85**distance, 9): count for distance, count in elements.items()} == expected
+    torch.testing.assert_close(norm(inputs("unit.rms", (2, 3, 16))), units()["rmsnorm/out"], atol=ATOL, rtol=0)

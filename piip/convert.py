@@ -1,0 +1,194 @@
+"""Turn released weights into a run, so that piip.eval, piip.predict and fine-tuning treat them like any other.
+
+FILE is an official PIIP .pth (detection, segmentation, classification), a DeepSpeed folder or its mp_rank_00_model_states.pt, or a
+checkpoint of ours. No code of a pickle is run. What is missing, left over or of another shape is an error, unless --allow says
+otherwise. Rows that differ only in image sizes share their weights' shapes: which of them a file belongs to, it does not tell.
+
+Examples:
+  python -m piip.convert model.pth --row mask_rcnn_piip_tsb_1120_896_448_1x
+  python -m piip.convert iter_87961/global_step87960 --row mask_rcnn_piip_tsb_1120_896_448_1x --dry-run
+  python -m piip.convert model.pth --row mask_rcnn_piip_tsb_1120_896_448_1x --allow unexplained --json
+"""
+
+import hashlib
+import json
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from piip import home
+from piip.console import guarded, setup_logging
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from piip.spec import ExperimentSpec
+    from piip.weights.fit import Report
+    from piip.weights.read import Weights
+
+
+@dataclass
+class Options:
+    """What `python -m piip.convert` is told."""
+
+    file: tyro.conf.Positional[Path]
+    """Official .pth, .pt or .safetensors, a DeepSpeed folder, or a checkpoint of ours."""
+    row: str
+    """The row the weights are of; `python -m piip.rows` lists them."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Override a field of the row, e.g. --set model.head.num_classes=12."""
+    allow: Annotated[tuple[Literal["missing", "unexplained", "resized"], ...], tyro.conf.UseAppendAction] = ()
+    """missing: the rest starts from random weights. unexplained: the file has tensors the row has no place for. resized: position
+    embeddings, patch kernels or bias tables were of another size."""
+    sha256: str | None = None
+    """The file's digest, or its first digits, as its publisher gives it."""
+    annotations: Path | None = None
+    """COCO-format JSON whose categories the labels are; default: COCO's 80, or those of the row's data on this machine."""
+    experiment: str = "released"
+    """MLflow experiment the run goes to."""
+    dry_run: bool = False
+    """Read, check and report; make no run."""
+    json: bool = False
+    """One JSON document on stdout instead of lines."""
+
+
+def main(options: Options) -> int:
+    """Run the verb."""
+    from piip.models import build_model
+    from piip.models.official import fit_weights
+    from piip.sweeps.cli import parse_override
+    from piip.sweeps.found import find_row
+    from piip.training.start import read_any
+
+    spec = find_row(options.row).override(dict(map(parse_override, options.set)))
+    categories = categories_of(spec, options.annotations)
+    weights = read_any(options.file, options.sha256)
+    import torch
+
+    with torch.device("meta"):
+        model = build_model(spec.model, pretrained=False)
+    state, report = fit_weights(weights, model, spec.model, [category["name"] for category in categories])
+    report.require(options.allow)
+    if report.missing:
+        torch.manual_seed(spec.train.seed)
+        state = build_model(spec.model, pretrained=False).state_dict() | state
+    made = None if options.dry_run else make_run(spec, options, weights, state, report, categories)
+    show(options, spec, weights, report, made)
+    return 0
+
+
+def categories_of(spec: "ExperimentSpec", annotations: Path | None) -> list[dict[str, Any]]:
+    """What the labels mean, as piip.eval compares it with the data: {"id", "name"} in order of id; none for other than detectors.
+
+    Raises:
+        ValueError: As many classes as the head has are not to be found.
+    """
+    from piip.data import classes, sources
+    from piip.data.annotations import read
+
+    if spec.model.head.kind not in ("mask_rcnn", "dino"):
+        return []
+    if annotations is None and spec.data.name == "coco":
+        found = classes.COCO
+    else:
+        document = read(annotations or sources.locate(spec.data.name, "val").annotations)
+        found = sorted(({"id": c["id"], "name": c["name"]} for c in document["categories"]), key=lambda c: c["id"])
+    wanted = spec.model.head.num_classes
+    if len(found) != wanted:
+        raise ValueError(
+            f"{annotations or spec.data.name} has {len(found)} categories, {spec.name} has {wanted}. "
+            f"Give --annotations of the data it was trained on, or --set model.head.num_classes={len(found)}"
+        )
+    return found
+
+
+def make_run(
+    spec: "ExperimentSpec", options: Options, weights: "Weights", state: "dict[str, Tensor]", report: "Report",
+    categories: list[dict[str, Any]],
+) -> tuple[str, Path]:  # fmt: skip
+    """Checkpoint, record and MLflow run, as a trained row leaves them; the same file and row again give the same run.
+
+    Returns:
+        The run's id, and the folder of its checkpoint.
+    """
+    from piip.sweeps.feasible import cost_of
+    from piip.sweeps.plan import record_trial
+    from piip.tracking.delivery import deliver, read_delivered
+    from piip.tracking.store import Store
+    from piip.training import checkpoint
+    from piip.training.journal import Journal, read_status
+    from piip.training.trial import Trial
+
+    content = weights.sha256 or _digest(state)
+    key = "converted-" + hashlib.sha256(f"{spec.digest}:{content}:{sorted(options.allow)}".encode()).hexdigest()[:12]
+    folder, root = home.journal_dir(key), home.checkpoint_dir(key)
+    tags = {"piip.weights": str(options.file), "piip.weights_sha256": content, "piip.weights_report": report.summary}
+    record_trial(
+        Trial(spec, key, {}),
+        cost_of(spec),
+        tags,
+        experiment=options.experiment,
+        parent_key=None,
+    )
+    if read_status(folder) != "FINISHED" or checkpoint.last(root) is None:
+        root.mkdir(parents=True, exist_ok=True)
+        journal = Journal(folder, attempt=f"convert-{uuid.uuid4()}")
+        manifest = checkpoint.Manifest(0, key, 1, "converted", categories)
+        checkpoint.save(root, manifest, model=state, state={}, rank=0, barrier=lambda: None)
+        listed = folder / "weights.txt"
+        listed.write_text("\n".join(report.lines()) + "\n")
+        journal.artifact(listed, "weights.txt")
+        journal.tag({"piip.checkpoint": str(root), "piip.note": f"released weights, {options.file.name}"})
+        journal.finish("FINISHED")
+    store = Store()
+    deliver(folder, store)
+    run_id = read_delivered(folder, store).run_id
+    assert run_id is not None
+    return run_id, root
+
+
+def _digest(state: "dict[str, Tensor]") -> str:
+    """Of all values, where there is no one file to take a digest of."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def show(
+    options: Options, spec: "ExperimentSpec", weights: "Weights", report: "Report", made: tuple[str, Path] | None
+) -> None:
+    """What became of every tensor, and what to type next."""
+    if options.json:
+        document = {
+            "run_id": made and made[0], "checkpoint": made and str(made[1]), "row": spec.name,
+            "sha256": weights.sha256, "notes": weights.notes, "matched": len(report.matched), "resized": report.resized,
+            "missing": report.missing, "ignored": report.ignored, "unexplained": report.unexplained,
+        }  # fmt: skip
+        print(json.dumps(document))
+        return
+    print("\n".join([*report.lines(), *(f"note: {note}" for note in weights.notes)]))
+    if made:
+        print(f"run {made[0]} ({spec.name}). Score it: python -m piip.eval --run-id {made[0]}")
+        print(f"fine-tune from it: --set model.weights={made[1]}")
+    else:
+        print(f"these are weights of {spec.name}; without --dry-run they become a run")
+
+
+def cli(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run."""
+    options = tyro.cli(Options, prog="python -m piip.convert", description=__doc__, args=arguments)
+    setup_logging()
+    return guarded(lambda: main(options))
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

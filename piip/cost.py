@@ -1,0 +1,137 @@
+"""What networks cost, before anything is trained: parameters, FLOPs and memory, without a GPU and without data.
+
+No row named: all published rows, ours beside the paper's figures. Rows named (or matched by a pattern): their cost part by part at
+their largest input, and the predicted memory of a training step. One multiply-add (MAC) counts as one FLOP, as in the papers.
+
+Examples:
+  python -m piip.cost
+  python -m piip.cost mask_rcnn_piip_tsb_1120_896_448_1x --size 1344 1120 --workers 8
+  python -m piip.cost 'mask_rcnn_piip_tsb_*' --markdown
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from piip.console import guarded, setup_logging
+from piip.spec import ExperimentSpec
+from piip.sweeps.cli import parse_override
+from piip.sweeps.feasible import cost_of, largest_input, memory_of
+from piip.sweeps.found import all_rows, find_row
+from piip.sweeps.listing import entry, list_rows
+
+
+@dataclass
+class Options:
+    """What `python -m piip.cost` is told."""
+
+    rows: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Names of rows, or patterns with * and ?; none: all rows the papers print, as a table."""
+    size: tuple[int, int] | None = None
+    """Height and width of the padded input in pixels; default: the row's largest."""
+    workers: int = 1
+    """Of a trial; for the predicted memory of one."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Override a field of every row, e.g. --set train.zero_stage=3."""
+    markdown: bool = False
+    """The table of rows in Markdown."""
+    json: bool = False
+    """One JSON document on stdout."""
+
+
+def main(options: Options) -> int:
+    """Run the verb."""
+    if options.size and min(options.size) < 32:
+        raise ValueError(
+            f"--size {options.size[0]} {options.size[1]} is too small: at least 32 pixels, one cell of stride 32"
+        )
+    changes = dict(map(parse_override, options.set))
+    chosen = [row.override(changes) for row in choose(options.rows)]
+    if not options.rows or options.markdown:
+        return list_rows(chosen, as_json=options.json, markdown=options.markdown, size=options.size)
+    documents = [describe(spec, options) for spec in chosen]
+    if options.json:
+        print(json.dumps(documents))
+        return 0
+    for document in documents:
+        show(document)
+    return 0
+
+
+def choose(names: Sequence[str]) -> list[ExperimentSpec]:
+    """Rows by name or pattern; none given: those with a released configuration or printed figures.
+
+    Raises:
+        ValueError: No row is called that, or none matches.
+    """
+    if not names:
+        return [row for row in all_rows().values() if row.paper]
+    chosen: dict[str, ExperimentSpec] = {}
+    for name in names:
+        if not set(name) & set("*?["):
+            chosen[name] = find_row(name)
+            continue
+        found = {row: spec for row, spec in all_rows().items() if fnmatchcase(row, name)}
+        if not found:
+            raise ValueError(f"no row matches {name!r}. All rows: python -m piip.rows")
+        chosen |= found
+    return list(chosen.values())
+
+
+def describe(spec: ExperimentSpec, options: Options) -> dict[str, Any]:
+    """All there is to say about a row's cost, as `--json` prints it."""
+    size = options.size or largest_input(spec)
+    parts = {name: {"gflops": g, "params_m": p} for name, (g, p) in cost_of(spec, size).parts.items()}
+    memory = asdict(memory_of(spec, options.workers, size))
+    training = {"workers": options.workers, "engine": spec.train.engine, "zero_stage": spec.train.zero_stage}
+    return entry(spec, size) | {"size": size, "parts": parts, "memory": memory, "training": training}
+
+
+def show(document: dict[str, Any]) -> None:
+    """One row as tables."""
+    height, width = document["size"]
+    table = Table(title=f"{document['name']} at {height} x {width}, one image, MAC = 1 FLOP")
+    for column in ("part", "GFLOPs", "params M"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for name, part in document["parts"].items():
+        table.add_row(name, f"{part['gflops']:.2f}", f"{part['params_m']:.2f}")
+    sums = {"backbone": document["backbone"]} | ({"whole network": document} if document["whole"] else {})
+    for name, part in sums.items():
+        table.add_row(f"[bold]{name}", f"{part['gflops']:.2f}", f"{part['params_m']:.2f}")
+    published, paper = document["published"], document["paper"]
+    if published:
+        table.add_row("published convention", f"{published['gflops']:.2f}", f"{published['params_m']:.2f}")
+    if paper.get("gflops"):
+        table.add_row(
+            "  as printed", f"{paper['gflops']:g}", f"{paper['params_m'] or 0:g}" if paper["params_m"] else "-"
+        )
+    Console(width=max(100, Console().width)).print(table)
+    memory, training = document["memory"], document["training"]
+    shares = ", ".join(
+        f"{name.removesuffix('_gb')} {gb:.2f}" for name, gb in memory.items() if name not in ("peak_gb", "whole")
+    )
+    engine = f"ZeRO {training['zero_stage']}" if training["engine"] == "deepspeed" else "DDP"
+    part = "" if memory["whole"] else " of the backbone alone"
+    print(
+        f"training memory{part}, predicted for each of {training['workers']} workers, {engine}: {memory['peak_gb']:.2f} GB ({shares})"
+    )
+    if paper.get("note"):
+        print(f"note: {paper['note']}")
+
+
+def cli(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run."""
+    options = tyro.cli(Options, prog="python -m piip.cost", description=__doc__, args=arguments)
+    setup_logging()
+    return guarded(lambda: main(options))
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

@@ -1,0 +1,76 @@
+"""What cannot be trained, or not within a budget, is refused before anything starts."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from piip.spec import ExperimentSpec
+
+if TYPE_CHECKING:
+    from piip.models.cost import Cost
+    from piip.models.memory import Memory
+
+MISSING = {
+    "dino": "the DINO head is not written",
+    "upernet": "the UperNet head is not written and ADE20K not read",
+    "classifier": "ImageNet is not read",
+}
+"""Head -> what its rows wait for."""
+
+
+def check_trainable(specs: Sequence[ExperimentSpec]) -> None:
+    """Refuse rows whose network is there and whose training is not.
+
+    Raises:
+        ValueError: Names them and what they wait for.
+    """
+    for spec in specs:
+        if spec.model.head.kind in MISSING:
+            raise ValueError(
+                f"{spec.name} cannot be trained yet: {MISSING[spec.model.head.kind]} yet. Its network builds, counts "
+                f"(python -m piip.cost {spec.name}) and takes weights. Rows named mask_rcnn_* train."
+            )
+
+
+def check_budget(
+    specs: Sequence[ExperimentSpec], *, max_gflops: float | None, max_memory_gb: float | None, workers: int = 1
+) -> None:
+    """Refuse rows that cost more than they may.
+
+    Args:
+        specs: The rows.
+        max_gflops: Of the whole network at its largest input; None is no limit.
+        max_memory_gb: Predicted peak of one worker in training, 1e9 bytes; None is no limit.
+        workers: Of a trial.
+
+    Raises:
+        ValueError: Names every row that is over.
+    """
+    over = []
+    for spec in specs:
+        if max_gflops is not None and (gflops := cost_of(spec).gflops) > max_gflops:
+            over.append(f"{spec.name} costs {gflops:.1f} GFLOPs, more than --max-gflops {max_gflops:g}")
+        if max_memory_gb is not None and (peak := memory_of(spec, workers).peak_gb) > max_memory_gb:
+            over.append(f"{spec.name} takes {peak:.2f} GB a worker, more than --max-memory-gb {max_memory_gb:g}")
+    if over:
+        raise ValueError(f"{'; '.join(over)}. Leave them out or raise the budget.")
+
+
+def cost_of(spec: ExperimentSpec, size: tuple[int, int] | None = None) -> "Cost":
+    """What a row's network costs at `size` (height, width); None: its largest input."""
+    from piip.models.cost import cost
+
+    return cost(spec.model, *(size or largest_input(spec)))
+
+
+def memory_of(spec: ExperimentSpec, workers: int = 1, size: tuple[int, int] | None = None) -> "Memory":
+    """What a step of a row's training takes on each of `workers`."""
+    from piip.models.memory import training_memory
+
+    return training_memory(spec.model, spec.train, *(size or largest_input(spec)), workers=workers)
+
+
+def largest_input(spec: ExperimentSpec) -> tuple[int, int]:
+    """Height and width of a row's largest landscape image: at the data's aspect limit, padded."""
+    side, multiple = spec.model.backbone.resolution, spec.data.pad_multiple
+    short = int(side * spec.data.short_ratio)
+    return -(-short // multiple) * multiple, -(-side // multiple) * multiple
