@@ -1,13 +1,14 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from piip.models import build_backbone
+from piip.models import build_backbone, build_model
 from piip.models.branches import block_ranges
 from piip.models.interaction import DeformableCrossAttention
 from piip.models.merge import SimplePyramid
 from piip.presets import DEIT, PICO, piip
-from piip.spec import BranchSpec, CNNSpec, InteractionSpec, PIIPSpec
+from piip.spec import BranchSpec, CNNSpec, InteractionSpec, ModelSpec, PIIPSpec, UPerNetSpec
 
 COMBINATIONS = {
     "B": (64,),
@@ -188,3 +189,105 @@ def test_a_cnn_gives_four_maps():
 def test_an_unknown_cnn_is_refused():
     with pytest.raises(ValueError, match="resnet19"):
         build_backbone(CNNSpec(arch="resnet19", resolution=64))
+
+
+def bilinear(image, ratio):
+    """Resizing by scale factor in numpy: output pixel i lies at (i + 1/2) / ratio - 1/2 of the input."""
+    weights = []
+    for side in image.shape[-2:]:
+        matrix = np.zeros((int(side * ratio), side))
+        for i in range(len(matrix)):
+            place = max((i + 0.5) / ratio - 0.5, 0.0)
+            low = int(place)
+            matrix[i, low] += 1 - (place - low)
+            matrix[i, min(low + 1, side - 1)] += place - low
+        weights.append(matrix)
+    return torch.from_numpy(np.einsum("ij,bcjk,lk->bcil", weights[0], image.double().numpy(), weights[1])).float()
+
+
+def test_ratios_that_are_no_integers_resize_by_scale_and_truncate_grids():
+    # 1120 / 896 / 448 on 352 x 240: 281.6 x 192 -> 281 x 192 and 140.8 x 96 -> 140 x 96 pixels
+    spec = piip("TSB", (1120, 896, 448), branches=PICO, window=3, interaction=InteractionSpec(count=2, num_heads=4))
+    model = wake(build_backbone(spec, pretrained=False)).eval()
+    images = torch.rand(1, 3, 352, 240)
+
+    with torch.no_grad():
+        pyramid = model.image_pyramid(images)
+        tokens, grids = model.branch_tokens(images)
+
+        assert [tuple(image.shape[-2:]) for image in pyramid] == [(352, 240), (281, 192), (140, 96)]
+        assert grids == [(44, 30), (35, 24), (17, 12)]  # patches of 8; the rest of 281 and 140 is dropped
+        seen = [images, bilinear(images, 896 / 1120), bilinear(images, 448 / 1120)]
+        for image, expected in zip(pyramid, seen, strict=True):
+            torch.testing.assert_close(image, expected, atol=1e-5, rtol=0)
+        by_size = torch.nn.functional.interpolate(images, size=(140, 96), mode="bilinear", align_corners=False)
+        assert (pyramid[2] - by_size).abs().max() > 0.01  # resizing by size samples other places
+
+        # the same network by hand: two shares of the blocks, the pair of larger images first
+        states = [branch.embed(image) for branch, image in zip(model.branches, seen, strict=True)]
+        for step, start in enumerate((0, 3)):
+            states = [b.run(t, g, start, start + 3)[0] for b, t, g in zip(model.branches, states, grids, strict=True)]
+            states[0], states[1] = model.interactions[step][0](states[0], states[1], grids[0], grids[1])
+            states[1], states[2] = model.interactions[step][1](states[1], states[2], grids[1], grids[2])
+    for ours, expected in zip(tokens, states, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+
+
+def test_three_maps_for_dino_leave_the_finest_level_out():
+    spec = piip("TB", (96, 64), branches=PICO, window=4, interaction=InteractionSpec(count=2, num_heads=4))
+    dino = spec.override({"out_strides": (8, 16, 32)})
+
+    model, kept = (build_backbone(s, pretrained=False) for s in (dino, dino.override({"unused_level": True})))
+
+    assert [tuple(f.shape[-2:]) for f in model(torch.rand(1, 3, 96, 64))] == [(12, 8), (6, 4), (3, 2)]
+    assert model.out_channels == kept.out_channels == [128] * 3
+    assert not list(model.pyramid[0].parameters())
+    assert [f.shape for f in kept(torch.rand(1, 3, 96, 64))] == [f.shape for f in model(torch.rand(1, 3, 96, 64))]
+    assert list(kept.pyramid[0].parameters())
+
+
+def test_a_regular_fpn_merges_on_the_way():
+    spec = piip("TB", (96, 64), branches=PICO, window=4, interaction=InteractionSpec(count=6, num_heads=4))
+    model = wake(build_backbone(spec.override({"fpn": "regular", "merge_after": (0, 2, 4)}), pretrained=False))
+
+    features = model(torch.rand(1, 3, 96, 64))
+    sum((f**2).mean() for f in features[:1]).backward()
+
+    assert [tuple(f.shape[-2:]) for f in features] == [(24, 16), (12, 8), (6, 4), (3, 2)]
+    assert model.branches[0].blocks[0].mlp.fc1.weight.grad is not None
+    assert model.branches[0].blocks[1].mlp.fc1.weight.grad is None  # the finest map was made before
+
+
+def test_a_hybrid_of_convnext_and_vit_meets_at_every_stage():
+    branches = {
+        "C": BranchSpec(arch="convnext_atto", resolution=96, pretrained=False, window=None),
+        "V": BranchSpec(arch="pico_base", resolution=96, pretrained=False, window=4),
+    }
+    spec = piip("CV", (96, 64), branches=branches, interaction=InteractionSpec(count=6, num_heads=4))
+    model = build_backbone(spec.override({"fpn": "regular", "merge_after": (0, 1, 4)}), pretrained=False)
+
+    features = model(torch.rand(1, 3, 96, 64))
+
+    assert [tuple(f.shape) for f in features] == [(1, 128, 96 // s, 64 // s) for s in (4, 8, 16, 32)]
+    assert not list(model.pyramid.parameters())  # the ConvNeXt has these strides already
+    assert {d for n, d in model.layer_ids().items() if n.startswith("branches.0.")} == {0}  # released: never decayed
+    assert model.layer_ids(exact=True)["branches.0.stem.0.weight"] == model.branches[0].depth + 1
+
+
+def test_the_segmentation_class_sees_its_input_at_the_second_branch():
+    spec = piip("TSB", (96, 64, 32), branches=PICO, window=4, interaction=InteractionSpec(count=2, num_heads=4))
+    model = build_backbone(spec.override({"input_branch": 1}), pretrained=False)
+
+    sides = [tuple(image.shape[-2:]) for image in model.image_pyramid(torch.rand(1, 3, 64, 64))]
+
+    assert sides == [(96, 96), (64, 64), (32, 32)]
+    assert spec.override({"input_branch": 1}).resolution == 64
+
+
+def test_a_network_whose_head_is_not_written_gives_maps_and_refuses_to_train():
+    backbone = piip("TB", (96, 64), branches=PICO, interaction=InteractionSpec(count=2, num_heads=4))
+    model = build_model(ModelSpec(backbone=backbone, head=UPerNetSpec()), pretrained=False)
+
+    assert len(model.eval()(torch.rand(1, 3, 96, 64))) == 4
+    with pytest.raises(ValueError, match=r"the upernet head is not written yet: .* mask_rcnn, classifier"):
+        model.train()(torch.rand(1, 3, 96, 64), [])

@@ -2,11 +2,14 @@ import math
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from piip import presets
 from piip.models import build_model
-from piip.spec import OptimSpec
+from piip.models.branches import Branch
+from piip.models.piip import PIIP
+from piip.spec import BranchSpec, InteractionSpec, OptimSpec, PIIPSpec
 from piip.training.optim import build_optimizer, schedule, set_lr
 
 
@@ -125,3 +128,47 @@ def test_the_schedule_scales_every_group_alike(two_blocks):
 
     assert base == pytest.approx(0.025)  # 0.1 * 1/4
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.00625, 0.0125, 0.025])
+
+
+def backbone_groups(groups: str, layer_decay: float = 0.5):
+    spec = presets.mask_rcnn_pico(presets.pico("TB", (128, 64), pretrained=False), steps=1)
+    model = build_model(spec.model)
+    distances = {f"backbone.{n}": d for n, d in model.backbone.layer_ids(exact=groups == "corrected").items()}
+    optimizer = build_optimizer(model, OptimSpec(lr=1.0, layer_decay=layer_decay, groups=groups), distances)
+    return groups_by_name(model, optimizer)
+
+
+def test_corrected_groups_do_not_decay_positions_and_merge_weights():
+    released, corrected = backbone_groups("released"), backbone_groups("corrected")
+
+    changed = {name for name in released if released[name]["weight_decay"] != corrected[name]["weight_decay"]}
+
+    assert changed == {"backbone.branches.0.pos_embed", "backbone.branches.1.pos_embed",
+                       "backbone.merge.weights.0", "backbone.merge.weights.1"}  # fmt: skip
+    assert {name: group["lr"] for name, group in released.items()} == pytest.approx(
+        {name: group["lr"] for name, group in corrected.items()}
+    )
+
+
+def test_classification_decays_everything_and_learns_ten_times_faster_outside_branches():
+    groups = backbone_groups("classification")
+
+    assert {group["weight_decay"] for group in groups.values()} == {0.05}
+    assert {name.startswith("backbone.branches.") for name, group in groups.items() if group["lr"] == 1.0} == {True}
+    assert {name.startswith("backbone.branches.") for name, group in groups.items() if group["lr"] == 10.0} == {False}
+
+
+@pytest.mark.parametrize(("exact", "distance"), [(False, 6), (True, 5.5)])
+def test_fractional_steps_are_rounded_down_as_released_and_exact_as_meant(exact, distance):
+    # 12 blocks of DeiT beside 18 of another: steps of 1.5; block 8 of 12 ends at 13.5 of 18: 19 - 13, 19 - 13.5
+    branches = [
+        Branch(
+            VisionTransformer(img_size=32, embed_dim=32, depth=depth, num_heads=2, class_token=False, global_pool="avg")
+        )
+        for depth in (12, 18)
+    ]
+    specs = tuple(BranchSpec(arch="deit", resolution=side) for side in (64, 32))
+    model = PIIP(branches, PIIPSpec(branches=specs, interaction=InteractionSpec(count=2, num_heads=4)))
+
+    assert model.layer_ids(exact=exact)["branches.0.blocks.8.norm1.weight"] == distance
+    assert model.layer_ids(exact=exact)["branches.1.blocks.8.norm1.weight"] == 10

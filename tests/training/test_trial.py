@@ -257,6 +257,7 @@ def test_fine_tuning_starts_from_weights_alone_and_resumes_from_its_own_checkpoi
 
     train("tuned", spec, sources)
 
+    # the optimizer began anew, and went on after the kill
     state = load_file(home.checkpoint_dir("tuned") / "step_00000004" / "state_rank0.safetensors")
     assert {value.item() for name, value in state.items() if name.endswith(":step")} == {
         4.0
