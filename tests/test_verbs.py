@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
-from piip import eval as eval_verb
 from piip import cost as cost_verb
+from piip import eval as eval_verb
 from piip import predict, presets, report, rows, sync, train
 from piip.data import check, demo
 from piip.data.demo import Recipe, make_demo

@@ -6,11 +6,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from piip.models import build_model
 from piip.models.memory import ZERO_BUCKET, training_memory
-from piip.presets import PICO_HEAD, mask_rcnn_1x, mask_rcnn_pico, pico, piip
-from piip.spec import ModelSpec, TrainSpec
+from piip.presets import PICO, PICO_HEAD, mask_rcnn_1x, piip
+from piip.spec import InteractionSpec, ModelSpec, TrainSpec
 
 SIDE = 128
-TINY = ModelSpec(backbone=pico("TB", (SIDE, 64), pretrained=False), head=PICO_HEAD)
+# so few boxes that a step on three objects finds as many as it may
+HEAD = PICO_HEAD.override({"box_samples": 16, "rpn_post_nms": 50})
+FEW = InteractionSpec(count=1, num_heads=4)
+TINY = ModelSpec(backbone=piip("TB", (SIDE, 64), branches=PICO, interaction=FEW), head=HEAD)
 TRAIN = TrainSpec(batch_size=2, engine="deepspeed")
 
 
@@ -44,7 +47,7 @@ def test_a_real_step_takes_what_was_predicted(monkeypatch):
 
     # gradients are part of both; the prediction has all RoIs, a step as many as it finds
     counted = predicted.peak_gb - predicted.weights_gb - predicted.optimizer_gb
-    assert counted == pytest.approx(allocated_gb(TINY), rel=0.2)
+    assert counted == pytest.approx(allocated_gb(TINY), rel=0.12)
 
 
 def test_weights_gradients_and_moments_by_hand():
@@ -72,29 +75,24 @@ def test_weights_gradients_and_moments_by_hand():
         assert memory.weights_gb + memory.optimizer_gb + memory.buffers_gb < memory.peak_gb <= sum_of_parts
 
 
-def test_activations_follow_the_micro_batch_and_the_image():
+def test_activations_follow_the_micro_batch():
     one, two, accumulated = (
-        training_memory(TINY, train, SIDE, SIDE)
-        for train in (
-            TrainSpec(batch_size=1), TrainSpec(batch_size=2), TrainSpec(batch_size=2, micro_batch=1),
-        )
-    )  # fmt: skip
+        training_memory(TINY, train, 64, SIDE)
+        for train in (TrainSpec(batch_size=1), TrainSpec(batch_size=2), TrainSpec(batch_size=2, micro_batch=1))
+    )
 
-    assert two.activations_gb == pytest.approx(2 * one.activations_gb, rel=0.1)
+    assert 1.6 * one.activations_gb < two.activations_gb <= 2 * one.activations_gb
     assert accumulated.activations_gb == one.activations_gb
     # the first micro batch's gradients are there while the second one's activations are
-    assert accumulated.peak_gb == pytest.approx(one.peak_gb + one.gradients_gb, rel=0.05)
-    assert training_memory(TINY, TrainSpec(batch_size=1), 64, SIDE).activations_gb < 0.7 * one.activations_gb
+    assert accumulated.peak_gb == pytest.approx(one.peak_gb + one.gradients_gb, rel=0.1)
 
 
 def test_bf16_and_checkpointing_save_memory():
-    backbone = pico("TB", (256, 128), pretrained=False)
-    spec = ModelSpec(backbone=backbone, head=PICO_HEAD)
-    leaner = spec.override({f"backbone.branches.{i}.checkpointing": True for i in range(2)})
+    leaner = TINY.override({f"backbone.branches.{i}.checkpointing": True for i in range(2)})
 
     plain, half, recomputed = (
-        training_memory(model, TrainSpec(batch_size=4, precision=precision), 256, 256).activations_gb
-        for model, precision in ((spec, "fp32"), (spec, "bf16"), (leaner, "fp32"))
+        training_memory(model, TrainSpec(batch_size=8, precision=precision), SIDE, SIDE).activations_gb
+        for model, precision in ((TINY, "fp32"), (TINY, "bf16"), (leaner, "fp32"))
     )
 
     assert half < 0.8 * plain
@@ -111,9 +109,3 @@ def test_networks_of_any_size_are_predicted_without_memory():
     assert memory.weights_gb == pytest.approx(0.783, abs=1e-3)
     assert memory.optimizer_gb == pytest.approx(0.783 * 3 / 8, abs=1e-3)
     assert 4 < memory.activations_gb < 8
-
-
-def test_the_demo_rows_are_predicted_with_their_own_settings():
-    row = mask_rcnn_pico(pico("TB", (256, 128)), steps=1)
-
-    assert training_memory(row.model, row.train, 256, 256).peak_gb == pytest.approx(0.45, rel=0.25)
