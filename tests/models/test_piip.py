@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -188,3 +189,45 @@ def test_a_cnn_gives_four_maps():
 def test_an_unknown_cnn_is_refused():
     with pytest.raises(ValueError, match="resnet19"):
         build_backbone(CNNSpec(arch="resnet19", resolution=64))
+
+
+def bilinear(image, ratio):
+    """Resizing by scale factor in numpy: output pixel i lies at (i + 1/2) / ratio - 1/2 of the input."""
+    weights = []
+    for side in image.shape[-2:]:
+        matrix = np.zeros((int(side * ratio), side))
+        for i in range(len(matrix)):
+            place = max((i + 0.5) / ratio - 0.5, 0.0)
+            low = int(place)
+            matrix[i, low] += 1 - (place - low)
+            matrix[i, min(low + 1, side - 1)] += place - low
+        weights.append(matrix)
+    return torch.from_numpy(np.einsum("ij,bcjk,lk->bcil", weights[0], image.double().numpy(), weights[1])).float()
+
+
+def test_ratios_that_are_no_integers_resize_by_scale_and_truncate_grids():
+    # 1120 / 896 / 448 on 352 x 240: 281.6 x 192 -> 281 x 192 and 140.8 x 96 -> 140 x 96 pixels
+    spec = piip("TSB", (1120, 896, 448), branches=PICO, window=3, interaction=InteractionSpec(count=2, num_heads=4))
+    model = wake(build_backbone(spec, pretrained=False)).eval()
+    images = torch.rand(1, 3, 352, 240)
+
+    with torch.no_grad():
+        pyramid = model.image_pyramid(images)
+        tokens, grids = model.branch_tokens(images)
+
+        assert [tuple(image.shape[-2:]) for image in pyramid] == [(352, 240), (281, 192), (140, 96)]
+        assert grids == [(44, 30), (35, 24), (17, 12)]  # patches of 8; the rest of 281 and 140 is dropped
+        seen = [images, bilinear(images, 896 / 1120), bilinear(images, 448 / 1120)]
+        for image, expected in zip(pyramid, seen, strict=True):
+            torch.testing.assert_close(image, expected, atol=1e-5, rtol=0)
+        by_size = torch.nn.functional.interpolate(images, size=(140, 96), mode="bilinear", align_corners=False)
+        assert (pyramid[2] - by_size).abs().max() > 0.01  # resizing by size samples other places
+
+        # the same network by hand: two shares of the blocks, the pair of larger images first
+        states = [branch.embed(image) for branch, image in zip(model.branches, seen, strict=True)]
+        for step, start in enumerate((0, 3)):
+            states = [b.run(t, g, start, start + 3)[0] for b, t, g in zip(model.branches, states, grids, strict=True)]
+            states[0], states[1] = model.interactions[step][0](states[0], states[1], grids[0], grids[1])
+            states[1], states[2] = model.interactions[step][1](states[1], states[2], grids[1], grids[2])
+    for ours, expected in zip(tokens, states, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
