@@ -549,7 +549,7 @@ class TestCost:
         assert "43.6 / 38.7 AP" in shown
         assert "printed: of another one" in shown
         assert "tiny" not in shown
-        assert line.split(" | ")[-2:] == ["146.0", "43.6 / 38.7 AP |"]
+        assert line.split(" | ")[-2:] == ["146", "43.6 / 38.7 AP |"]
 
     def test_rows_are_found_by_pattern(self, say, two_rows):
         assert [row["name"] for row in say(cost_verb.cli, "t*", "--json").document] == [spec_to_train().name]
