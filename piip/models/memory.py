@@ -85,9 +85,9 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
 
 def _simulate(model: nn.Module, spec: ModelSpec, micro_batch: int, height: int, width: int, *, bf16: bool) -> "_Live":
     """Forward and backward pass without data, watched."""
-    live = _Live()
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device="cpu")
+        live = _Live(model)
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(live.gradient)
         with live:
@@ -123,14 +123,15 @@ def _outputs(model: nn.Module, spec: ModelSpec, images: Tensor) -> list[Tensor]:
 
 
 class _Live(TorchDispatchMode):
-    """Follows the bytes of all storages made under it, from the operator that makes them to their end.
+    """Follows the bytes of all storages made under it, from the operator that makes them to their end; not the model's own.
 
     Gradients of parameters leave the count as soon as they are complete, and come back by the share that a worker keeps.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self._known: set[int] = set()
+        # an operator may give a view of a weight
+        self._known = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
         self._now = self._gradients = 0
         self._moments: list[tuple[int, int]] = []
 

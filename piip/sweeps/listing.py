@@ -68,14 +68,14 @@ def cells(entry: dict[str, Any]) -> list[str]:
         entry["name"],
         f"{_number(entry['gflops'])}{star}",
         f"{_number(entry['params_m'])}{star}",
-        *(_number(figures.get(k)) for k in ("gflops", "params_m") for figures in (published, paper)),
+        *(text for k in ("gflops", "params_m") for text in (_number(published.get(k)), _printed(paper.get(k)))),
         result(paper),
     ]
 
 
 def result(paper: dict[str, Any]) -> str:
     """`43.6 / 38.7 AP`, `58.42 mIoU`, `85.9 top-1`, or a dash."""
-    scores = " / ".join(f"{paper[k]:g}" for k in ("box_ap", "mask_ap") if paper.get(k))
+    scores = " / ".join(f"{paper[k]:.1f}" for k in ("box_ap", "mask_ap") if paper.get(k))
     if scores:
         return f"{scores} AP"
     return next((f"{paper[k]:g} {word}" for k, word in (("miou", "mIoU"), ("top1", "top-1")) if paper.get(k)), "-")
@@ -86,3 +86,8 @@ def _number(value: float | None) -> str:
     return (
         "-" if value is None else f"{value:.2f}" if value < 100 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
     )
+
+
+def _printed(value: float | None) -> str:
+    """As the paper has it."""
+    return "-" if value is None else f"{value:g}"

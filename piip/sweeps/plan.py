@@ -106,7 +106,7 @@ def plan_trials(
                 for s, src in sources.items()
             }
         data = opened[prepared]
-        spec = _fit_classes(given, data)
+        spec = _with_absolute_weights(_fit_classes(given, data))
         check_batch(spec, resources.workers)
         tags = data_tags(data)
         key = trial_key(spec, tags, fresh=fresh, max_eval_images=max_eval_images)
@@ -138,6 +138,17 @@ def _fit_classes(spec: ExperimentSpec, data: Mapping[str, CocoDataset]) -> Exper
     if len(train) == spec.model.head.num_classes:
         return spec
     return spec.override({"model.head.num_classes": len(train)})
+
+
+def _with_absolute_weights(spec: ExperimentSpec) -> ExperimentSpec:
+    """Workers stand in another folder: paths of weights become absolute. Names of public files stay."""
+    named = {"model.weights": spec.model.weights}
+    if isinstance(spec.model.backbone, PIIPSpec):
+        branches = enumerate(spec.model.backbone.branches)
+        named |= {f"model.backbone.branches.{i}.weights": branch.weights for i, branch in branches}
+    paths = {field: Path(given).expanduser() for field, given in named.items() if given}
+    changes = {field: str(path.absolute()) for field, path in paths.items() if path.exists()}
+    return spec.override(changes) if changes else spec
 
 
 def check_batch(spec: ExperimentSpec, workers: int) -> None:

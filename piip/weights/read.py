@@ -148,6 +148,10 @@ def _check_zip(path: Path) -> None:
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
+            if all(name.endswith(".npy") for name in archive.namelist()):
+                raise WeightsError(
+                    f"{path} is a NumPy archive (AugReg's original, perhaps): take the .pth made from it"
+                )
             if any("/code/" in name or name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise WeightsError(f"{path} is a TorchScript program, not weights. Save its state_dict")
             for record in archive.infolist():

@@ -126,3 +126,27 @@ def test_splits_of_different_classes_are_refused(coco_folder, tiny_coco, tmp_pat
 
     with pytest.raises(ValueError, match=r"different categories; first difference: .*'kite'"):
         plan_trials([SPEC.override({"data.name": "custom"})], experiment="e", resources=Resources(), custom=custom)
+
+
+def test_other_weights_to_start_from_make_another_trial(tmp_path):
+    file = tmp_path / "start.pth"
+    keys = []
+    for content in (b"one", b"two", b"one"):
+        file.write_bytes(content)
+        keys.append(trial_key(SPEC.override({"model.weights": str(file)}), DATA))
+
+    assert keys[0] == keys[2] != keys[1]
+    assert trial_key(SPEC, DATA) not in keys
+
+
+def test_weights_are_found_from_wherever_a_worker_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "start.pth").write_bytes(b"one")
+    spec = SPEC.override(
+        {"model.weights": "start.pth", "model.backbone.branches.0.weights": "deit_3_small_224_21k.pth"}
+    )
+
+    placed = plan._with_absolute_weights(spec)
+
+    assert placed.model.weights == str(tmp_path / "start.pth")
+    assert placed.model.backbone.branches[0].weights == "deit_3_small_224_21k.pth"  # a public name, no file here

@@ -244,3 +244,23 @@ def test_a_split_without_objects_has_no_score_and_is_no_error(sources, monkeypat
     assert reported == [{"step": 1.0}]
     assert checkpoint.best(home.checkpoint_dir("empty")) is None
     assert read_status(home.journal_dir("empty")) == "FINISHED"
+
+
+def test_fine_tuning_starts_from_weights_alone_and_resumes_from_its_own_checkpoint(straight, sources, monkeypatch):
+    start = home.checkpoint_dir(straight)
+    spec = SPEC.override({"model.weights": str(start), "optim.lr": 1e-9, "optim.weight_decay": 0.0})
+    with killed(trial._Run, "log", at_step(3)):
+        train("tuned", spec, sources)
+    begun = weights(straight, 4)
+    shutil.rmtree(start)  # whatever it began with: from now on its own checkpoint is all it needs
+    monkeypatch.setattr(trial, "start_from", None)
+
+    train("tuned", spec, sources)
+
+    # the optimizer began anew, and went on after the kill
+    state = load_file(home.checkpoint_dir("tuned") / "step_00000004" / "state_rank0.safetensors")
+    assert {value.item() for name, value in state.items() if name.endswith(":step")} == {
+        4.0
+    }  # the optimizer began anew, and went on after the kill
+    for name, value in weights("tuned", 4).items():
+        torch.testing.assert_close(value, begun[name], atol=1e-6, rtol=0)

@@ -34,6 +34,6 @@ def save_with_deepspeed(folder: Path, tensors: dict[str, Tensor], kind: str, *, 
         for rank in range(world_size)
     ]  # fmt: skip
     for rank in ranks:
-        said, _ = rank.communicate(timeout=300)
+        said, _ = rank.communicate(timeout=600)
         assert rank.returncode == 0, said[-3000:]
     return target

@@ -6,6 +6,7 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -210,6 +211,13 @@ def test_a_program_is_refused(path):
     torch.jit.script(torch.nn.ReLU()).save(path)
 
     assert "TorchScript program" in refusal(path)
+
+
+def test_a_numpy_archive_is_named(path):
+    with path.open("wb") as file:
+        np.savez(file, a=np.zeros(3))
+
+    assert "is a NumPy archive" in refusal(path)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
