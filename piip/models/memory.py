@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -61,10 +62,8 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
     micro_batch = train.micro_batch or max(train.batch_size // workers, 1)
     accumulates = train.batch_size > micro_batch * workers
     stage = train.zero_stage if train.engine == "deepspeed" else 0
-    with torch.device("meta"):
-        model = build_model(spec, pretrained=False).train()
-    whole = not isinstance(model, Headless)
-    size = sum(p.numel() for p in model.parameters()) * FP32
+    step = _simulate(spec, micro_batch, height, width, bf16=train.precision == "bf16")
+    size = step.parameters * FP32
     shard = size / workers
     weights = shard + size if stage == 3 else size  # with ZeRO 3 our engine keeps a whole copy to evaluate with
     gradients = shard if stage >= 2 else size
@@ -74,17 +73,19 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
         buffers = ZERO_BUCKET + (min(size, ZERO3_LIVE) if stage == 3 else 0)
     elif train.engine == "ddp" or workers > 1:
         buffers = size if train.engine == "ddp" else min(size, ZERO_BUCKET)
-    step = _simulate(model, spec, micro_batch, height, width, bf16=train.precision == "bf16")
     peak = step.peak_with(gradients / size, gradients if accumulates else 0.0)
     # updating needs the gradients and a temporary as large as the optimizer's share of the weights
     update = gradients + optimizer / (2 if stage == 0 else 3)
     total = weights + optimizer + buffers + max(peak, update)
     parts = (weights, gradients, optimizer, step.peak_with(0.0), buffers, total)
-    return Memory(*(part / 1e9 for part in parts), whole=whole)
+    return Memory(*(part / 1e9 for part in parts), whole=step.whole)
 
 
-def _simulate(model: nn.Module, spec: ModelSpec, micro_batch: int, height: int, width: int, *, bf16: bool) -> "_Live":
+@lru_cache(maxsize=16)
+def _simulate(spec: ModelSpec, micro_batch: int, height: int, width: int, *, bf16: bool) -> "_Live":
     """Forward and backward pass without data, watched."""
+    with torch.device("meta"):
+        model = build_model(spec, pretrained=False).train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device="cpu")
         live = _Live(model)
@@ -130,6 +131,8 @@ class _Live(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.whole = not isinstance(model, Headless)
         # an operator may give a view of a weight
         self._known = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
         self._now = self._gradients = 0
