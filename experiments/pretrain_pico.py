@@ -143,6 +143,7 @@ def pretrain(
     task.eval()
     with torch.no_grad():
         print(f"{arch} on {len(held_out[0])} images never seen: {_shown(task(held_out))}", flush=True)
+    assert task.branch.pos_embed is not None
     # Branch works on the network's own modules; only the positions are a copy
     state = {name: value for name, value in vit.state_dict().items() if name.startswith(("patch_embed.", "blocks."))}
     return state | {"pos_embed": task.branch.pos_embed.detach()}

@@ -62,7 +62,7 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
     micro_batch = train.micro_batch or max(train.batch_size // workers, 1)
     accumulates = train.batch_size > micro_batch * workers
     stage = train.zero_stage if train.engine == "deepspeed" else 0
-    step = _simulate(spec, micro_batch, height, width, bf16=train.precision == "bf16")
+    step = _simulate(spec.model_dump_json(), micro_batch, height, width, bf16=train.precision == "bf16")
     size = step.parameters * FP32
     shard = size / workers
     weights = shard + size if stage == 3 else size  # with ZeRO 3 our engine keeps a whole copy to evaluate with
@@ -82,8 +82,9 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
 
 
 @lru_cache(maxsize=16)
-def _simulate(spec: ModelSpec, micro_batch: int, height: int, width: int, *, bf16: bool) -> "_Live":
-    """Forward and backward pass without data, watched."""
+def _simulate(model_spec: str, micro_batch: int, height: int, width: int, *, bf16: bool) -> "_Live":
+    """Forward and backward pass without data, watched. The spec comes as JSON, which is a key of the cache."""
+    spec = ModelSpec.model_validate_json(model_spec)
     with torch.device("meta"):
         model = build_model(spec, pretrained=False).train()
     with FakeTensorMode(allow_non_fake_inputs=True):
