@@ -247,6 +247,6 @@ def mask_rcnn_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> Exper
         name=f"mask_rcnn_{backbone_name(backbone)}_pico{steps}",
         model=ModelSpec(backbone=backbone, head=PICO_HEAD),
         data=CocoSpec(name="demo", short_ratio=1.0, pad_multiple=32),
-        optim=OptimSpec(lr=lr, layer_decay=1.0, warmup_steps=30, milestones=(0.8,), clip_norm=1.0),
+        optim=OptimSpec(lr=lr, layer_decay=1.0, warmup_steps=30, schedule="cosine", clip_norm=1.0),
         train=TrainSpec(batch_size=4, steps=steps, log_every=5),
     )
