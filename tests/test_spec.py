@@ -170,7 +170,7 @@ def test_the_digest_remembers_everything_else(spec):
         if isinstance(value, str):
             words = {
                 "broken_images": "skip",
-                "schedule": "cosine",
+                "schedule": "constant",
                 "precision": {"fp32": "bf16", "bf16": "fp32"}.get(value),
             }
             words |= {"engine": "ddp", "kernel": "cpp", "drop_path_rule": "linear", "window_padding": "after_qkv"}
