@@ -29,7 +29,7 @@ lint: setup
 	@$(BIN)/lint-imports
 
 test: lint
-	@$(BIN)/python -m pytest -m "not gpu and not weights"
+	@$(BIN)/python -m pytest -m "not long and not gpu and not weights" --durations=15
 
 clean:
 	rm -rf $(VENV)

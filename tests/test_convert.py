@@ -239,7 +239,7 @@ def test_fine_tuning_to_other_classes_takes_all_but_their_rows(path, model, spec
     assert torch.equal(fresh.backbone.branches[0].pos_embed, model.backbone.branches[0].pos_embed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["zero1", "zero3"])
 def test_a_deepspeed_folder_predicts_as_the_network_it_was_saved_from(
     capsys, tmp_path, official, model, kind, monkeypatch

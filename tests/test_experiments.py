@@ -111,7 +111,7 @@ def test_the_readmes_figures_are_the_rows():
         assert result == f"{row.paper.box_ap:.1f} / {row.paper.mask_ap:.1f} AP"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_readmes_table_is_printed_by_the_code(capsys):
     readme = (FOLDER.parent / "README.md").read_text()
     (command,) = re.findall(r"python -m piip\.cost (--markdown .*)`", readme)

@@ -35,7 +35,7 @@ WHOLE = [
 
 
 @pytest.mark.parametrize(
-    ("arch", "shape"), [*SHALLOW, *(pytest.param(*case, marks=pytest.mark.slow) for case in WHOLE)]
+    ("arch", "shape"), [*SHALLOW, *(pytest.param(*case, marks=pytest.mark.long) for case in WHOLE)]
 )
 def test_a_branch_is_timms_network(arch, shape):
     net = fill(timm.create_model(arch, num_classes=0, **shape))

@@ -101,7 +101,7 @@ def test_bf16_and_checkpointing_save_memory():
     assert recomputed < 0.95 * plain
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_networks_of_any_size_are_predicted_without_memory():
     row = mask_rcnn_1x(piip("TSB", (1120, 896, 448)))
 

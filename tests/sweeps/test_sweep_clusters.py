@@ -28,7 +28,7 @@ RESNET = next(
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b1" * 32}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def two_nodes():
     """The address of a cluster of a head and two nodes with one CPU each."""
     process = subprocess.Popen(

@@ -119,7 +119,7 @@ def test_a_shard_that_asks_for_code_is_refused(saved):
         read_weights(saved / "zero1")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["zero0", "zero1_bf16", "zero2", "zero3", "zero3_bf16"])
 def test_what_deepspeed_writes_today(tmp_path, kind):
     generator = torch.Generator().manual_seed(0)
