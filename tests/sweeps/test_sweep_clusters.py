@@ -18,8 +18,6 @@ from piip.spec import CNNSpec
 from piip.sweeps.found import load_tables
 from piip.tracking.store import Store
 
-pytestmark = pytest.mark.slow
-
 RESNET = next(
     row
     for row in load_tables(ROOT / "experiments" / "sweep_resolutions.py")["pico"]
@@ -51,6 +49,7 @@ def end(processes: list[psutil.Process]) -> None:
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_trial_of_two_workers_spreads_over_two_nodes(two_nodes, new_home, data):
     home = new_home("two_nodes")
     row = ROWS["pico"][1].name
@@ -86,6 +85,7 @@ def blind_node(two_nodes, new_home):
     end(children)
 
 
+@pytest.mark.long
 def test_a_home_that_a_node_does_not_see_is_refused_before_anything_starts(two_nodes, blind_node, data):
     with SweepCommand(blind_node, data, ROWS["pico"][1].name, RAY_ADDRESS=two_nodes, **TOKEN) as command:
         assert command.process.wait(LONG) == 1
@@ -130,6 +130,7 @@ def head():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_ray_job_submit_runs_an_experiment_file(head, new_home, data):
     home = new_home("job")
     job = json.dumps({"env_vars": {"PIIP_HOME": str(home)}})

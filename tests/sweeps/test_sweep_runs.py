@@ -113,6 +113,7 @@ def test_a_person_sees_progress_and_no_noise(unkilled):
     assert str(ROOT) not in unkilled.stderr
 
 
+@pytest.mark.long
 def test_a_row_that_diverges_fails_alone(new_home, data):
     home = new_home("diverges")
 
