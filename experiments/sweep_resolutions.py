@@ -11,16 +11,16 @@ from piip.presets import mask_rcnn_1x, mask_rcnn_pico, pico, piip
 from piip.spec import CNNSpec, PaperResult
 from piip.sweeps.cli import main
 
-# steps that take about 95 s on one of two busy cores, so that trials compare at equal wall time
+# steps that take 80 to 110 s on one of two busy cores, so that trials compare at equal wall time
 PICO_STEPS = [
-    (pico("TB", (192, 128)), 118),
-    (pico("TB", (256, 128)), 81),
-    (pico("TB", (256, 192)), 62),
-    (pico("TSB", (192, 128, 128)), 101),
-    (pico("TSB", (256, 128, 128)), 80),
-    (pico("TSB", (256, 192, 128)), 68),
-    (pico("B", (192,)), 105),
-    (CNNSpec(arch="resnet18", resolution=192), 112),
+    (pico("TB", (192, 128)), 94),
+    (pico("TB", (256, 128)), 65),
+    (pico("TB", (256, 192)), 50),
+    (pico("TSB", (192, 128, 128)), 80),
+    (pico("TSB", (256, 128, 128)), 64),
+    (pico("TSB", (256, 192, 128)), 54),
+    (pico("B", (192,)), 84),
+    (CNNSpec(arch="resnet18", resolution=192), 90),
 ]
 
 PICO_ROWS = [mask_rcnn_pico(backbone, steps=steps) for backbone, steps in PICO_STEPS]
