@@ -59,7 +59,10 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the verb."""
+    import torch
+
     from piip.models import build_model
+    from piip.models.meta import on_meta
     from piip.models.official import fit_weights
     from piip.sweeps.cli import parse_override
     from piip.sweeps.found import find_row
@@ -68,9 +71,7 @@ def main(options: Options) -> int:
     spec = find_row(options.row).override(dict(map(parse_override, options.set)))
     categories = categories_of(spec, options.annotations)
     weights = read_any(options.file, options.sha256)
-    import torch
-
-    with torch.device("meta"):
+    with on_meta():
         model = build_model(spec.model, pretrained=False)
     state, report = fit_weights(weights, model, spec.model, [category["name"] for category in categories])
     report.require(options.allow)

@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
 from piip import cost as cost_verb
 from piip.models import build_backbone
+from piip.models.meta import on_meta
 from piip.models.published import published
 from piip.spec import ExperimentSpec, PIIPSpec
 from piip.sweeps.cli import main
@@ -74,7 +74,7 @@ def has_a_golden_manifest(row: ExperimentSpec) -> bool:
     "row", {networks(row): row for row in ROWS if not has_a_golden_manifest(row)}.values(), ids=lambda row: row.name
 )
 def test_a_rows_backbone_builds_without_memory(row):
-    with torch.device("meta"):
+    with on_meta():
         backbone = build_backbone(row.model.backbone, pretrained=False)
 
     assert all(p.is_meta for p in backbone.parameters())

@@ -16,10 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from piip.models import internvit, pico, uniperceiver  # register their networks with timm
 from piip.models.attention import take_over_beit, windowed, windowed_after_qkv
 from piip.models.convnext import ConvNeXtBranch
-from piip.models.pico import WeightsError
 from piip.models.pretraining import hub_overlay, load_pretraining
 from piip.models.resizing import Grid, resize_patches, resize_positions, resized_positions
 from piip.spec import BranchSpec
+from piip.weights.read import WeightsError
 
 # B batch, H W grid height and width, L = H * W tokens, C channels
 

@@ -6,9 +6,9 @@ import timm
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
-from piip.models.pico import WeightsError
 from piip.models.pretraining import hub_overlay
 from piip.spec import CNNSpec
+from piip.weights.read import WeightsError
 
 
 class CNN(nn.Module):

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from piip.models import Headless, build_model
 from piip.models.boxes import BOX_POOL, MASK_POOL
+from piip.models.meta import on_meta
 from piip.models.piip import PIIP
 from piip.models.rcnn import MaskRCNN
 from piip.spec import MaskRCNNSpec, ModelSpec
@@ -54,7 +55,7 @@ def cost(spec: ModelSpec, height: int, width: int) -> Cost:
         height: Of the padded input in pixels.
         width: Of the padded input in pixels.
     """
-    with torch.device("meta"), torch.no_grad():
+    with on_meta(), torch.no_grad():
         model = build_model(spec, pretrained=False).eval()
         images = torch.empty(1, 3, height, width)
         if isinstance(model, MaskRCNN):

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from piip.models import Headless, build_model
 from piip.models.boxes import BOX_POOL, MASK_POOL
+from piip.models.meta import on_meta
 from piip.models.rcnn import MaskRCNN
 from piip.spec import MaskRCNNSpec, ModelSpec, TrainSpec
 
@@ -85,7 +86,7 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
 def _simulate(model_spec: str, micro_batch: int, height: int, width: int, *, bf16: bool) -> "_Live":
     """Forward and backward pass without data, watched. The spec comes as JSON, which is a key of the cache."""
     spec = ModelSpec.model_validate_json(model_spec)
-    with torch.device("meta"):
+    with on_meta():
         model = build_model(spec, pretrained=False).train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device="cpu")

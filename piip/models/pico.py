@@ -8,6 +8,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
 
+from piip.weights.read import WeightsError
+
 WEIGHTS = Path(__file__).parent / "weights"
 
 # arch: (width, depth, heads). Patch 8: from scratch, patch 16 learned far slower on small digits (0.18 against 0.5 box AP)
@@ -39,10 +41,6 @@ class ConvStem(PatchEmbed):
 def weights_file(arch: str) -> Path:
     """Where the weights of `pico_tiny.glyphs` and its sisters lie in the package."""
     return WEIGHTS / f"{arch}.safetensors"
-
-
-class WeightsError(ValueError):
-    """Pretrained weights that are not there; trying again finds none either."""
 
 
 def require_weights(arch: str) -> None:

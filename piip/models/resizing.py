@@ -28,7 +28,7 @@ def resize_patches(vit: VisionTransformer | Beit, size: int) -> None:
         raise ValueError(
             f"patch_size {size}: only networks with one patch convolution can change it, this has {type(old).__name__}"
         )
-    kernel = F.interpolate(old.weight.detach().float(), size=(size, size), mode="bicubic", align_corners=False)
+    kernel = _bicubic(old.weight.detach().float(), (size, size))
     # the constructor draws random weights: on meta they would be no weights of ours to draw
     proj = nn.Conv2d(old.in_channels, old.out_channels, size, stride=size, bias=old.bias is not None, device="meta")
     proj.weight = nn.Parameter(kernel.to(old.weight.dtype))
@@ -54,8 +54,14 @@ def resized_positions(positions: Tensor, grid: Grid) -> Tensor:
     if grid == (side, side):
         return positions
     map_1CHW = positions.float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    map_1CHW = F.interpolate(map_1CHW, size=grid, mode="bicubic", align_corners=False)
-    return map_1CHW.flatten(2).transpose(1, 2)
+    return _bicubic(map_1CHW, grid).flatten(2).transpose(1, 2)
+
+
+def _bicubic(maps: Tensor, size: Grid) -> Tensor:
+    # on meta PyTorch works through the whole interpolation in Python: seconds, for a shape
+    if maps.is_meta:
+        return maps.new_empty(*maps.shape[:2], *size)
+    return F.interpolate(maps, size=size, mode="bicubic", align_corners=False)
 
 
 def resize_relative_positions(table: Tensor, window: int) -> Tensor:
@@ -111,7 +117,7 @@ def adapt(name: str, tensor: Tensor, wanted: torch.Size) -> tuple[Tensor, bool] 
             # without the three rows of the class token
             value = resize_relative_positions(tensor[: side * side], (new_side + 1) // 2)
     elif name.endswith("patch_embed.proj.weight") and tensor.ndim == len(wanted) == 4:
-        value = F.interpolate(tensor.float(), size=tuple(wanted[2:]), mode="bicubic", align_corners=False)
+        value = _bicubic(tensor.float(), (wanted[2], wanted[3]))
     if value is None or value.shape != wanted:
         return None
     # a class token's rows (one of positions, three of a bias table) come and go and touch no others

@@ -8,6 +8,7 @@ from official import full_size, official_name
 from torch import nn
 
 from piip.models import build_model
+from piip.models.meta import on_meta
 from piip.models.naming import left_out, official_shape
 from piip.models.official import HEADS, fit_weights
 from piip.models.official import official_name as released_name
@@ -23,10 +24,7 @@ SHAPES, GROUPS = full_size()["shapes"], full_size()["groups"]
 
 @cache
 def _built(spec: ModelSpec) -> nn.Module:
-    with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
-        # on meta there are no values to draw, and drawing none takes three quarters of the time
-        patch.setattr("timm.layers.weight_init._trunc_normal_", lambda tensor, *_: tensor)
-        patch.setattr("torch.nn.init._no_grad_trunc_normal_", lambda tensor, *_, **__: tensor)
+    with on_meta():
         return build_model(spec, pretrained=False)
 
 
