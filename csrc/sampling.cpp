@@ -1,0 +1,198 @@
+// PyTorch's side of msda and dcnv3: checks, allocation, threads. Both say where the points of a head are and let the same kernel
+// sample them. The schemas are defined in piip/ops/msda.py and dcnv3.py, which explain the arguments. Stable ABI: no at::.
+#include "sampling.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <limits>
+#include <tuple>
+#include <vector>
+
+#include "isa.h"
+
+namespace {
+
+using piip::SamplingCall;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+
+const piip::SamplingKernels& kernels() {
+#if defined(__x86_64__)
+  switch (piip::best_isa()) {
+    case piip::Isa::avx512: return piip::avx512::sampling_kernels;
+    case piip::Isa::avx2: return piip::avx2::sampling_kernels;
+    case piip::Isa::portable: break;
+  }
+#endif
+  return piip::portable::sampling_kernels;
+}
+
+// All in the arithmetic of the value, float64 or float32; bf16 counts as float32.
+piip::Array array(const Tensor& tensor, const Tensor& value, const char* name) {
+  const bool is_double = value.scalar_type() == ScalarType::Double, bf16 = tensor.scalar_type() == ScalarType::BFloat16;
+  STD_TORCH_CHECK(tensor.scalar_type() == (is_double ? ScalarType::Double : ScalarType::Float) || (bf16 && !is_double), name,
+                  " must be float32 or bfloat16, or float64 like all the others");
+  return {tensor.mutable_data_ptr(), bf16};
+}
+
+// Heads that share a unit of work: their points fill vectors, and their coordinates whole cache lines. Four, or eight where
+// their planes still fit a core's L2 cache; fewer where threads would go without work. No result depends on it.
+int64_t heads_per_group(const SamplingCall& call, int64_t element_bytes) {
+  constexpr int64_t kPlanesBytes = 512 * 1024;
+  const int64_t threads = torch::stable::get_num_threads();
+  int64_t heads = std::min<int64_t>(call.heads, 8 * piip::sampling_plane(call) * element_bytes <= kPlanesBytes ? 8 : 4);
+  while (heads > 1 && call.batch * ((call.heads + heads - 1) / heads) < threads) heads /= 2;
+  return std::max<int64_t>(1, heads);
+}
+
+void run(SamplingCall& call, bool is_double, piip::SamplingKernels::Work in_float, piip::SamplingKernels::Work in_double) {
+  call.heads_per_group = heads_per_group(call, is_double ? 8 : 4);
+  STD_TORCH_CHECK(piip::sampling_plane(call) * call.heads_per_group <= std::numeric_limits<int32_t>::max(),
+                  "maps with ", call.channels, " channels a head are too large for 32-bit indices");
+  torch::stable::parallel_for(0, call.batch * call.groups_per_image(), 1,
+                              [&](int64_t begin, int64_t end) { (is_double ? in_double : in_float)(call, begin, end); });
+}
+
+// What both passes of an op share: contiguous inputs, the call, and the runs. `describe(value, coordinates, weights)` checks the
+// shapes and says all of the call but its arrays; `out_shape` is that of the output.
+struct Inputs {
+  Tensor value, coordinates, weights;
+  Inputs(const Tensor& value, const Tensor& coordinates, const Tensor& weights)
+      : value(torch::stable::contiguous(value)), coordinates(torch::stable::contiguous(coordinates)),
+        weights(torch::stable::contiguous(weights)) {}
+
+  void attach(SamplingCall& call) const {
+    call.value = array(value, value, "value");
+    call.coordinates = array(coordinates, value, "coordinates");
+    call.weights = array(weights, value, "weights");
+  }
+  bool is_double() const { return value.scalar_type() == ScalarType::Double; }
+
+  Tensor forward(SamplingCall call, const std::vector<int64_t>& out_shape) const {
+    attach(call);
+    Tensor out = torch::stable::new_empty(value, out_shape);
+    if (out.numel() == 0) return out;
+    call.out = array(out, value, "out");
+    run(call, is_double(), kernels().forward_float, kernels().forward_double);
+    return out;
+  }
+
+  Gradients backward(SamplingCall call, const Tensor& given) const {
+    attach(call);
+    const Tensor grad_out = torch::stable::contiguous(given);
+    STD_TORCH_CHECK(grad_out.numel() == call.batch * call.queries() * call.heads * call.channels,
+                    "grad_out must have the shape of the output");
+    Tensor grad_value = torch::stable::empty_like(value), grad_coordinates = torch::stable::empty_like(coordinates),
+           grad_weights = torch::stable::empty_like(weights);
+    if (grad_out.numel() == 0) {  // no query: nothing was read
+      for (Tensor* gradient : {&grad_value, &grad_coordinates, &grad_weights}) torch::stable::zero_(*gradient);
+      return {grad_value, grad_coordinates, grad_weights};
+    }
+    call.grad_out = array(grad_out, value, "grad_out");
+    call.grad_value = array(grad_value, value, "grad_value");
+    call.grad_coordinates = array(grad_coordinates, value, "grad_coordinates");
+    call.grad_weights = array(grad_weights, value, "grad_weights");
+    run(call, is_double(), kernels().backward_float, kernels().backward_double);
+    return {grad_value, grad_coordinates, grad_weights};
+  }
+};
+
+SamplingCall describe_msda(const Tensor& value, const std::vector<int64_t>& hw, const Tensor& locations, const Tensor& weights) {
+  SamplingCall call;
+  int64_t pixels = 0;
+  STD_TORCH_CHECK(hw.size() % 2 == 0, "spatial_shapes must be height, width of every level");
+  for (size_t level = 0; level < hw.size() / 2; ++level) {
+    const int64_t height = hw[2 * level], width = hw[2 * level + 1];
+    STD_TORCH_CHECK(height > 0 && width > 0, "a level needs at least one pixel, got ", height, " x ", width);
+    call.levels.push_back({height, width});
+    pixels += height * width;
+  }
+  const int64_t levels = call.levels.size();
+  STD_TORCH_CHECK(value.dim() == 4 && value.size(1) == pixels, "value must be (B, ", pixels, ", N, D)");
+  STD_TORCH_CHECK(locations.dim() == 6 && locations.size(0) == value.size(0) && locations.size(2) == value.size(2) &&
+                      locations.size(3) == levels && locations.size(5) == 2,
+                  "sampling_locations must be (B, Q, N, L, P, 2)");
+  STD_TORCH_CHECK(weights.dim() == 5 && weights.numel() * 2 == locations.numel() && weights.size(0) == value.size(0) &&
+                      weights.size(1) == locations.size(1) && weights.size(2) == value.size(2) && weights.size(3) == levels,
+                  "attention_weights must be (B, Q, N, L, P)");
+  const int64_t points = locations.size(4);
+  STD_TORCH_CHECK(levels * points > 0, "a head needs at least one point");
+  call.batch = value.size(0), call.heads = value.size(2), call.channels = value.size(3);
+  call.query_rows = 1, call.query_columns = locations.size(1);
+  for (int64_t level = 0; level < levels; ++level)
+    for (int64_t p = 0; p < points; ++p) {
+      const piip::Level size = call.levels[level];
+      call.points.push_back({double(size.width), double(size.height), -0.5, -0.5, level});
+    }
+  return call;
+}
+
+Tensor msda_forward(Tensor value, std::vector<int64_t> spatial_shapes, Tensor locations, Tensor weights) {
+  const SamplingCall call = describe_msda(value, spatial_shapes, locations, weights);
+  return Inputs(value, locations, weights).forward(call, {call.batch, call.queries(), call.heads * call.channels});
+}
+
+Gradients msda_backward(Tensor grad_out, Tensor value, std::vector<int64_t> spatial_shapes, Tensor locations, Tensor weights) {
+  return Inputs(value, locations, weights).backward(describe_msda(value, spatial_shapes, locations, weights), grad_out);
+}
+
+SamplingCall describe_dcnv3(const Tensor& value, const Tensor& offsets, const Tensor& mask, int64_t kernel_size, int64_t stride,
+                            int64_t pad, int64_t dilation, int64_t groups, double offset_scale, bool remove_center) {
+  STD_TORCH_CHECK(kernel_size > 0 && stride > 0 && pad >= 0 && dilation > 0 && groups > 0,
+                  "kernel_size, stride, dilation and groups must be positive, pad not negative");
+  STD_TORCH_CHECK(value.dim() == 4 && value.size(1) > 0 && value.size(2) > 0 && value.size(3) % groups == 0,
+                  "value must be (B, H, W, C) with C a multiple of groups");
+  SamplingCall call;
+  const int64_t extent = dilation * (kernel_size - 1), half = extent / 2;
+  const int64_t height = value.size(1), width = value.size(2);
+  STD_TORCH_CHECK(std::min(height, width) + 2 * pad > extent, "a map of ", height, " x ", width, " is smaller than the kernel");
+  call.batch = value.size(0), call.heads = groups, call.channels = value.size(3) / groups;
+  call.query_rows = (height + 2 * pad - extent - 1) / stride + 1;
+  call.query_columns = (width + 2 * pad - extent - 1) / stride + 1;
+  call.step = double(stride);
+  call.levels = {{height, width}};
+  for (int64_t i = 0; i < kernel_size; ++i)  // columns outside: the order in which offsets and mask are stored
+    for (int64_t j = 0; j < kernel_size; ++j) {
+      if (remove_center && i * kernel_size + j == (kernel_size * kernel_size - 1) / 2) continue;
+      const double origin = double(half - pad);
+      call.points.push_back({offset_scale, offset_scale, origin + offset_scale * double(i * dilation - half),
+                             origin + offset_scale * double(j * dilation - half), 0});
+    }
+  const int64_t taps = groups * int64_t(call.points.size());
+  STD_TORCH_CHECK(taps > 0, "a kernel of one pixel has no tap left without its centre");
+  for (const Tensor* tensor : {&offsets, &mask})
+    STD_TORCH_CHECK(tensor->dim() == 4 && tensor->size(0) == call.batch && tensor->size(1) == call.query_rows &&
+                        tensor->size(2) == call.query_columns && tensor->size(3) == (tensor == &mask ? taps : 2 * taps),
+                    "offsets must be (B, Ho, Wo, G * K * 2) and mask (B, Ho, Wo, G * K) with ", taps, " taps in all groups");
+  return call;
+}
+
+Tensor dcnv3_forward(Tensor value, Tensor offsets, Tensor mask, int64_t kernel_size, int64_t stride, int64_t pad,
+                     int64_t dilation, int64_t groups, double offset_scale, bool remove_center) {
+  const SamplingCall call =
+      describe_dcnv3(value, offsets, mask, kernel_size, stride, pad, dilation, groups, offset_scale, remove_center);
+  return Inputs(value, offsets, mask)
+      .forward(call, {call.batch, call.query_rows, call.query_columns, call.heads * call.channels});
+}
+
+Gradients dcnv3_backward(Tensor grad_out, Tensor value, Tensor offsets, Tensor mask, int64_t kernel_size, int64_t stride,
+                         int64_t pad, int64_t dilation, int64_t groups, double offset_scale, bool remove_center) {
+  const SamplingCall call =
+      describe_dcnv3(value, offsets, mask, kernel_size, stride, pad, dilation, groups, offset_scale, remove_center);
+  return Inputs(value, offsets, mask).backward(call, grad_out);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(piip, CPU, library) {
+  library.impl("msda_forward", TORCH_BOX(&msda_forward));
+  library.impl("msda_backward", TORCH_BOX(&msda_backward));
+  library.impl("dcnv3_forward", TORCH_BOX(&dcnv3_forward));
+  library.impl("dcnv3_backward", TORCH_BOX(&dcnv3_backward));
+}
