@@ -8,7 +8,7 @@ dimension, and Uni-Perceiver's positions are (L, C) there and (1, L, C) here.
 import re
 from collections.abc import Sequence
 
-from piip.spec import Family, PIIPSpec
+from piip.spec import BranchSpec, Family, PIIPSpec
 
 # (ours, official): a dotted part of a name, replaced once, in this order
 _UNIT = [
@@ -49,6 +49,14 @@ _FAMILY: dict[Family, list[tuple[str, str]]] = {
         ("gamma", "layer_scale_parameter"),
     ],
 }
+_FACEBOOK_CONVNEXT = [
+    (r"stem", "downsample_layers.0"),
+    (r"stages\.(\d+)\.downsample", r"downsample_layers.\1"),
+    (r"stages\.(\d+)\.blocks", r"stages.\1"),
+    (r"conv_dw", "dwconv"),
+    (r"mlp\.fc(\d)", r"pwconv\1"),
+]
+"""timm's names (a regular expression) -> those of the files ConvNeXt's authors published."""
 _MERGED_HEAD = {"norm_in": 0, "linear": 2, "norm_out": 4}
 """Places in the official sequence; between them it only permutes."""
 
@@ -92,6 +100,21 @@ def to_official(name: str, spec: PIIPSpec) -> str:
     raise ValueError(f"{name!r} is no parameter of a PIIP with {count} branches")
 
 
+def public_names(name: str, spec: BranchSpec) -> list[str]:
+    """What a parameter of a branch is called in public files: as here and in timm, in the official code, by its authors, on the hub.
+
+    `stages.1.blocks.0.mlp.fc1.weight` of a ConvNeXt -> itself, `convnext_model.encoder.stages.1.layers.0.pwconv1.weight`,
+    `stages.1.0.pwconv1.weight` and `convnext.encoder.stages.1.layers.0.pwconv1.weight`.
+    """
+    official = to_official(f"branches.0.{name}", PIIPSpec(branches=(spec,)))
+    if spec.family != "convnext":
+        return [name, official]
+    authors = name
+    for ours, theirs in _FACEBOOK_CONVNEXT:
+        authors = re.sub(rf"\b{ours}\b", theirs, authors)
+    return [name, official, authors, official.replace("convnext_model.", "convnext.", 1)]
+
+
 def official_shape(name: str, shape: Sequence[int]) -> list[int]:
     """The shape of a parameter of ours under its official name `name`."""
     if re.fullmatch(r"(.+_)?w\d+", name):
@@ -103,7 +126,7 @@ def left_out(name: str, spec: PIIPSpec) -> str | None:
     """Why our network has no place for an official tensor `name` of the same network; None: it should have one."""
     if name.endswith(("relative_position_index", "num_batches_tracked")):
         return "computed, not learned"
-    if re.fullmatch(r"branch\d+\.convnext_model\.layernorm\.(weight|bias)", name):
+    if re.fullmatch(r"branch\d+\.convnext(_model)?\.layernorm\.(weight|bias)", name):
         return "a norm behind the last block that the published network never runs"
     if name.startswith("fpn1.") and 4 not in spec.out_strides and not spec.unused_level:
         return "the stride-4 level, which a network of three maps never runs (unused_level keeps it)"

@@ -3,10 +3,11 @@
 import timm
 from torch import Tensor, nn
 
-from piip.models.naming import left_out, to_official
+from piip.models.naming import left_out, public_names
 from piip.models.resizing import adapt
 from piip.spec import BranchSpec, PIIPSpec
 from piip.weights.fit import Report, fit
+from piip.weights.flax import MARK, to_timm
 from piip.weights.sources import hub_file, read_weights
 
 _SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"
@@ -15,7 +16,7 @@ _SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"
 def load_pretraining(branch: nn.Module, spec: BranchSpec) -> Report:
     """Load `spec.weights` into a built branch; kernels, positions and bias tables are resized to the branch's, as published.
 
-    Names may be the official code's, which are those of the public files, or ours, which are timm's.
+    Names may be ours, which are timm's, the official code's or the authors' own (`naming.public_names`; AugReg's `.npz`).
 
     Raises:
         WeightsError: The file cannot be had, is damaged, or is of another network.
@@ -23,21 +24,21 @@ def load_pretraining(branch: nn.Module, spec: BranchSpec) -> Report:
     assert spec.weights is not None
     weights = read_weights(spec.weights)
     wanted = branch.state_dict()
-    tensors = _without_other_heads(_per_block(weights.tensors, wanted), wanted)
-    alone = PIIPSpec(branches=(spec,))
-    official = {name: to_official(f"branches.0.{name}", alone) for name in wanted}
-    roots = {name.partition(".")[0] for name in (*wanted, *official.values())}
+    tensors = to_timm(weights.tensors) if MARK in weights.tensors else weights.tensors
+    tensors = _without_other_heads(_per_block(tensors, wanted), wanted)
+    public = {name: public_names(name, spec) for name in wanted}
+    roots = {name.partition(".")[0] for names in public.values() for name in names}
 
     def why_not(name: str) -> str | None:
         if name.partition(".")[0] not in roots:
             return "no part of a branch: a token, a final norm or a head"
-        return left_out(f"branch1.{name}", alone)
+        return left_out(f"branch1.{name}", PIIPSpec(branches=(spec,)))
 
     fitted, report = fit(
         tensors,
         wanted,
         origin=weights.origin,
-        name_of=lambda name: name if name in tensors else official[name],
+        name_of=lambda name: next((known for known in public[name] if known in tensors), name),
         adapt=adapt,
         anew=_starts_anew(wanted, tensors),
         why_not=why_not,

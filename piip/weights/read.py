@@ -13,6 +13,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Self
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -78,7 +79,7 @@ class Weights:
 
 
 def read_file(path: Path, sha256: str | None = None) -> Weights:
-    """The tensors of one `.pth`, `.pt`, `.safetensors` file, out of whatever `state_dict`, `model` or `module` they are in.
+    """The tensors of one `.pth`, `.pt`, `.safetensors` or `.npz` file, out of whatever `state_dict`, `model` or `module` they are in.
 
     Args:
         path: The file.
@@ -127,13 +128,15 @@ def load_document(path: Path) -> tuple[Any, list[str]]:
     if path.suffix == ".safetensors":
         return _safetensors(path), ["safetensors holds no checksum; give --sha256 to be sure of every byte"]
     if start.startswith(_ZIP):
-        _check_zip(path)
+        names = _check_zip(path)
+        if all(name.endswith(".npy") for name in names):
+            return _arrays(path), []
         return _unpickle(path, mmap=True), []
     if start.startswith(_PICKLE):
         return _unpickle(path, mmap=False), [
             "a format of before 2020 without checksums; give --sha256 to be sure of every byte"
         ]
-    raise WeightsError(f"{path} is no PyTorch or safetensors file: it begins with {start[:8]!r}")
+    raise WeightsError(f"{path} is no PyTorch, safetensors or NumPy file: it begins with {start[:8]!r}")
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -143,21 +146,29 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is damaged or cut short ({path.stat().st_size} bytes): {error}") from None
 
 
-def _check_zip(path: Path) -> None:
-    """Every record against its CRC."""
+def _arrays(path: Path) -> dict[str, Tensor]:
+    """A NumPy archive's; arrays of Python objects would be a pickle, and are refused."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: torch.from_numpy(archive[name]) for name in archive}
+    except (ValueError, TypeError) as error:
+        raise WeightsError(
+            f"{path} refused: one of its arrays does not hold plain numbers ({error}). Nothing of it was run"
+        ) from None
+
+
+def _check_zip(path: Path) -> list[str]:
+    """The names of its records, every one of which fits its CRC."""
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
-            if all(name.endswith(".npy") for name in archive.namelist()):
-                raise WeightsError(
-                    f"{path} is a NumPy archive (AugReg's original, perhaps): take the .pth made from it"
-                )
             if any("/code/" in name or name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise WeightsError(f"{path} is a TorchScript program, not weights. Save its state_dict")
             for record in archive.infolist():
                 with archive.open(record) as stream:
                     while stream.read(_PIECE):
                         pass
+            return archive.namelist()
     except zipfile.BadZipFile as error:
         truncated = "not a zip file" in str(error)
         what = f"cut short at {size} bytes: the archive's end is missing" if truncated else f"damaged: {error}"

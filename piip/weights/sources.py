@@ -22,7 +22,11 @@ _PIIP, _INTERN = (
     "https://huggingface.co/OpenGVLab/InternVL/resolve/main",
 )
 _PERCEIVER = "https://github.com/czczup/ViT-Adapter/releases/download/v0.3.1"
-_AUGREG = "--imagenet2012-steps_20k"
+_AUGREG, _GOOGLE = "--imagenet2012-steps_20k", "https://storage.googleapis.com/vit_models/augreg"
+_S_16 = f"S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0{_AUGREG}-lr_0.03"
+_B_16 = f"B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0{_AUGREG}-lr_0.01"
+_L_16 = f"L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1{_AUGREG}-lr_0.01"
+_CONVNEXT = "https://dl.fbaipublicfiles.com/convnext"
 PUBLIC = {
     url.rsplit("/", 1)[1]: url
     for url in (
@@ -43,9 +47,9 @@ PUBLIC = {
         f"{_BEIT}/beitv2_large_patch16_224_pt1k_ft21k.pth",
         f"{_INTERN}/intern_vit_6b_224px.pth",
         f"{_PIIP}/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0{_AUGREG}-lr_0.03-res_384.pth",
-        f"{_PIIP}/S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0{_AUGREG}-lr_0.03-res_384.pth",
-        f"{_PIIP}/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0{_AUGREG}-lr_0.01-res_384.pth",
-        f"{_PIIP}/L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1{_AUGREG}-lr_0.01-res_384.pth",
+        *(f"{_PIIP}/{name}-res_384.pth" for name in (_S_16, _B_16, _L_16)),
+        *(f"{_GOOGLE}/{name}-res_{side}.npz" for name in (_S_16, _B_16, _L_16) for side in (224, 384)),
+        *(f"{_CONVNEXT}/convnext_{size}_1k_224_ema.pth" for size in ("tiny", "small", "base")),
         f"{_PERCEIVER}/uni-perceiver-base-L12-H768-224size-torch-pretrained_converted.pth",
         f"{_PERCEIVER}/uni-perceiver-large-L24-H1024-224size-pretrained_converted.pth",
     )

@@ -191,8 +191,8 @@ def test_a_digest_given_is_checked(path):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS pointer"),
         (b"\n<!DOCTYPE html><html>404", "is a web page"),
         (b"<html><head>", "is a web page"),
-        (b"", "no PyTorch or safetensors file"),
-        (b"PAR1....", "no PyTorch or safetensors file"),
+        (b"", "no PyTorch, safetensors or NumPy file"),
+        (b"PAR1....", "no PyTorch, safetensors or NumPy file"),
     ],
 )
 def test_what_is_no_weights_is_named(path, content, said):
@@ -213,11 +213,29 @@ def test_a_program_is_refused(path):
     assert "TorchScript program" in refusal(path)
 
 
-def test_a_numpy_archive_is_named(path):
-    with path.open("wb") as file:
-        np.savez(file, a=np.zeros(3))
+def test_numpy_archives(tmp_path):
+    np.savez(tmp_path / "flax.npz", **{"Transformer/a/kernel": np.arange(6.0).reshape(2, 3), "b": np.ones(2)})
 
-    assert "is a NumPy archive" in refusal(path)
+    tensors = read_file(tmp_path / "flax.npz").tensors
+
+    same(tensors, {"Transformer/a/kernel": torch.arange(6.0).double().view(2, 3), "b": torch.ones(2).double()})
+
+
+def test_a_pickle_in_a_numpy_archive_is_refused(tmp_path):
+    marker = tmp_path / "was_run"
+    np.savez(tmp_path / "flax.npz", a=np.ones(2), b=np.array([Malicious(marker)], dtype=object))
+
+    assert "does not hold plain numbers" in refusal(tmp_path / "flax.npz")
+    assert not marker.exists()
+
+
+def test_a_flipped_byte_in_a_numpy_archive_is_found(tmp_path):
+    np.savez(tmp_path / "flax.npz", a=np.arange(4096.0))
+    content = bytearray((tmp_path / "flax.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "flax.npz").write_bytes(content)
+
+    assert "is damaged" in refusal(tmp_path / "flax.npz")
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
