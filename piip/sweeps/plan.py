@@ -18,7 +18,7 @@ from piip.spec import CNNSpec, ExperimentSpec, PIIPSpec
 from piip.sweeps.feasible import check_trainable, cost_of
 from piip.training import loop
 from piip.training.journal import Journal, RunRecord, create_run, now_ms, read_status
-from piip.training.start import digest_of
+from piip.training.start import digest_of, files_of
 from piip.training.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -171,8 +171,8 @@ def trial_key(
         "data": [data["data.train.digest"], data["data.val.digest"]],
         "eval": max_eval_images,
     }
-    if spec.model.weights:
-        parts["weights"] = digest_of(spec.model.weights)
+    if given := files_of(spec.model):
+        parts["weights"] = {field: digest_of(file) for field, file in given.items()}
     base = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     # --fresh starts another take of a trial; a later call without it goes on with the latest one
     take = 1

@@ -5,14 +5,16 @@ Deciding where weights come from; the order matters: 1. this trial's own checkpo
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from torch import nn
 
 from piip.models.official import fit_weights, without_classes
-from piip.spec import ModelSpec
+from piip.spec import ModelSpec, PIIPSpec
 from piip.training import checkpoint
 from piip.weights.fit import Report
 from piip.weights.read import Weights, WeightsError
@@ -66,22 +68,34 @@ def start_from(model: nn.Module, spec: ModelSpec, classes: Sequence[str]) -> Rep
     return report
 
 
-def digest_of(given: str) -> str:
-    """Twelve digits that tell one `model.weights` from another: a trial started from other weights is another trial.
+def files_of(spec: ModelSpec) -> dict[str, str]:
+    """The weights a new training of this network reads: field of the spec -> file, folder or public name."""
+    if spec.weights:
+        return {"weights": spec.weights}  # the branches' would be overwritten
+    branches = spec.backbone.branches if isinstance(spec.backbone, PIIPSpec) else ()
+    return {f"backbone.branches.{i}.weights": b.weights for i, b in enumerate(branches) if b.pretrained and b.weights}
 
-    Of a file by content; of a folder by its files' names and sizes, and by the manifests of our own checkpoints in it.
+
+def digest_of(given: str) -> str:
+    """Twelve digits that tell one file or folder of weights from another: a trial started from other weights is another trial.
+
+    By content, of all files of a folder; of checkpoints of ours by their manifests, which hold the digests of their files.
 
     Raises:
         WeightsError: There is no such file.
     """
     path = find(given)
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
-    if not files:
+    files = [path] if path.is_file() else sorted(path.rglob("manifest.json")) or sorted(path.rglob("*"))
+    contents = {
+        str(f.relative_to(path)): _digest(f, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()
+    }
+    if not contents:
         raise WeightsError(f"no weights in {path}: the folder is empty")
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(path)}:{file.stat().st_size};".encode())
-        if file == path or file.name == "manifest.json":
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:12]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:12]
+
+
+@lru_cache(maxsize=4096)
+def _digest(file: Path, size: int, changed_ns: int) -> str:
+    """Read once, however many rows start from it; size and time of change are in the key, so that another file is another entry."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -139,6 +139,34 @@ def test_other_weights_to_start_from_make_another_trial(tmp_path):
     assert trial_key(SPEC, DATA) not in keys
 
 
+def test_another_pretraining_under_the_same_path_makes_another_trial(tmp_path):
+    file = tmp_path / "small.pth"
+    field = "model.backbone.branches.0"
+    spec = SPEC.override({f"{field}.weights": str(file), f"{field}.pretrained": True})
+    keys = []
+    for content in (b"one", b"two", b"one"):
+        file.write_bytes(content)
+        keys.append(trial_key(spec, DATA))
+
+    assert keys[0] == keys[2] != keys[1]
+
+
+@pytest.mark.parametrize("changes", [{"model.weights": "{start}"}, {"model.backbone.branches.0.pretrained": False}])
+def test_a_pretraining_that_is_not_read_changes_nothing(tmp_path, changes):
+    start, file = tmp_path / "start.pth", tmp_path / "small.pth"
+    start.write_bytes(b"start")
+    given = {field: value.format(start=start) if isinstance(value, str) else value for field, value in changes.items()}
+    spec = SPEC.override(
+        {"model.backbone.branches.0.weights": str(file), "model.backbone.branches.0.pretrained": True} | given
+    )
+    keys = []
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        keys.append(trial_key(spec, DATA))
+
+    assert keys[0] == keys[1]
+
+
 def test_weights_are_found_from_wherever_a_worker_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "start.pth").write_bytes(b"one")
