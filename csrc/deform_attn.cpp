@@ -7,29 +7,21 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
-#include <string_view>
 #include <tuple>
 
 #include "deform_attn_kernel.h"
+#include "isa.h"
 
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The best kernels this machine can run. ATEN_CPU_CAPABILITY=default|avx2 lowers the choice, as it does PyTorch's own.
 const piip::Kernels& kernels() {
 #if defined(__x86_64__)
-  const char* variable = std::getenv("ATEN_CPU_CAPABILITY");
-  const std::string_view limit = variable ? variable : "";
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx512 && limit != "avx2" && limit != "default") return piip::avx512::kernels;
-  if (avx2 && limit != "default") return piip::avx2::kernels;
+  if (piip::best_isa() == piip::Isa::avx512) return piip::avx512::kernels;
+  if (piip::best_isa() == piip::Isa::avx2) return piip::avx2::kernels;
 #endif
   return piip::portable::kernels;
 }

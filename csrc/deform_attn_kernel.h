@@ -2,13 +2,9 @@
 #pragma once
 #include <cstdint>
 
-namespace piip {
+#include "array.h"
 
-// The elements of a contiguous tensor. They are bf16 where it says so, else of the arithmetic type (float, or double).
-struct Array {
-  void* data = nullptr;
-  bool bf16 = false;
-};
+namespace piip {
 
 // One call. Shapes: value (batch, value_height * value_width, heads, channels), offsets (batch, queries, heads, points, 2),
 // logits (batch, queries, heads, points), out (batch, queries, heads * channels); the gradients as what they belong to.

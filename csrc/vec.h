@@ -75,6 +75,22 @@ inline Vec<A, 4> fold(const Vec<A, N>& v) {
   }
 }
 
+// A vector from bf16, the upper halves of float32, and back: to nearest, ties to even.
+template <int N>
+inline Vec<float, N> from_bf16(const Vec<uint16_t, N>& stored) {
+  const Vec<uint32_t, N> bits = __builtin_convertvector(stored, Vec<uint32_t, N>) << 16;
+  return load<Vec<float, N>>(reinterpret_cast<const float*>(&bits));
+}
+
+template <int N>
+inline Vec<uint16_t, N> to_bf16(const Vec<float, N>& x) {
+  using U = Vec<uint32_t, N>;
+  const U bits = load<U>(reinterpret_cast<const uint32_t*>(&x));
+  const U rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const U kept = x == x ? rounded : U{} + 0x7fc0;  // rounding up could turn a NaN into inf
+  return __builtin_convertvector(kept, Vec<uint16_t, N>);
+}
+
 // W channels in registers, in as few vectors as the instruction set allows: 12 floats are 8 + 4 on AVX2.
 template <class A, int W>
 struct Channels {
@@ -86,6 +102,21 @@ struct Channels {
     Channels c;
     c.first = load<Vec<A, kFirst>>(p);
     c.rest = Channels<A, W - kFirst>::from(p + kFirst);
+    return c;
+  }
+  static Channels from(const uint16_t* bf16) {
+    Channels c;
+    c.first = from_bf16<kFirst>(load<Vec<uint16_t, kFirst>>(bf16));
+    c.rest = Channels<A, W - kFirst>::from(bf16 + kFirst);
+    return c;
+  }
+  // Zero from channel `count` on, whatever was there.
+  Channels only(int count) const {
+    Vec<Int<A>, kFirst> lane;
+    for (int i = 0; i < kFirst; ++i) lane[i] = i;
+    Channels c;
+    c.first = lane < Int<A>(count) ? first : Vec<A, kFirst>{};
+    c.rest = rest.only(count - kFirst);
     return c;
   }
   void to(A* p) const {
@@ -109,6 +140,8 @@ struct Channels {
 template <class A>
 struct Channels<A, 0> {
   static Channels from(const A*) { return {}; }
+  static Channels from(const uint16_t*) { return {}; }
+  Channels only(int) const { return {}; }
   void to(A*) const {}
   void add(A, const Channels&) {}
   void add(const Channels&) {}

@@ -1,0 +1,170 @@
+// Where the points of a query are, what they weigh, and the gradients of both.
+#pragma once
+#include <vector>
+
+#include "planes.h"
+
+namespace piip::PIIP_ISA {
+
+// The points of one query, for the heads of a group: entry h * points + p. Entries come in whole vectors; what is past the
+// group's last head belongs to other heads, or to nobody, and is not used.
+template <class A>
+struct Points {
+  static constexpr int L = kLanes<A>;
+  using V = Vec<A, L>;
+  using I = Vec<Int<A>, L>;
+  const Call& call;
+  const Planes<A>& planes;
+  int64_t size;                             // entries of the whole tensor of logits
+  int64_t padded;                           // entries here
+  bool in_lanes;                            // a head's points are neighbouring lanes of one vector
+  std::vector<A> attention;                 // softmax of the logits over a head's points
+  std::vector<A> weight[4];                 // attention * bilinear, of the corners top left, top right, bottom left and right
+  std::vector<A> x, y;                      // the location's fraction of a pixel
+  std::vector<A> dot;                       // backward: output gradient . corner, four for each point
+  std::vector<Int<A>> corner, head_start;   // top left corner, and start of the head, in the planes
+  std::vector<A> x_reference, y_reference;  // reference point of each column and row of queries, in value pixels, minus 0.5
+
+  Points(const Call& call, const Planes<A>& planes)
+      : call(call),
+        planes(planes),
+        size(call.batch * call.query_height * call.query_width * call.heads * call.points),
+        padded((call.heads_per_group * call.points + L - 1) / L * L),
+        in_lanes(call.points <= L && (call.points & (call.points - 1)) == 0),
+        attention(padded), x(padded), y(padded), dot(4 * padded), corner(padded), head_start(padded),
+        x_reference(call.query_width), y_reference(call.query_height) {
+    for (auto& w : weight) w.resize(padded);
+    for (int64_t i = 0; i < call.heads_per_group * call.points; ++i) head_start[i] = Int<A>(i / call.points * planes.plane);
+    for (int64_t c = 0; c < call.query_width; ++c) x_reference[c] = A((c + 0.5) / call.query_width * call.value_width - 0.5);
+    for (int64_t r = 0; r < call.query_height; ++r) y_reference[r] = A((r + 0.5) / call.query_height * call.value_height - 0.5);
+  }
+
+  // Every lane gets what `combine` makes of all points of its head: neighbours exchange, then neighbouring pairs, and so on.
+  template <int kStep = 1, class Combine>
+  V over_points(V v, Combine combine) const {
+    if constexpr (kStep < L) {
+      if (kStep < call.points) return over_points<2 * kStep>(combine(v, __builtin_shuffle(v, lanes<A>(0, 1) ^ Int<A>(kStep))), combine);
+    }
+    return v;
+  }
+  V sum_over_points(V v) const {
+    return over_points(v, [](V a, V b) { return a + b; });
+  }
+
+  V softmax(V logit) const {
+    const V e = exp_nonpositive(V(logit - over_points(logit, [](V a, V b) { return a > b ? a : b; })));
+    return e / sum_over_points(e);
+  }
+
+  // The same for a number of points that is not a power of two, or is large; for all of `attention`.
+  void softmax_by_head(int64_t heads) {
+    for (int64_t h = 0; h < heads; ++h) {
+      A* a = &attention[h * call.points];
+      A most = a[0];
+      for (int64_t p = 1; p < call.points; ++p) most = a[p] > most ? a[p] : most;
+      for (int64_t p = 0; p < call.points; ++p) a[p] -= most;
+    }
+    for (int64_t i = 0; i < padded; i += L) store(&attention[i], exp_nonpositive(load<V>(&attention[i])));
+    for (int64_t h = 0; h < heads; ++h) {
+      A* a = &attention[h * call.points];
+      A sum = 0;
+      for (int64_t p = 0; p < call.points; ++p) sum += a[p];
+      for (int64_t p = 0; p < call.points; ++p) a[p] /= sum;
+    }
+  }
+
+  // Integer part of a coordinate, from -kBorder to size; `coordinate` becomes its fraction.
+  static I split(V& coordinate, A size) {
+    const V lost = coordinate - coordinate;  // 0, or NaN where the coordinate is not finite: such a point gives NaN
+    V c = coordinate > A(-kBorder) ? coordinate : V{} - A(kBorder);  // NaN too: the conversion to an integer is always in range
+    c = c < size ? c : V{} + size;
+    I whole = __builtin_convertvector(c, I);
+    whole += __builtin_convertvector(whole, V) > c;  // truncated towards zero so far; a true comparison is -1
+    coordinate = c - __builtin_convertvector(whole, V) + lost;
+    return whole;
+  }
+
+  // Reads one query's offsets and logits; fills `corner` and `weight`, and what the gradients need.
+  // `start`: the first entry in the tensor of logits.
+  template <bool kGradients>
+  void locate(int64_t start, int64_t r, int64_t c, int64_t heads) {
+    if (!in_lanes) {
+      read(call.logits, start, heads * call.points, attention.data());
+      softmax_by_head(heads);
+    }
+    for (int64_t i = 0; i < padded; i += L) {
+      const V a = in_lanes ? softmax(read_lanes<A>(call.logits, start + i, size)) : load<V>(&attention[i]);
+      const V pairs = read_lanes<A>(call.offsets, 2 * (start + i), 2 * size);
+      const V more = read_lanes<A>(call.offsets, 2 * (start + i) + L, 2 * size);
+      V fx = __builtin_shuffle(pairs, more, lanes<A>(0, 2)) + x_reference[c];
+      V fy = __builtin_shuffle(pairs, more, lanes<A>(1, 2)) + y_reference[r];
+      const I column = split(fx, A(call.value_width)) + kBorder, line = split(fy, A(call.value_height)) + kBorder;
+      store(&corner[i], load<I>(&head_start[i]) + line * Int<A>(planes.row) + column * Int<A>(planes.channels));
+      const V below = a * fy, above = a - below, top_right = above * fx, bottom_right = below * fx;
+      store(&weight[0][i], above - top_right);
+      store(&weight[1][i], top_right);
+      store(&weight[2][i], below - bottom_right);
+      store(&weight[3][i], bottom_right);
+      if constexpr (kGradients) {
+        store(&attention[i], a);
+        store(&x[i], fx);
+        store(&y[i], fy);
+      }
+    }
+  }
+
+  // From `dot` to the gradients of one query's offsets and logits.
+  void write_gradients(int64_t start, int64_t heads) {
+    const int64_t used = heads * call.points;
+    for (int64_t i = 0; i < used; i += L) {
+      const V fx = load<V>(&x[i]), fy = load<V>(&y[i]), a = load<V>(&attention[i]);
+      const auto [d0, d1, d2, d3] = corners_apart(&dot[4 * i]);
+      const V top = d0 + fx * (d1 - d0), bottom = d2 + fx * (d3 - d2);
+      const V of_attention = top + fy * (bottom - top);
+      const V of_x = a * ((d1 - d0) + fy * ((d3 - d2) - (d1 - d0))), of_y = a * (bottom - top);
+      const int64_t count = std::min<int64_t>(L, used - i);
+      A pairs[2 * L];
+      const I low = lanes<A>(0, 1) / 2 + (lanes<A>(0, 1) % 2) * Int<A>(L);  // x0 y0 x1 y1 ...
+      store(pairs, __builtin_shuffle(of_x, of_y, low));
+      store(pairs + L, __builtin_shuffle(of_x, of_y, low + Int<A>(L / 2)));
+      write(call.grad_offsets, 2 * (start + i), 2 * count, pairs);
+      if (in_lanes) {
+        A logits[L];
+        store(logits, V(a * (of_attention - sum_over_points(a * of_attention))));
+        write(call.grad_logits, start + i, count, logits);
+      } else {
+        store(&weight[0][i], of_attention);
+      }
+    }
+    if (!in_lanes) softmax_gradient_by_head(start, heads);
+  }
+
+  struct Corners {
+    V top_left, top_right, bottom_left, bottom_right;
+  };
+  // From the four corners of each of L points to each corner of all points.
+  static Corners corners_apart(const A* four_each) {
+    const V a = load<V>(four_each), b = load<V>(four_each + L), c = load<V>(four_each + 2 * L), d = load<V>(four_each + 3 * L);
+    I first;  // lanes 0, 4, 8, ... of two vectors, then 1, 5, 9, ...
+    for (int i = 0; i < L; ++i) first[i] = i < L / 2 ? 4 * i : 4 * (i - L / 2) + 1;
+    const V top_ab = __builtin_shuffle(a, b, first), top_cd = __builtin_shuffle(c, d, first);
+    const V bottom_ab = __builtin_shuffle(a, b, first + 2), bottom_cd = __builtin_shuffle(c, d, first + 2);
+    I half;
+    for (int i = 0; i < L; ++i) half[i] = i < L / 2 ? i : i + L / 2;
+    return {__builtin_shuffle(top_ab, top_cd, half), __builtin_shuffle(top_ab, top_cd, half + L / 2),
+            __builtin_shuffle(bottom_ab, bottom_cd, half), __builtin_shuffle(bottom_ab, bottom_cd, half + L / 2)};
+  }
+
+  void softmax_gradient_by_head(int64_t start, int64_t heads) {
+    for (int64_t h = 0; h < heads; ++h) {
+      const A* a = &attention[h * call.points];
+      A* gradient = &weight[0][h * call.points];
+      A mean = 0;
+      for (int64_t p = 0; p < call.points; ++p) mean += a[p] * gradient[p];
+      for (int64_t p = 0; p < call.points; ++p) gradient[p] = a[p] * (gradient[p] - mean);
+    }
+    write(call.grad_logits, start, heads * call.points, weight[0].data());
+  }
+};
+
+}  // namespace piip::PIIP_ISA

@@ -1,0 +1,135 @@
+"""What every benchmark here shares: a clock that other jobs cannot fool, methods that take turns, one header, one table or JSON.
+
+Figures are ratios between methods timed in the same run: on a shared machine seconds drift, ratios hold.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from math import exp, log
+from pathlib import Path
+
+import torch
+
+Row = dict[str, object]
+
+
+def interleaved(
+    methods: Mapping[str, Callable[[], object]], *, rounds: int = 15, seconds: float = 0.01
+) -> dict[str, float]:
+    """Seconds that one call of each method takes, on PyTorch's present number of threads.
+
+    One thread: the median of the process's CPU time, which does not grow when others want the core. More: the lower quartile of
+    wall time, because CPU time would hide threads that wait. Methods take turns, so that a slow spell hits all of them.
+
+    Args:
+        methods: Name -> a call without arguments.
+        rounds: Turns of each method, after two to warm up.
+        seconds: Short methods are called several times a turn, until the turn takes this long.
+    """
+    one_thread = torch.get_num_threads() == 1
+    clock = time.process_time if one_thread else time.perf_counter
+    calls = {name: _calls_per_turn(method, seconds) for name, method in methods.items()}
+    taken: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(rounds):
+        for name, method in methods.items():
+            start = clock()
+            for _ in range(calls[name]):
+                method()
+            taken[name].append((clock() - start) / calls[name])
+    typical = statistics.median if one_thread else lambda t: sorted(t)[len(t) // 4]
+    return {name: typical(times) for name, times in taken.items()}
+
+
+def _calls_per_turn(method: Callable[[], object], seconds: float) -> int:
+    method()
+    start = time.perf_counter()
+    method()
+    return max(1, min(1000, round(seconds / max(time.perf_counter() - start, 1e-9))))
+
+
+def geomean(ratios: Sequence[float]) -> float:
+    """The mean of ratios: 2 and 1/2 make 1."""
+    return exp(sum(map(log, ratios)) / len(ratios))
+
+
+def header() -> Row:
+    """The machine and the versions that figures belong to."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit.stdout.strip() or "unknown",
+        "cpu": f"{os.cpu_count()} x {_cpu()}, {torch.backends.cpu.get_cpu_capability()}",
+        **({"gpu": ", ".join(gpus)} if gpus else {}),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    family = f" (family {said['cpu family']} model {said['model']})" if "cpu family" in said else ""
+    return said.get("model name", platform.machine()) + family
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options all benchmarks have; add your own."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
+    options.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
+    options.add_argument("--rounds", type=int, default=15, help="turns of each method (default: 15)")
+    options.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the table")
+    return options
+
+
+def chosen(names: Sequence[str], only: str) -> list[str]:
+    """The names that contain `only`; an error that lists them all where none does."""
+    found = [name for name in names if only in name]
+    if not found:
+        raise SystemExit(f"--only {only!r}: no such case. There are: {', '.join(names)}")
+    return found
+
+
+def progress(text: str) -> None:
+    """One line on stderr, so that stdout stays the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def report(rows: Sequence[Row], *, as_json: bool, summary: Row | None = None) -> None:
+    """Prints the header, the rows (all with the same keys) and the summary: as Markdown, or as one JSON document."""
+    if as_json:
+        print(json.dumps({"machine": header(), "rows": list(rows), "summary": summary or {}}, indent=1))
+        return
+    print(", ".join(f"{key} {value}" for key, value in header().items()) + "\n")
+    if rows:
+        print("| " + " | ".join(rows[0]) + " |")
+        print("|---" + "|---:" * (len(rows[0]) - 1) + "|")
+    for row in rows:
+        print("| " + " | ".join(_cell(value) for value in row.values()) + " |")
+    if summary:
+        print()
+    for key, value in (summary or {}).items():
+        print(f"{key}: {_cell(value)}")
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
