@@ -41,22 +41,24 @@ piip::Array array(const Tensor& tensor, const Tensor& value, const char* name) {
   return {tensor.mutable_data_ptr(), bf16};
 }
 
-// Heads that share a unit of work: their points fill vectors, and their coordinates whole cache lines. Four, or eight where
-// their planes still fit a core's L2 cache; fewer where threads would go without work. No result depends on it.
-int64_t heads_per_group(const SamplingCall& call, int64_t element_bytes) {
-  constexpr int64_t kPlanesBytes = 512 * 1024;
+// Heads that share a unit of work: eight where their planes fit a core's L2 cache, else four, so that their points fill vectors
+// and their coordinates whole cache lines; fewer where threads would go without work. Measured best of 1, 2, 4, 8, 16. No result
+// depends on it.
+int64_t heads_per_group(const SamplingCall& call, int64_t plane_bytes) {
+  constexpr int64_t kPlanesBytes = 1 << 20;
   const int64_t threads = torch::stable::get_num_threads();
-  int64_t heads = std::min<int64_t>(call.heads, 8 * piip::sampling_plane(call) * element_bytes <= kPlanesBytes ? 8 : 4);
+  int64_t heads = std::min<int64_t>(call.heads, 8 * plane_bytes <= kPlanesBytes ? 8 : 4);
   while (heads > 1 && call.batch * ((call.heads + heads - 1) / heads) < threads) heads /= 2;
   return std::max<int64_t>(1, heads);
 }
 
-void run(SamplingCall& call, bool is_double, piip::SamplingKernels::Work in_float, piip::SamplingKernels::Work in_double) {
-  call.heads_per_group = heads_per_group(call, is_double ? 8 : 4);
-  STD_TORCH_CHECK(piip::sampling_plane(call) * call.heads_per_group <= std::numeric_limits<int32_t>::max(),
-                  "maps with ", call.channels, " channels a head are too large for 32-bit indices");
+void run(SamplingCall& call, piip::SamplingKernels::Work work, int64_t element_bytes, bool gradients) {
+  const int64_t plane = piip::sampling_plane(call) * (gradients ? 2 : 1);
+  call.heads_per_group = heads_per_group(call, plane * element_bytes);
+  STD_TORCH_CHECK(plane * call.heads_per_group <= std::numeric_limits<int32_t>::max(), "maps with ", call.channels,
+                  " channels a head are too large for 32-bit indices");
   torch::stable::parallel_for(0, call.batch * call.groups_per_image(), 1,
-                              [&](int64_t begin, int64_t end) { (is_double ? in_double : in_float)(call, begin, end); });
+                              [&](int64_t begin, int64_t end) { work(call, begin, end); });
 }
 
 // What both passes of an op share: contiguous inputs, the call, and the runs. `describe(value, coordinates, weights)` checks the
@@ -72,14 +74,14 @@ struct Inputs {
     call.coordinates = array(coordinates, value, "coordinates");
     call.weights = array(weights, value, "weights");
   }
-  bool is_double() const { return value.scalar_type() == ScalarType::Double; }
 
   Tensor forward(SamplingCall call, const std::vector<int64_t>& out_shape) const {
     attach(call);
     Tensor out = torch::stable::new_empty(value, out_shape);
     if (out.numel() == 0) return out;
     call.out = array(out, value, "out");
-    run(call, is_double(), kernels().forward_float, kernels().forward_double);
+    const bool is_double = value.scalar_type() == ScalarType::Double;
+    run(call, is_double ? kernels().forward_double : kernels().forward_float, is_double ? 8 : 4, false);
     return out;
   }
 
@@ -98,7 +100,8 @@ struct Inputs {
     call.grad_value = array(grad_value, value, "grad_value");
     call.grad_coordinates = array(grad_coordinates, value, "grad_coordinates");
     call.grad_weights = array(grad_weights, value, "grad_weights");
-    run(call, is_double(), kernels().backward_float, kernels().backward_double);
+    const bool is_double = value.scalar_type() == ScalarType::Double;
+    run(call, is_double ? kernels().backward_double : kernels().backward_float, is_double ? 8 : 4, true);
     return {grad_value, grad_coordinates, grad_weights};
   }
 };

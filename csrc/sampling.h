@@ -32,6 +32,11 @@ struct SamplingCall {
   int64_t heads_per_group = 1;
 
   int64_t queries() const { return query_rows * query_columns; }
+  int64_t pixels() const {
+    int64_t sum = 0;
+    for (const Level& level : levels) sum += level.height * level.width;
+    return sum;
+  }
   int64_t groups_per_image() const { return (heads + heads_per_group - 1) / heads_per_group; }
 };
 
@@ -55,7 +60,7 @@ constexpr int64_t sampling_block(int64_t channels) {
   }
 }
 
-// Elements of one head's plane.
+// Elements of one head's plane; twice that with gradients.
 inline int64_t sampling_plane(const SamplingCall& call) {
   const int64_t block = sampling_block(call.channels);
   int64_t pixels = 0;
