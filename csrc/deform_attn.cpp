@@ -26,6 +26,9 @@ const piip::Kernels& kernels() {
   return piip::portable::kernels;
 }
 
+// `torch::stable::contiguous`, without a call through the dispatcher where there is nothing to do.
+Tensor dense(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
+
 piip::Array array(const Tensor& tensor, ScalarType arithmetic, const char* name) {
   const bool bf16 = tensor.scalar_type() == ScalarType::BFloat16;
   STD_TORCH_CHECK(tensor.scalar_type() == arithmetic || (bf16 && arithmetic == ScalarType::Float), name,
@@ -67,9 +70,9 @@ piip::Call describe(const Tensor& value, const Tensor& offsets, const Tensor& lo
   call.offsets = array(offsets, arithmetic, "offsets");
   call.logits = array(logits, arithmetic, "logits");
   const int64_t pixels = (value_height + 2 * piip::kBorder) * (value_width + 2 * piip::kBorder);
-  const int64_t plane = pixels * piip::padded_channels(call.channels);
+  const int64_t plane = pixels * piip::padded_channels(call.channels);  // in the backward pass twice that
   call.heads_per_group = std::max<int64_t>(1, heads_per_group(call, plane * (arithmetic == ScalarType::Double ? 8 : 4)));
-  STD_TORCH_CHECK(plane * call.heads_per_group <= std::numeric_limits<int32_t>::max(), "a map of ", value_height, " x ",
+  STD_TORCH_CHECK(2 * plane * call.heads_per_group <= std::numeric_limits<int32_t>::max(), "a map of ", value_height, " x ",
                   value_width, " with ", call.channels, " channels a head is too large for 32-bit indices");
   return call;
 }
@@ -81,9 +84,9 @@ void run(const piip::Call& call, piip::Work work) {
 
 Tensor forward(Tensor value, Tensor offsets, Tensor logits, int64_t value_height, int64_t value_width, int64_t query_height,
                int64_t query_width) {
-  value = torch::stable::contiguous(value);
-  offsets = torch::stable::contiguous(offsets);
-  logits = torch::stable::contiguous(logits);
+  value = dense(value);
+  offsets = dense(offsets);
+  logits = dense(logits);
   piip::Call call = describe(value, offsets, logits, value_height, value_width, query_height, query_width);
   const ScalarType arithmetic = arithmetic_of(value);
   Tensor out = torch::stable::new_empty(value, {call.batch, query_height * query_width, call.heads * call.channels});
@@ -95,10 +98,10 @@ Tensor forward(Tensor value, Tensor offsets, Tensor logits, int64_t value_height
 
 std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad_out, Tensor value, Tensor offsets, Tensor logits, int64_t value_height,
                                             int64_t value_width, int64_t query_height, int64_t query_width) {
-  grad_out = torch::stable::contiguous(grad_out);
-  value = torch::stable::contiguous(value);
-  offsets = torch::stable::contiguous(offsets);
-  logits = torch::stable::contiguous(logits);
+  grad_out = dense(grad_out);
+  value = dense(value);
+  offsets = dense(offsets);
+  logits = dense(logits);
   piip::Call call = describe(value, offsets, logits, value_height, value_width, query_height, query_width);
   const ScalarType arithmetic = arithmetic_of(value);
   STD_TORCH_CHECK(grad_out.numel() == call.batch * query_height * query_width * call.heads * call.channels,

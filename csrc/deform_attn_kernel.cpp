@@ -48,26 +48,29 @@ struct Group {
       }
   }
 
+  // Copies the value; the rest of each pixel, if there is more, becomes zero.
   template <class A, int W>
   void read_value(Planes<A>& planes) const {
     const int64_t size = call.batch * call.value_height * call.value_width * call.heads * call.channels;
     for_each_pixel<A, 0>(call.value, [&](int64_t y, int64_t x, int64_t place) {
-      A* pixel = planes.pixel(0, y, x);
-      for (int64_t h = 0; h < heads; ++h, pixel += planes.plane, place += call.channels)
+      A* pixel = planes.at(y, x);
+      for (int64_t h = 0; h < heads; ++h, pixel += planes.plane, place += call.channels) {
         for (int64_t block = 0; block < planes.channels; block += W) {
           const int64_t count = std::min<int64_t>(W, call.channels - block);
           read_channels<A, W>(call.value, place + block, count, size).to(pixel + block);
         }
+        for (int64_t block = planes.channels; block < planes.pixel; block += W) Channels<A, W>{}.to(pixel + block);
+      }
     });
   }
 
   template <class A, int W>
   void write_grad_value(Planes<A>& planes, A* row) const {
     for_each_pixel<A, 1>(call.grad_value, [&](int64_t y, int64_t x, int64_t place) {
-      const A* pixel = planes.pixel(0, y, x);
-      for (int64_t h = 0; h < heads; ++h, pixel += planes.plane)
+      const A* gradient = planes.at(y, x) + planes.channels;
+      for (int64_t h = 0; h < heads; ++h, gradient += planes.plane)
         for (int64_t block = 0; block < planes.channels; block += W)
-          Channels<A, W>::from(pixel + block).to(row + h * call.channels + block);  // padding is overwritten by the next head
+          Channels<A, W>::from(gradient + block).to(row + h * call.channels + block);  // the next head overwrites padding
       write(call.grad_value, place, heads * call.channels, row);
     });
   }
@@ -76,9 +79,7 @@ struct Group {
 // Blocks of W channels; kWhole where one block is the whole pixel, so that the compiler knows the distance between pixels.
 template <class A, int W, bool kWhole>
 void forward(const Call& call, int64_t begin, int64_t end) {
-  Planes<A> value(call);
-  value.data = static_cast<A*>(scratch(value.size * sizeof(A)));
-  value.clear();
+  Planes<A> value(call, 1);
   Points<A> points(call, value);
   const int64_t channels = kWhole ? W : value.channels, row = value.row;
   std::vector<A> result(call.heads_per_group * call.channels + channels);
@@ -113,18 +114,14 @@ void forward(const Call& call, int64_t begin, int64_t end) {
 
 template <class A, int W, bool kWhole>
 void backward(const Call& call, int64_t begin, int64_t end) {
-  Planes<A> value(call), gradient(call);
-  value.data = static_cast<A*>(scratch(2 * value.size * sizeof(A)));
-  gradient.data = value.data + value.size;
-  value.clear();
-  Points<A> points(call, value);
-  const int64_t channels = kWhole ? W : value.channels, row = value.row;
+  Planes<A> planes(call, 2);
+  Points<A> points(call, planes);
+  const int64_t channels = kWhole ? W : planes.channels, row = planes.row;
   const int64_t size = call.batch * call.query_height * call.query_width * call.heads * call.channels;
   std::vector<A> grad_out(channels), result(call.heads_per_group * call.channels + channels);
   for (int64_t item = begin; item < end; ++item) {
     const Group group(call, item);
-    group.template read_value<A, W>(value);
-    gradient.clear();
+    group.template read_value<A, W>(planes);
     group.for_each_query([&](int64_t r, int64_t c, int64_t place, int64_t later) {
       prefetch<A, 0>(call.offsets, 2 * later * call.points, 2 * group.heads * call.points);
       prefetch<A, 0>(call.logits, later * call.points, group.heads * call.points);
@@ -140,13 +137,15 @@ void backward(const Call& call, int64_t begin, int64_t end) {
           const int64_t count = std::min<int64_t>(W, call.channels - block);
           const auto out = read_channels<A, W>(call.grad_out, (place + h) * call.channels + block, count, size);
           for (int64_t i = h * call.points; i < (h + 1) * call.points; ++i) {
+            A* pixel[4] = {planes.data + at[i] + block};  // the four corners
+            pixel[1] = pixel[0] + 2 * channels, pixel[2] = pixel[0] + row, pixel[3] = pixel[2] + 2 * channels;
+            const A weight[4] = {w[0][i], w[1][i], w[2][i], w[3][i]};
             Vec<A, 4> partial[4];
             for (int corner = 0; corner < 4; ++corner) {
-              const int64_t from = at[i] + block + (corner & 1 ? channels : 0) + (corner & 2 ? row : 0);
-              partial[corner] = Channels<A, W>::from(value.data + from).dot(out);
-              auto sum = Channels<A, W>::from(gradient.data + from);
-              sum.add(w[corner][i], out);
-              sum.to(gradient.data + from);
+              partial[corner] = Channels<A, W>::from(pixel[corner]).dot(out);
+              auto gradient = Channels<A, W>::from(pixel[corner] + channels);
+              gradient.add(weight[corner], out);
+              gradient.to(pixel[corner] + channels);
             }
             Vec<A, 4> dots = sums<A>(partial[0], partial[1], partial[2], partial[3]);
             if (!kWhole && block > 0) dots += load<Vec<A, 4>>(dot + 4 * i);
@@ -156,7 +155,7 @@ void backward(const Call& call, int64_t begin, int64_t end) {
       }
       points.write_gradients(place * call.points, group.heads);
     });
-    group.template write_grad_value<A, W>(gradient, result.data());
+    group.template write_grad_value<A, W>(planes, result.data());
   }
 }
 
@@ -166,7 +165,6 @@ void for_width(int64_t channels, Run run) {
   switch (padded_channels(channels)) {
     case 4: return run(std::integral_constant<int, 4>{}, std::true_type{});
     case 8: return run(std::integral_constant<int, 8>{}, std::true_type{});
-    case 12: return run(std::integral_constant<int, 12>{}, std::true_type{});
     case 16: return run(std::integral_constant<int, 16>{}, std::true_type{});
     case 24: return run(std::integral_constant<int, 24>{}, std::true_type{});
     case 32: return run(std::integral_constant<int, 32>{}, std::true_type{});

@@ -28,7 +28,7 @@ struct Kernels {
 
 // Channels of a pixel in the kernel's own copy of the value: padded, so that whole vectors can be loaded.
 constexpr int64_t padded_channels(int64_t channels) {
-  return channels <= 16 ? (channels + 3) / 4 * 4 : channels <= 32 ? (channels + 7) / 8 * 8 : (channels + 15) / 16 * 16;
+  return channels <= 8 ? (channels + 3) / 4 * 4 : channels <= 16 ? 16 : channels <= 32 ? (channels + 7) / 8 * 8 : (channels + 15) / 16 * 16;
 }
 
 // The kernel's copy of a map has a border of two zero pixels: a location clamped to [-2, size] then reads only zeros where it

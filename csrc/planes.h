@@ -35,24 +35,25 @@ inline void* scratch(size_t bytes) {
   return memory.get();
 }
 
-// The maps of a group of heads.
+// The maps of a group of heads. For the backward pass a pixel holds the value's channels, then those of its gradient: together
+// they are one or two cache lines.
 template <class A>
 struct Planes {
-  int64_t channels, row, plane;  // elements per pixel, per row, per head
-  int64_t size;                  // of all heads
-  A* data = nullptr;
+  int64_t channels, pixel, row, plane;  // elements per map of a pixel, per pixel, per row, per head
+  int64_t size;                         // of all heads
+  A* data;
 
-  explicit Planes(const Call& call)
+  Planes(const Call& call, int maps)
       : channels(padded_channels(call.channels)),
-        row(channels * (call.value_width + 2 * kBorder)),
+        pixel(maps * channels),
+        row(pixel * (call.value_width + 2 * kBorder)),
         plane(row * (call.value_height + 2 * kBorder)),
-        size(plane * call.heads_per_group) {}
-
-  void clear() { std::fill(data, data + size, A(0)); }
-
-  A* pixel(int64_t head, int64_t y, int64_t x) {
-    return data + head * plane + (y + kBorder) * row + (x + kBorder) * channels;
+        size(plane * call.heads_per_group),
+        data(static_cast<A*>(scratch(size * sizeof(A)))) {
+    std::fill(data, data + size, A(0));  // only the borders and the padding of pixels stay so
   }
+
+  A* at(int64_t y, int64_t x) { return data + (y + kBorder) * row + (x + kBorder) * pixel; }
 };
 
 }  // namespace piip::PIIP_ISA

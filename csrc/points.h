@@ -99,7 +99,7 @@ struct Points {
       V fx = __builtin_shuffle(pairs, more, lanes<A>(0, 2)) + x_reference[c];
       V fy = __builtin_shuffle(pairs, more, lanes<A>(1, 2)) + y_reference[r];
       const I column = split(fx, A(call.value_width)) + kBorder, line = split(fy, A(call.value_height)) + kBorder;
-      store(&corner[i], load<I>(&head_start[i]) + line * Int<A>(planes.row) + column * Int<A>(planes.channels));
+      store(&corner[i], load<I>(&head_start[i]) + line * Int<A>(planes.row) + column * Int<A>(planes.pixel));
       const V below = a * fy, above = a - below, top_right = above * fx, bottom_right = below * fx;
       store(&weight[0][i], above - top_right);
       store(&weight[1][i], top_right);

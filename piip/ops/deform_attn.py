@@ -4,7 +4,7 @@ What the compiled kernel does is what `reference` says; tests/ops holds them tog
 """
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -62,8 +62,8 @@ def deform_attn(
             value.dtype
         )
     given = value.dtype
-    value, offsets, logits = (_storable(t, arithmetic) for t in (value, offsets, logits))
-    return torch.ops.piip.deform_attn_forward(value, offsets, logits, *value_hw, *query_hw).to(given)
+    tensors = [_storable(t, arithmetic) for t in (value, offsets, logits)]
+    return _run(without_data, *tensors, *value_hw, *query_hw).to(given)
 
 
 def reference(
@@ -174,7 +174,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    return *torch.ops.piip.deform_attn_backward(grad_out, *ctx.saved_tensors, *ctx.hw), None, None, None, None
+    return *torch.ops.piip.deform_attn_backward.default(grad_out, *ctx.saved_tensors, *ctx.hw), None, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
@@ -183,6 +183,33 @@ def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
 
 torch.library.register_autograd("piip::deform_attn_forward", _backward, setup_context=_keep, lib=_LIBRARY)
 torch.library.register_autograd("piip::deform_attn_backward", _no_second_derivative, lib=_LIBRARY)
+
+
+class _Eager(torch.autograd.Function):
+    """What `register_autograd` does, for eager calls: its general machinery takes longer than the kernel of a small map."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _keep(ctx, inputs, inputs[0])
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.piip.deform_attn_forward.default(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if torch.is_grad_enabled():  # asks for a graph of the gradients: the op says that there is none
+            return _backward(ctx, grad_out)
+        with torch._C._AutoDispatchBelowAutograd():
+            return _backward(ctx, grad_out)
+
+
+def _run(traced: bool, *inputs: Any) -> Tensor:
+    """The forward op, by the shortest way. Whoever traces or transforms it shall see the op itself."""
+    if traced or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return torch.ops.piip.deform_attn_forward.default(*inputs)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs[:3]):
+        return cast(Tensor, _Eager.apply(*inputs))
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.piip.deform_attn_forward.default(*inputs)
 
 
 @register_flop_formula(torch.ops.piip.deform_attn_forward)
