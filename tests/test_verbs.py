@@ -25,9 +25,11 @@ from piip.data.demo import Recipe, make_demo
 from piip.ops import build
 from piip.spec import ExperimentSpec
 from piip.sweeps import cli as experiment
-from piip.sweeps.plan import Resources, plan_trials
+from piip.sweeps.plan import plan_trials
+from piip.sweeps.resources import Resources
 from piip.tracking.store import Store
-from piip.training import trial as training
+from piip.training import run as training
+from piip.training.trial import Trial
 
 ROOT = Path(__file__).parent.parent
 STEPS = 4
@@ -55,7 +57,7 @@ class Trained:
 
     home: Path
     run_id: str
-    trial: training.Trial
+    trial: Trial
 
     @property
     def checkpoints(self) -> Path:

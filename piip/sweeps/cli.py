@@ -86,7 +86,7 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     # Ray and PyTorch from here on: neither --help nor a wrong name waits for them
     from piip.data.demo import ensure_demo
     from piip.sweeps.launch import Sweep, run_sweep
-    from piip.sweeps.plan import Resources
+    from piip.sweeps.resources import Resources
     from piip.sweeps.summary import print_outcome
 
     custom = custom_sources(options)

@@ -16,8 +16,9 @@ from piip.data.sources import Source
 from piip.ops import build
 from piip.spec import ExperimentSpec
 from piip.sweeps import cluster, pictures
-from piip.sweeps.plan import Planned, Resources, concurrency, plan_trials
+from piip.sweeps.plan import Planned, plan_trials
 from piip.sweeps.progress import Progress
+from piip.sweeps.resources import Resources, concurrency
 from piip.sweeps.worker import Launch, trial_driver
 from piip.tracking.sender import Sender
 from piip.training.journal import Journal, read_metrics, read_status

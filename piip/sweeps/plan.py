@@ -16,6 +16,7 @@ from piip.models.cost import Cost
 from piip.models.published import published
 from piip.spec import CNNSpec, ExperimentSpec, PIIPSpec
 from piip.sweeps.feasible import check_trainable, cost_of
+from piip.sweeps.resources import Resources
 from piip.training import loop
 from piip.training.journal import Journal, RunRecord, create_run, now_ms, read_status
 from piip.training.start import digest_of, files_of
@@ -24,44 +25,6 @@ from piip.training.trial import Trial
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one trial takes from the cluster."""
-
-    workers: int = 1
-    cpus_per_worker: int = 1
-    gpus_per_worker: int = 0
-
-    @property
-    def per_trial(self) -> dict[str, float]:
-        """Ray's names for it."""
-        need = {"CPU": float(self.workers * self.cpus_per_worker), "GPU": float(self.workers * self.gpus_per_worker)}
-        return {name: amount for name, amount in need.items() if amount}
-
-
-def concurrency(resources: Resources, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
-    """Trials that fit at once, each with all its workers.
-
-    Raises:
-        ValueError: Not even one ever fits (Ray would wait for it without end).
-    """
-    need = resources.per_trial
-    short = {name: amount for name, amount in need.items() if cluster.get(name, 0) < amount}
-    if short:
-        have = ", ".join(f"{cluster.get(name, 0):g} {name}" for name in short)
-        wanted = ", ".join(f"{amount:g} {name}" for name, amount in short.items())
-        raise ValueError(
-            f"a trial of {resources.workers} workers needs {wanted}, the cluster has {have}. Use fewer --workers, or add nodes."
-        )
-    worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    slots = sum(int(min(node.get(name, 0) // amount for name, amount in worker.items() if amount)) for node in nodes)
-    if slots < resources.workers:
-        raise ValueError(
-            f"a worker needs {worker} on one node; only {slots} such places exist and a trial has {resources.workers} workers."
-        )
-    return slots // resources.workers
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from ray import tune
 from ray.train.torch import TorchTrainer
 
 from piip import home
-from piip.sweeps.plan import Resources
+from piip.sweeps.resources import Resources
 from piip.training.journal import Journal, read_metrics, read_status
-from piip.training.trial import Trial, run
+from piip.training.trial import Trial
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,10 @@ class Launch:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """One Ray Train worker: `piip.training.trial.run` in a process group that Ray made."""
+    """One Ray Train worker: `piip.training.run.run` in a process group that Ray made."""
+    # here, not above: a trial's driver and its controller import this file too, and need no network (3 s of CPU each)
+    from piip.training.run import run
+
     warnings.filterwarnings("ignore", category=FutureWarning)
     launch: Launch = config["launch"]
     if read_status(home.journal_dir(launch.trial.key)) == "FAILED":

@@ -1,6 +1,6 @@
 """Fine-tuning: a whole network from weights that are there already, optimizer and step from nothing.
 
-Deciding where weights come from; the order matters: 1. this trial's own checkpoint (trial.py: weights, optimizer, step); 2.
+Deciding where weights come from; the order matters: 1. this trial's own checkpoint (run.py: weights, optimizer, step); 2.
 `model.weights`, here; 3. each branch's pretraining (piip/models).
 """
 

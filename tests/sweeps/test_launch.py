@@ -1,9 +1,14 @@
+import subprocess
+import sys
+
 import pytest
+from sweeping import ROOT
 from tiny import ROWS
 
 from piip import home
 from piip.sweeps import launch
-from piip.sweeps.plan import Planned, Resources, plan_trials
+from piip.sweeps.plan import Planned, plan_trials
+from piip.sweeps.resources import Resources
 from piip.training.journal import Journal, read_events, read_status
 
 
@@ -44,3 +49,13 @@ def test_a_failed_trial_fails_the_sweep(planned):
     launch._close_parent(sweep.name, ["FINISHED", "FAILED"])
 
     assert read_status(sweep) == "FAILED"
+
+
+def test_a_trials_driver_and_controller_wait_for_no_network():
+    # three processes a trial import this file; only the worker needs what takes seconds
+    heavy = "{'torchvision', 'timm', 'deepspeed', 'mlflow', 'piip.models'}"
+    script = f"import sys, piip.sweeps.worker; print(sorted({heavy} & set(sys.modules)))"
+
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "[]"

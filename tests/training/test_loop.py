@@ -1,4 +1,4 @@
-"""The loop over a toy model; test_trial.py has it over the real one."""
+"""The loop over a toy model; test_run.py has it over the real one."""
 
 import dataclasses
 

@@ -16,7 +16,8 @@ from piip import home
 from piip.data.sources import locate
 from piip.spec import ExperimentSpec
 from piip.training.journal import RunRecord, create_run
-from piip.training.trial import Trial, run
+from piip.training.run import run
+from piip.training.trial import Trial
 
 
 def main(rank: int, world_size: int, plan: dict) -> None:

@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from piip import home
 from piip.data.sources import locate
-from piip.training import checkpoint, trial
+from piip.training import checkpoint
+from piip.training import run as running
 from piip.training.journal import Fenced, Journal, read_events, read_metrics, read_status
-from piip.training.trial import run
+from piip.training.run import run
 
 pytestmark = [
     pytest.mark.usefixtures("process_group"),
@@ -102,7 +103,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(engine, straight, sources):
     if engine == "deepspeed":  # it clips by its own arithmetic, so the last bits are not DDP's
         straight = "straight_deepspeed"
         train(straight, spec, sources)
-    with killed(trial._Run, "log", at_step(3)):
+    with killed(running._Run, "log", at_step(3)):
         train("killed", spec, sources)
 
     train("killed", spec, sources)
@@ -132,7 +133,7 @@ def at_step(number):
 
 
 def test_an_evaluation_that_a_crash_cut_off_is_made_up_for(straight, sources):
-    with killed(trial._Run, "save", at_step(4)):  # saved, not yet scored
+    with killed(running._Run, "save", at_step(4)):  # saved, not yet scored
         train("cut", SPEC, sources)
     assert [step for step, _ in recorded("cut")["coco/box_ap"]] == [2]
 
@@ -154,7 +155,7 @@ def test_a_crash_between_the_best_mark_and_the_journal_loses_no_best(straight, s
 
 def test_a_finished_trial_is_not_evaluated_again(straight, sources, monkeypatch):
     before = read_metrics(home.journal_dir(straight))
-    monkeypatch.setattr(trial, "evaluate", None)
+    monkeypatch.setattr(running, "evaluate", None)
 
     train(straight, SPEC, sources)
 
@@ -162,11 +163,11 @@ def test_a_finished_trial_is_not_evaluated_again(straight, sources, monkeypatch)
 
 
 def test_seconds_add_up_over_attempts(sources, monkeypatch):
-    with killed(trial._Run, "log", at_step(3)):
+    with killed(running._Run, "log", at_step(3)):
         train("killed", SPEC, sources)
     before = checkpoint.last(home.checkpoint_dir("killed")).manifest.spent
     pretend = {name: value + 1000 for name, value in before.items()}
-    monkeypatch.setattr(trial._Run, "_spent_before", lambda self, manifest: pretend)
+    monkeypatch.setattr(running._Run, "_spent_before", lambda self, manifest: pretend)
 
     train("killed", SPEC, sources)
 
@@ -179,7 +180,7 @@ def test_seconds_add_up_over_attempts(sources, monkeypatch):
 
 
 def test_what_earlier_attempts_took_is_read_from_the_checkpoint_and_its_evaluation(straight, sources):
-    attempt = trial._Run(begin(straight, SPEC, sources), 0, 1, lambda metrics: None)
+    attempt = running._Run(begin(straight, SPEC, sources), 0, 1, lambda metrics: None)
     last = checkpoint.last(home.checkpoint_dir(straight)).manifest
     logged = {name: history[-1][1] for name, history in read_metrics(home.journal_dir(straight)).items()}
 
@@ -206,13 +207,13 @@ def test_a_flipped_bit_in_the_last_checkpoint_costs_its_steps_only(straight, sou
 
 def test_a_replaced_attempt_writes_no_checkpoint(sources, monkeypatch):
     spec = pico_spec(train__log_every=4)  # it would find out at step 4 only
-    real = trial._Run.train
+    real = running._Run.train
 
     def train_after_another_began(self):
         Journal(home.journal_dir("fenced"), attempt="newer")
         real(self)
 
-    monkeypatch.setattr(trial._Run, "train", train_after_another_began)
+    monkeypatch.setattr(running._Run, "train", train_after_another_began)
     with pytest.raises(Fenced):
         train("fenced", spec, sources)
 
@@ -220,7 +221,7 @@ def test_a_replaced_attempt_writes_no_checkpoint(sources, monkeypatch):
 
 
 def test_weights_that_are_not_finite_are_never_saved(sources, monkeypatch):
-    real = trial._Run.save
+    real = running._Run.save
 
     def poisoned(self, step):
         if step == 4:
@@ -228,7 +229,7 @@ def test_weights_that_are_not_finite_are_never_saved(sources, monkeypatch):
                 self.engine.module.rpn.head.bbox_pred.bias[0] = float("inf")
         real(self, step)
 
-    monkeypatch.setattr(trial._Run, "save", poisoned)
+    monkeypatch.setattr(running._Run, "save", poisoned)
     with pytest.raises(FloatingPointError, match=r"1 weights are not finite at step 4: \['rpn.head.bbox_pred.bias'\]"):
         train("poisoned", pico_spec(), sources)
 
@@ -236,7 +237,7 @@ def test_weights_that_are_not_finite_are_never_saved(sources, monkeypatch):
 
 
 def test_a_split_without_objects_has_no_score_and_is_no_error(sources, monkeypatch):
-    monkeypatch.setattr(trial, "evaluate", lambda *args, **kwargs: ({}, []))
+    monkeypatch.setattr(running, "evaluate", lambda *args, **kwargs: ({}, []))
     reported = []
 
     train("empty", pico_spec(train__steps=1), sources, reported.append)
@@ -249,11 +250,11 @@ def test_a_split_without_objects_has_no_score_and_is_no_error(sources, monkeypat
 def test_fine_tuning_starts_from_weights_alone_and_resumes_from_its_own_checkpoint(straight, sources, monkeypatch):
     start = home.checkpoint_dir(straight)
     spec = SPEC.override({"model.weights": str(start), "optim.lr": 1e-9, "optim.weight_decay": 0.0})
-    with killed(trial._Run, "log", at_step(3)):
+    with killed(running._Run, "log", at_step(3)):
         train("tuned", spec, sources)
     begun = weights(straight, 4)
     shutil.rmtree(start)  # whatever it began with: from now on its own checkpoint is all it needs
-    monkeypatch.setattr(trial, "start_from", None)
+    monkeypatch.setattr(running, "start_from", None)
 
     train("tuned", spec, sources)
 

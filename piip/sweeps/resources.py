@@ -1,0 +1,42 @@
+"""What a trial takes from the cluster, and how many trials fit at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial takes from the cluster."""
+
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: int = 0
+
+    @property
+    def per_trial(self) -> dict[str, float]:
+        """Ray's names for it."""
+        need = {"CPU": float(self.workers * self.cpus_per_worker), "GPU": float(self.workers * self.gpus_per_worker)}
+        return {name: amount for name, amount in need.items() if amount}
+
+
+def concurrency(resources: Resources, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """Trials that fit at once, each with all its workers.
+
+    Raises:
+        ValueError: Not even one ever fits (Ray would wait for it without end).
+    """
+    need = resources.per_trial
+    short = {name: amount for name, amount in need.items() if cluster.get(name, 0) < amount}
+    if short:
+        have = ", ".join(f"{cluster.get(name, 0):g} {name}" for name in short)
+        wanted = ", ".join(f"{amount:g} {name}" for name, amount in short.items())
+        raise ValueError(
+            f"a trial of {resources.workers} workers needs {wanted}, the cluster has {have}. Use fewer --workers, or add nodes."
+        )
+    worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    slots = sum(int(min(node.get(name, 0) // amount for name, amount in worker.items() if amount)) for node in nodes)
+    if slots < resources.workers:
+        raise ValueError(
+            f"a worker needs {worker} on one node; only {slots} such places exist and a trial has {resources.workers} workers."
+        )
+    return slots // resources.workers
