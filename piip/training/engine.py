@@ -93,10 +93,7 @@ class Engine:
         state, parameters = checkpoint.state(0), dict(self.module.named_parameters())
         for key, value in state.items():
             name, field = key.rsplit(":", 1)
-            # Adam's `step` stays on the CPU, the moments live beside their parameter
-            self.optimizer.state[parameters[name]][field] = (
-                value if field == "step" else value.to(parameters[name].device)
-            )
+            self.optimizer.state[parameters[name]][field] = value.to(parameters[name].device)
 
     def _check_engine(self, checkpoint: Checkpoint) -> None:
         written = checkpoint.manifest
@@ -134,6 +131,9 @@ class ZeroEngine(Engine):
         self._model, *_ = deepspeed.initialize(
             model=self.module, optimizer=self.optimizer, config=config, dist_init_required=False
         )
+        if self.stage == 0 and dist.get_world_size() == 1:
+            # it would copy all gradients into one buffer and back, for nobody
+            self._model.enable_backward_allreduce = False
 
     @override
     def __call__(self, *inputs: Any) -> dict[str, Tensor]:
@@ -200,7 +200,7 @@ class ZeroEngine(Engine):
             for index, shard in enumerate(self._shards()):
                 shard.copy_(saved[f"{index}:weights"])
                 fields = [k.split(":")[1] for k in saved if k.startswith(f"{index}:") and not k.endswith(":weights")]
-                state[shard] = {f: saved[f"{index}:{f}"].to(shard.device if f != "step" else "cpu") for f in fields}
+                state[shard] = {f: saved[f"{index}:{f}"].to(shard.device) for f in fields}
 
 
 def build_engine(
