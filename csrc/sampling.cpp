@@ -44,20 +44,23 @@ piip::Array array(const Tensor& tensor, const Tensor& value, const char* name) {
 // Heads that share a unit of work: eight where their planes fit a core's L2 cache, else four, so that their points fill vectors
 // and their coordinates whole cache lines; fewer where threads would go without work. Measured best of 1, 2, 4, 8, 16. No result
 // depends on it.
-int64_t heads_per_group(const SamplingCall& call, int64_t plane_bytes) {
+int64_t heads_per_group(const SamplingCall& call, int64_t plane_bytes, int64_t threads) {
   constexpr int64_t kPlanesBytes = 1 << 20;
-  const int64_t threads = torch::stable::get_num_threads();
   int64_t heads = std::min<int64_t>(call.heads, 8 * plane_bytes <= kPlanesBytes ? 8 : 4);
   while (heads > 1 && call.batch * ((call.heads + heads - 1) / heads) < threads) heads /= 2;
   return std::max<int64_t>(1, heads);
 }
 
 void run(SamplingCall& call, piip::SamplingKernels::Work work, int64_t element_bytes, bool gradients) {
+  constexpr int64_t kSamplesPerThread = 1 << 17;  // channels sampled in some 30 us: for less another thread is not worth waking
+  const int64_t samples = call.batch * call.queries() * call.heads * int64_t(call.points.size()) * call.channels;
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), 1 + samples / kSamplesPerThread);
   const int64_t plane = piip::sampling_plane(call) * (gradients ? 2 : 1);
-  call.heads_per_group = heads_per_group(call, plane * element_bytes);
+  call.heads_per_group = heads_per_group(call, plane * element_bytes, threads);
   STD_TORCH_CHECK(plane * call.heads_per_group <= std::numeric_limits<int32_t>::max(), "maps with ", call.channels,
                   " channels a head are too large for 32-bit indices");
-  torch::stable::parallel_for(0, call.batch * call.groups_per_image(), 1,
+  const int64_t units = call.batch * call.groups_per_image();
+  torch::stable::parallel_for(0, units, (units + threads - 1) / threads,
                               [&](int64_t begin, int64_t end) { work(call, begin, end); });
 }
 

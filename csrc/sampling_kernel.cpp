@@ -162,9 +162,10 @@ void backward(const SamplingCall& call, int64_t begin, int64_t end) {
   }
 }
 
-// run(block, whole) with the block that sampling_block says.
+// run(block, whole) with the block that sampling_block says; halves of it where 32 channels and their sums do not fit registers.
 template <class Run>
 void for_width(int64_t channels, Run run) {
+  if (channels == 32 && kLanes<float> < 16) return run(std::integral_constant<int, 16>{}, std::false_type{});
   switch (sampling_block(channels)) {
     case 4: return run(std::integral_constant<int, 4>{}, std::true_type{});
     case 8: return run(std::integral_constant<int, 8>{}, std::true_type{});

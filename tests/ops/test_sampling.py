@@ -235,8 +235,9 @@ def test_result_has_the_dtype_of_the_value_and_gradients_their_inputs(kernel, op
 @each_op
 @pytest.mark.parametrize("heads", [1, 4, 6])
 def test_same_bits_for_any_number_of_threads(op, heads):
-    larger = {"hw": (20, 28)} if op == "dcnv3" else {"shapes": ((20, 28), (10, 14)), "queries": 280}
-    call = CALLS[op](heads=heads, **larger)
+    # so large that every thread gets work
+    larger = {"hw": (40, 56)} if op == "dcnv3" else {"shapes": ((40, 56), (20, 28)), "queries": 2240}
+    call = CALLS[op](dim=16, heads=heads, **larger)
     torch.set_num_threads(1)
     once = output_and_gradients(call, call.tensors, "cpp")
     for threads in (2, 5):
