@@ -97,7 +97,8 @@ Tensor forward(Tensor value, Tensor offsets, Tensor logits, int64_t value_height
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad_out, Tensor value, Tensor offsets, Tensor logits, int64_t value_height,
-                                            int64_t value_width, int64_t query_height, int64_t query_width) {
+                                            int64_t value_width, int64_t query_height, int64_t query_width,
+                                            bool /* deterministic: it is so anyway */) {
   grad_out = dense(grad_out);
   value = dense(value);
   offsets = dense(offsets);

@@ -152,8 +152,8 @@ class InteractionSpec(Spec):
     """Project the neighbour's tokens to the query's width before attention; False is a half of the "faster training" form."""
     norms: bool = True
     """LayerNorms of query, feature and FFN; False is the other half of the "faster training" form."""
-    kernel: Literal["auto", "cpp", "reference"] = "auto"
-    """`auto`: the compiled operator where it is built, else the PyTorch reference (one line says so)."""
+    kernel: Literal["auto", "cpp", "cuda", "triton", "reference"] = "auto"
+    """`auto`: the compiled operator (on CUDA: else Triton) where it can be built, else the PyTorch reference (one line says so)."""
 
 
 class PIIPSpec(Spec):

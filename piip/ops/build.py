@@ -87,11 +87,11 @@ def compile_sources() -> Library:
         BuildError: No compiler, or it failed.
     """
     compiler = find_compiler()
-    version = _run([*compiler, "--version"], "asking for the compiler's version").splitlines()[0]
+    version = run([*compiler, "--version"], "asking for the compiler's version").splitlines()[0]
     folder = home() / "kernels" / _digest(compiler, version)
     path, described = folder / "piip_ops.so", f"{shlex.join(compiler)}: {version}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(
+    with locked(
         folder.with_suffix(".lock")
     ):  # of many workers that start together one compiles, the others wait for it
         if path.exists():
@@ -137,16 +137,21 @@ def _compile(compiler: list[str], scratch: Path) -> Path:
     def compile_unit(name: str) -> str:
         source, *flags = _units()[name]
         target = str(scratch / f"{name}.o")
-        _run([*compiler, *FLAGS, *flags, "-c", str(folder / source), "-o", target], f"compiling {source} ({name})")
+        run([*compiler, *FLAGS, *flags, "-c", str(folder / source), "-o", target], f"compiling {source} ({name})")
         return target
 
     with ThreadPoolExecutor() as pool:
         objects = list(pool.map(compile_unit, _units()))
-    _run([*compiler, "-shared", *objects, f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-o", str(library)], "linking")
+    run([*compiler, "-shared", *objects, f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-o", str(library)], "linking")
     return library
 
 
-def _run(command: list[str], what: str) -> str:
+def run(command: list[str], what: str) -> str:
+    """What a compiler printed.
+
+    Raises:
+        BuildError: It failed; its first line with `error`.
+    """
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         lines = done.stdout.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -162,13 +167,14 @@ def _digest(compiler: list[str], version: str) -> str:
     parts += [part for unit in _units().values() for part in unit if not part.startswith("-I")]
     digest = hashlib.sha256("\n".join(parts).encode())
     for file in sorted(sources().iterdir()):
-        if file.suffix in (".cpp", ".h"):
+        if file.suffix in (".cpp", ".h") and "cuda" not in file.name:
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Of the processes that come here with one path, lets in one after the other."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # let go of when the file closes, or the process dies
         yield
@@ -178,6 +184,8 @@ HELP = """Compile the kernels of csrc/ for this machine, unless that is done, an
 
 examples:
   python -m piip.ops.build
+  python -m piip.ops.build --cuda              # the CUDA kernels too: for the GPUs here, or all supported ones where there is none
+  python -m piip.ops.build --cuda --check      # registers, spills and vector instructions of the CUDA kernels; needs no GPU
   CXX=clang++ python -m piip.ops.build
   PIIP_KERNEL=cpp python -m piip.ops.build     # exits with 1 where plain PyTorch would run instead
 """
@@ -187,9 +195,20 @@ def main(arguments: Sequence[str] = ()) -> int:
     """Compiles if needed and says what was done and which kernel will run. `PIIP_KERNEL=cpp` makes anything else a failure."""
     from piip.ops.deform_attn import active_kernel
 
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m piip.ops.build", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args(arguments)
+    )
+    parser.add_argument("--cuda", action="store_true", help="compile the CUDA kernels with nvcc")
+    parser.add_argument(
+        "--check", action="store_true", help="with --cuda: compile for every architecture and look at the code"
+    )
+    given = parser.parse_args(arguments)
+    if given.check and not given.cuda:
+        parser.error("--check is about the CUDA kernels: add --cuda")
+    if given.cuda:
+        from piip.ops import build_cuda, check_cuda
+
+        return check_cuda.main() if given.check else build_cuda.main()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     outcome = _load()
     if isinstance(outcome, Library):

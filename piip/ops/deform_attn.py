@@ -3,7 +3,7 @@
 What the compiled kernel does is what `reference` says; tests/ops holds them together.
 """
 
-import os
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -12,11 +12,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import register_flop_formula
 
-from piip.ops import build
+from piip.ops.kernels import active_kernel
 
 # B batch, Q queries (rows times columns), V pixels of the value map, N heads, D channels per head, P points
-
-KERNELS = ("auto", "cpp", "reference")
 
 
 def deform_attn(
@@ -44,25 +42,33 @@ def deform_attn(
         logits: (B, Hq * Wq, N, P) weights before the softmax over P.
         value_hw: Rows and columns of the value map.
         query_hw: Rows and columns of the query grid.
-        kernel: "reference" (PyTorch ops), "cpp" (csrc/, CPU only) or "auto": "cpp" where it can run. The environment variable
-            PIIP_KERNEL replaces "auto". Tensors without data (meta, fake) record the op itself: counts never depend on this.
+        kernel: "reference" (PyTorch ops), "cpp" (csrc/, CPU only), "cuda" (csrc/), "triton", or "auto": the fastest that can run
+            (kernels.py). The environment variable PIIP_KERNEL replaces "auto". Tensors without data (meta, fake) record the op itself:
+            counts never depend on this. On a GPU the gradient of `value` is summed by atomic additions, in any order: its last bits
+            vary, unless `torch.use_deterministic_algorithms(True)`, which is slower.
 
     Returns:
         (B, Hq * Wq, N * D).
 
     Raises:
         ValueError: Shapes do not fit each other, or there is no such kernel.
-        RuntimeError: "cpp" was asked for and cannot run here.
+        RuntimeError: A kernel was asked for by name and cannot run here.
     """
     _check(value, offsets, logits, value_hw, query_hw)
     arithmetic = torch.float64 if value.dtype == torch.float64 else torch.float32
     without_data = value.is_meta or isinstance(value, FakeTensor)
-    if not without_data and active_kernel(kernel, value.device.type) == "reference":
+    chosen = "" if without_data else active_kernel(kernel, value.device.type, value.dtype)
+    if chosen == "reference":
         return reference(value.to(arithmetic), offsets.to(arithmetic), logits.to(arithmetic), value_hw, query_hw).to(
             value.dtype
         )
     given = value.dtype
-    tensors = [_storable(t, arithmetic) for t in (value, offsets, logits)]
+    if chosen in ("cuda", "triton"):
+        tensors = _storable_on_gpu(value, offsets, logits)
+    else:
+        tensors = [_storable(t, arithmetic) for t in (value, offsets, logits)]
+    if chosen == "triton":
+        return torch.ops.piip.deform_attn_triton_forward.default(*tensors, *value_hw, *query_hw).to(given)
     return _run(without_data, *tensors, *value_hw, *query_hw).to(given)
 
 
@@ -92,32 +98,6 @@ def reference(
     return out.view(batch, num_heads * dim, num_queries).transpose(1, 2).contiguous()
 
 
-@torch.compiler.assume_constant_result
-def active_kernel(request: str = "auto", device: str = "cpu") -> str:
-    """What `deform_attn` will run on a kind of device: "cpp" or "reference".
-
-    The first call compiles `csrc/` if nobody has; where that fails, "auto" becomes "reference" and one log line says why.
-
-    Raises:
-        ValueError: No such kernel.
-        RuntimeError: "cpp" was asked for and cannot run here.
-    """
-    source = "kernel="
-    if request == "auto":
-        request, source = os.environ.get("PIIP_KERNEL") or "auto", "PIIP_KERNEL="
-    if request not in KERNELS:
-        raise ValueError(f"{source}{request!r}: no such kernel. There are: {', '.join(KERNELS)}")
-    if request == "cpp" and device != "cpu":
-        raise RuntimeError(f"{source}'cpp' runs on the CPU, the tensors are on {device}. Take 'auto' or 'reference'.")
-    if request == "reference" or device != "cpu":
-        return "reference"
-    if build.load():
-        return "cpp"
-    if request == "cpp":
-        raise RuntimeError(f"{source}'cpp' cannot run: {build.problem()} Or take 'reference'.")
-    return "reference"
-
-
 def _check(
     value: Tensor, offsets: Tensor, logits: Tensor, value_hw: tuple[int, int], query_hw: tuple[int, int]
 ) -> None:
@@ -145,22 +125,21 @@ def _storable(tensor: Tensor, arithmetic: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == torch.bfloat16 and arithmetic == torch.float32 else tensor.to(arithmetic)
 
 
-# The schemas are Python's, so that the op can be traced and counted where nothing is compiled; csrc/ adds the CPU kernels.
-_LIBRARY = torch.library.Library("piip", "FRAGMENT")
-_SHAPES = "SymInt value_height, SymInt value_width, SymInt query_height, SymInt query_width"
-_LIBRARY.define(f"deform_attn_forward(Tensor value, Tensor offsets, Tensor logits, {_SHAPES}) -> Tensor")
-_LIBRARY.define(
-    f"deform_attn_backward(Tensor grad_out, Tensor value, Tensor offsets, Tensor logits, {_SHAPES}) -> (Tensor, Tensor, Tensor)"
-)
+def _storable_on_gpu(value: Tensor, offsets: Tensor, logits: Tensor) -> list[Tensor]:
+    """The GPU's ops read any of float32, float16 and bf16; offsets and logits in one dtype, `value`'s or float32."""
+    if value.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        value = value.float()
+    location = value.dtype if offsets.dtype == logits.dtype == value.dtype else torch.float32
+    return [value, offsets.to(location), logits.to(location)]
 
 
-@torch.library.register_fake("piip::deform_attn_forward", lib=_LIBRARY)
-def _(value: Tensor, offsets: Tensor, logits: Tensor, *hw: int) -> Tensor:
+def _out_like(value: Tensor, offsets: Tensor, logits: Tensor, *hw: int) -> Tensor:
     return value.new_empty(value.shape[0], offsets.shape[1], value.shape[2] * value.shape[3])
 
 
-@torch.library.register_fake("piip::deform_attn_backward", lib=_LIBRARY)
-def _(grad_out: Tensor, value: Tensor, offsets: Tensor, logits: Tensor, *hw: int) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients_like(
+    grad_out: Tensor, value: Tensor, offsets: Tensor, logits: Tensor, *hw: int, deterministic: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     value, offsets, logits = (
         torch.empty_like(t, memory_format=torch.contiguous_format) for t in (value, offsets, logits)
     )
@@ -173,16 +152,47 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.hw = hw
 
 
-def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    return *torch.ops.piip.deform_attn_backward.default(grad_out, *ctx.saved_tensors, *ctx.hw), None, None, None, None
-
-
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError("the compiled deform_attn has no second derivative; take kernel='reference'")
 
 
-torch.library.register_autograd("piip::deform_attn_forward", _backward, setup_context=_keep, lib=_LIBRARY)
-torch.library.register_autograd("piip::deform_attn_backward", _no_second_derivative, lib=_LIBRARY)
+def _flops(value_shape: torch.Size, offsets_shape: torch.Size, *args: Any, **kwargs: Any) -> int:
+    """2 * MACs; MACs = 5 per query, head, point and channel: four bilinear corners, and the point's weight in the sum.
+
+    The released PIIP counts also take 5 per query, point and channel (but with the query's full width, before `ratio`).
+    """
+    batch, num_queries, num_heads, num_points, _ = offsets_shape
+    return 2 * 5 * batch * num_queries * num_heads * num_points * value_shape[3]
+
+
+# The schemas are Python's, so that the op can be traced and counted where nothing is compiled; csrc/ adds the CPU and CUDA kernels.
+_LIBRARY = torch.library.Library("piip", "FRAGMENT")
+
+
+def _define(name: str) -> Callable[..., tuple[Tensor | None, ...]]:
+    """`piip::<name>_forward` and `_backward`: schemas, fake tensors, autograd (which is returned) and FLOPs."""
+    shapes = "SymInt value_height, SymInt value_width, SymInt query_height, SymInt query_width"
+    tensors, gradients = "Tensor value, Tensor offsets, Tensor logits", "(Tensor, Tensor, Tensor)"
+    _LIBRARY.define(f"{name}_forward({tensors}, {shapes}) -> Tensor")
+    _LIBRARY.define(
+        f"{name}_backward(Tensor grad_out, {tensors}, {shapes}, *, bool deterministic=False) -> {gradients}"
+    )
+    backward = getattr(torch.ops.piip, f"{name}_backward").default
+
+    def differentiate(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        return *backward(grad_out, *ctx.saved_tensors, *ctx.hw, deterministic=deterministic), None, None, None, None
+
+    torch.library.register_fake(f"piip::{name}_forward", _out_like, lib=_LIBRARY)
+    torch.library.register_fake(f"piip::{name}_backward", _gradients_like, lib=_LIBRARY)
+    torch.library.register_autograd(f"piip::{name}_forward", differentiate, setup_context=_keep, lib=_LIBRARY)
+    torch.library.register_autograd(f"piip::{name}_backward", _no_second_derivative, lib=_LIBRARY)
+    register_flop_formula(getattr(torch.ops.piip, f"{name}_forward"))(_flops)
+    return differentiate
+
+
+_backward = _define("deform_attn")
+_define("deform_attn_triton")
 
 
 class _Eager(torch.autograd.Function):
@@ -212,11 +222,19 @@ def _run(traced: bool, *inputs: Any) -> Tensor:
         return torch.ops.piip.deform_attn_forward.default(*inputs)
 
 
-@register_flop_formula(torch.ops.piip.deform_attn_forward)
-def _flops(value_shape: torch.Size, offsets_shape: torch.Size, *args: Any, **kwargs: Any) -> int:
-    """2 * MACs; MACs = 5 per query, head, point and channel: four bilinear corners, and the point's weight in the sum.
+@torch.library.impl(_LIBRARY, "deform_attn_triton_forward", "CUDA")
+def _(value: Tensor, offsets: Tensor, logits: Tensor, *hw: int) -> Tensor:
+    from piip.ops import deform_attn_triton  # Triton is there only where PyTorch has it
 
-    The released PIIP counts also take 5 per query, point and channel (but with the query's full width, before `ratio`).
-    """
-    batch, num_queries, num_heads, num_points, _ = offsets_shape
-    return 2 * 5 * batch * num_queries * num_heads * num_points * value_shape[3]
+    with torch.cuda.device(value.device):
+        return deform_attn_triton.forward(value, offsets, logits, *hw)
+
+
+@torch.library.impl(_LIBRARY, "deform_attn_triton_backward", "CUDA")
+def _(
+    grad_out: Tensor, value: Tensor, offsets: Tensor, logits: Tensor, *hw: int, deterministic: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    from piip.ops import deform_attn_triton
+
+    with torch.cuda.device(value.device):
+        return deform_attn_triton.backward(grad_out, value, offsets, logits, *hw, deterministic=deterministic)
