@@ -1,5 +1,5 @@
 // PyTorch's side of deformable attention: checks, allocation, threads, choice of instruction set. The schemas are defined in
-// piip/ops/deform_attn.py, which explains the arguments; this library only adds the CPU implementations. Stable ABI: no at::.
+// piip/ops/deform_attn.py and deform_attn_packed.py, which explain the arguments; this library only adds the CPU implementations. Stable ABI: no at::.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -40,6 +40,12 @@ ScalarType arithmetic_of(const Tensor& value) {
   return value.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+// The logits of a packed tensor lie behind all offsets of the query.
+piip::Array behind_offsets(const piip::Call& call, piip::Array offsets, ScalarType arithmetic) {
+  const int64_t bytes = offsets.bf16 ? 2 : arithmetic == ScalarType::Double ? 8 : 4;
+  return {static_cast<char*>(offsets.data) + 2 * call.heads * call.points * bytes, offsets.bf16};
+}
+
 // Groups of four heads: with four points each, a query's points fill a vector of 16, and its offsets whole cache lines. Eight
 // (two independent vectors) where their planes still fit a core's L2 cache, fewer where threads would go without work: measured
 // best of 1, 2, 4, 8. No result depends on it.
@@ -51,24 +57,18 @@ int64_t heads_per_group(const piip::Call& call, int64_t plane_bytes) {
   return heads;
 }
 
-piip::Call describe(const Tensor& value, const Tensor& offsets, const Tensor& logits, int64_t value_height, int64_t value_width,
+// A call but for offsets and logits.
+piip::Call describe(const Tensor& value, int64_t queries, int64_t points, int64_t value_height, int64_t value_width,
                     int64_t query_height, int64_t query_width) {
   STD_TORCH_CHECK(value.dim() == 4 && value.size(1) == value_height * value_width, "value must be (B, Hv * Wv, N, D)");
-  STD_TORCH_CHECK(offsets.dim() == 5 && offsets.size(0) == value.size(0) && offsets.size(1) == query_height * query_width &&
-                      offsets.size(2) == value.size(2) && offsets.size(4) == 2,
-                  "offsets must be (B, Hq * Wq, N, P, 2)");
-  STD_TORCH_CHECK(logits.dim() == 4 && logits.size(0) == offsets.size(0) && logits.size(1) == offsets.size(1) &&
-                      logits.size(2) == offsets.size(2) && logits.size(3) == offsets.size(3),
-                  "logits must be (B, Hq * Wq, N, P)");
-  STD_TORCH_CHECK(logits.size(3) > 0, "a head needs at least one point");
+  STD_TORCH_CHECK(queries == query_height * query_width, "there must be Hq * Wq queries");
+  STD_TORCH_CHECK(points > 0, "a head needs at least one point");
   const ScalarType arithmetic = arithmetic_of(value);
   piip::Call call{};
-  call.batch = value.size(0), call.heads = value.size(2), call.channels = value.size(3), call.points = logits.size(3);
+  call.batch = value.size(0), call.heads = value.size(2), call.channels = value.size(3), call.points = points;
   call.value_height = value_height, call.value_width = value_width;
   call.query_height = query_height, call.query_width = query_width;
   call.value = array(value, arithmetic, "value");
-  call.offsets = array(offsets, arithmetic, "offsets");
-  call.logits = array(logits, arithmetic, "logits");
   const int64_t pixels = (value_height + 2 * piip::kBorder) * (value_width + 2 * piip::kBorder);
   const int64_t plane = pixels * piip::padded_channels(call.channels);  // in the backward pass twice that
   call.heads_per_group = std::max<int64_t>(1, heads_per_group(call, plane * (arithmetic == ScalarType::Double ? 8 : 4)));
@@ -77,50 +77,99 @@ piip::Call describe(const Tensor& value, const Tensor& offsets, const Tensor& lo
   return call;
 }
 
-void run(const piip::Call& call, piip::Work work) {
+piip::Call describe_apart(const Tensor& value, const Tensor& offsets, const Tensor& logits, int64_t value_height,
+                          int64_t value_width, int64_t query_height, int64_t query_width) {
+  STD_TORCH_CHECK(logits.dim() == 4 && logits.size(0) == value.size(0) && logits.size(2) == value.size(2),
+                  "logits must be (B, Hq * Wq, N, P)");
+  STD_TORCH_CHECK(offsets.dim() == 5 && offsets.size(0) == logits.size(0) && offsets.size(1) == logits.size(1) &&
+                      offsets.size(2) == logits.size(2) && offsets.size(3) == logits.size(3) && offsets.size(4) == 2,
+                  "offsets must be (B, Hq * Wq, N, P, 2)");
+  piip::Call call = describe(value, logits.size(1), logits.size(3), value_height, value_width, query_height, query_width);
+  call.offsets = array(offsets, arithmetic_of(value), "offsets");
+  call.logits = array(logits, arithmetic_of(value), "logits");
+  call.offsets_row = 2 * call.heads * call.points, call.logits_row = call.heads * call.points;
+  return call;
+}
+
+piip::Call describe_packed(const Tensor& value, const Tensor& packed, int64_t value_height, int64_t value_width,
+                           int64_t query_height, int64_t query_width) {
+  STD_TORCH_CHECK(packed.dim() == 3 && packed.size(0) == value.size(0) && packed.size(2) % (3 * value.size(2)) == 0,
+                  "packed must be (B, Hq * Wq, 3 * N * P)");
+  piip::Call call = describe(value, packed.size(1), packed.size(2) / (3 * value.size(2)), value_height, value_width,
+                             query_height, query_width);
+  call.offsets = array(packed, arithmetic_of(value), "packed");
+  call.logits = behind_offsets(call, call.offsets, arithmetic_of(value));
+  call.offsets_row = call.logits_row = packed.size(2);
+  return call;
+}
+
+void run(const piip::Call& call, const Tensor& value, piip::Work for_float, piip::Work for_double) {
+  const piip::Work work = arithmetic_of(value) == ScalarType::Double ? for_double : for_float;
   torch::stable::parallel_for(0, call.batch * call.groups_per_image(), 1,
                               [&](int64_t begin, int64_t end) { work(call, begin, end); });
 }
 
+Tensor run_forward(piip::Call& call, const Tensor& value) {
+  Tensor out = torch::stable::new_empty(value, {call.batch, call.queries(), call.heads * call.channels});
+  if (out.numel() == 0) return out;
+  call.out = array(out, arithmetic_of(value), "out");
+  run(call, value, kernels().forward_float, kernels().forward_double);
+  return out;
+}
+
+// Fills `grad_value` and those that `call` already knows.
+void run_backward(piip::Call& call, const Tensor& grad_out, const Tensor& value, const Tensor& grad_value) {
+  STD_TORCH_CHECK(grad_out.numel() == call.batch * call.queries() * call.heads * call.channels,
+                  "grad_out must be (B, Hq * Wq, N * D)");
+  call.grad_out = array(grad_out, arithmetic_of(value), "grad_out");
+  call.grad_value = array(grad_value, arithmetic_of(value), "grad_value");
+  run(call, value, kernels().backward_float, kernels().backward_double);
+}
+
 Tensor forward(Tensor value, Tensor offsets, Tensor logits, int64_t value_height, int64_t value_width, int64_t query_height,
                int64_t query_width) {
-  value = dense(value);
-  offsets = dense(offsets);
-  logits = dense(logits);
-  piip::Call call = describe(value, offsets, logits, value_height, value_width, query_height, query_width);
-  const ScalarType arithmetic = arithmetic_of(value);
-  Tensor out = torch::stable::new_empty(value, {call.batch, query_height * query_width, call.heads * call.channels});
-  if (out.numel() == 0) return out;
-  call.out = array(out, arithmetic, "out");
-  run(call, arithmetic == ScalarType::Double ? kernels().forward_double : kernels().forward_float);
-  return out;
+  value = dense(value), offsets = dense(offsets), logits = dense(logits);
+  piip::Call call = describe_apart(value, offsets, logits, value_height, value_width, query_height, query_width);
+  return run_forward(call, value);
+}
+
+Tensor forward_packed(Tensor value, Tensor packed, int64_t value_height, int64_t value_width, int64_t query_height,
+                      int64_t query_width) {
+  value = dense(value), packed = dense(packed);
+  piip::Call call = describe_packed(value, packed, value_height, value_width, query_height, query_width);
+  return run_forward(call, value);
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad_out, Tensor value, Tensor offsets, Tensor logits, int64_t value_height,
                                             int64_t value_width, int64_t query_height, int64_t query_width,
                                             bool /* deterministic: it is so anyway */) {
-  grad_out = dense(grad_out);
-  value = dense(value);
-  offsets = dense(offsets);
-  logits = dense(logits);
-  piip::Call call = describe(value, offsets, logits, value_height, value_width, query_height, query_width);
-  const ScalarType arithmetic = arithmetic_of(value);
-  STD_TORCH_CHECK(grad_out.numel() == call.batch * query_height * query_width * call.heads * call.channels,
-                  "grad_out must be (B, Hq * Wq, N * D)");
+  grad_out = dense(grad_out), value = dense(value), offsets = dense(offsets), logits = dense(logits);
+  piip::Call call = describe_apart(value, offsets, logits, value_height, value_width, query_height, query_width);
   Tensor grad_value = torch::stable::empty_like(value), grad_offsets = torch::stable::empty_like(offsets),
          grad_logits = torch::stable::empty_like(logits);
+  call.grad_offsets = array(grad_offsets, arithmetic_of(value), "grad_offsets");
+  call.grad_logits = array(grad_logits, arithmetic_of(value), "grad_logits");
   if (grad_out.numel() == 0) {  // no query: nothing was read
-    torch::stable::zero_(grad_value);
-    torch::stable::zero_(grad_offsets);
-    torch::stable::zero_(grad_logits);
-    return {grad_value, grad_offsets, grad_logits};
+    for (Tensor* gradient : {&grad_value, &grad_offsets, &grad_logits}) torch::stable::zero_(*gradient);
+  } else {
+    run_backward(call, grad_out, value, grad_value);
   }
-  call.grad_out = array(grad_out, arithmetic, "grad_out");
-  call.grad_value = array(grad_value, arithmetic, "grad_value");
-  call.grad_offsets = array(grad_offsets, arithmetic, "grad_offsets");
-  call.grad_logits = array(grad_logits, arithmetic, "grad_logits");
-  run(call, arithmetic == ScalarType::Double ? kernels().backward_double : kernels().backward_float);
   return {grad_value, grad_offsets, grad_logits};
+}
+
+std::tuple<Tensor, Tensor> backward_packed(Tensor grad_out, Tensor value, Tensor packed, int64_t value_height,
+                                           int64_t value_width, int64_t query_height, int64_t query_width) {
+  grad_out = dense(grad_out), value = dense(value), packed = dense(packed);
+  piip::Call call = describe_packed(value, packed, value_height, value_width, query_height, query_width);
+  Tensor grad_value = torch::stable::empty_like(value), grad_packed = torch::stable::empty_like(packed);
+  call.grad_offsets = array(grad_packed, arithmetic_of(value), "grad_packed");
+  call.grad_logits = behind_offsets(call, call.grad_offsets, arithmetic_of(value));
+  if (grad_out.numel() == 0) {  // no query: nothing was read
+    for (Tensor* gradient : {&grad_value, &grad_packed}) torch::stable::zero_(*gradient);
+  } else {
+    run_backward(call, grad_out, value, grad_value);
+  }
+  return {grad_value, grad_packed};
 }
 
 }  // namespace
@@ -128,4 +177,6 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad_out, Tensor value, Tenso
 STABLE_TORCH_LIBRARY_IMPL(piip, CPU, library) {
   library.impl("deform_attn_forward", TORCH_BOX(&forward));
   library.impl("deform_attn_backward", TORCH_BOX(&backward));
+  library.impl("deform_attn_packed_forward", TORCH_BOX(&forward_packed));
+  library.impl("deform_attn_packed_backward", TORCH_BOX(&backward_packed));
 }

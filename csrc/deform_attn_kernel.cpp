@@ -23,15 +23,17 @@ struct Group {
         first_head(item % call.groups_per_image() * call.heads_per_group),
         heads(std::min(call.heads_per_group, call.heads - first_head)) {}
 
-  // visit(row, column, place of the group's first head at this query among all (image, query, head), that of a later query)
+  // Where the group's channels of a query start in the output.
+  int64_t channel_at(int64_t query) const { return (query * call.heads + first_head) * call.channels; }
+
+  // visit(row, column, the query among those of all images, a later query)
   template <class Visit>
   void for_each_query(Visit visit) const {
     constexpr int64_t kAhead = 12;
-    const int64_t all = call.batch * call.query_height * call.query_width * call.heads;
-    int64_t place = image * call.query_height * call.query_width * call.heads + first_head;
+    const int64_t last = call.batch * call.queries() - 1;
+    int64_t query = image * call.queries();
     for (int64_t r = 0; r < call.query_height; ++r)
-      for (int64_t c = 0; c < call.query_width; ++c, place += call.heads)
-        visit(r, c, place, std::min(place + kAhead * call.heads, all - heads));
+      for (int64_t c = 0; c < call.query_width; ++c, ++query) visit(r, c, query, std::min(query + kAhead, last));
   }
 
   // visit(row, column, place of the group's first head at this pixel, in channels)
@@ -86,11 +88,11 @@ void forward(const Call& call, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     const Group group(call, item);
     group.template read_value<A, W>(value);
-    group.for_each_query([&](int64_t r, int64_t c, int64_t place, int64_t later) {
-      prefetch<A, 0>(call.offsets, 2 * later * call.points, 2 * group.heads * call.points);
-      prefetch<A, 0>(call.logits, later * call.points, group.heads * call.points);
-      prefetch<A, 1>(call.out, later * call.channels, group.heads * call.channels);
-      points.template locate<false>(place * call.points, r, c, group.heads);
+    group.for_each_query([&](int64_t r, int64_t c, int64_t query, int64_t later) {
+      prefetch<A, 0>(call.offsets, points.offsets_at(later, group.first_head), 2 * group.heads * call.points);
+      prefetch<A, 0>(call.logits, points.logits_at(later, group.first_head), group.heads * call.points);
+      prefetch<A, 1>(call.out, group.channel_at(later), group.heads * call.channels);
+      points.template locate<false>(query, r, c, group.first_head, group.heads);
       const A *w0 = points.weight[0].data(), *w1 = points.weight[1].data(), *w2 = points.weight[2].data(), *w3 = points.weight[3].data();
       const Int<A>* at = points.corner.data();
       for (int64_t h = 0; h < group.heads; ++h) {
@@ -107,7 +109,7 @@ void forward(const Call& call, int64_t begin, int64_t end) {
           upper.to(&result[h * call.channels + block]);  // padding is overwritten by the next head
         }
       }
-      write(call.out, place * call.channels, group.heads * call.channels, result.data());
+      write(call.out, group.channel_at(query), group.heads * call.channels, result.data());
     });
   }
 }
@@ -122,20 +124,20 @@ void backward(const Call& call, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item) {
     const Group group(call, item);
     group.template read_value<A, W>(planes);
-    group.for_each_query([&](int64_t r, int64_t c, int64_t place, int64_t later) {
-      prefetch<A, 0>(call.offsets, 2 * later * call.points, 2 * group.heads * call.points);
-      prefetch<A, 0>(call.logits, later * call.points, group.heads * call.points);
-      prefetch<A, 0>(call.grad_out, later * call.channels, group.heads * call.channels);
-      prefetch<A, 1>(call.grad_offsets, 2 * later * call.points, 2 * group.heads * call.points);
-      prefetch<A, 1>(call.grad_logits, later * call.points, group.heads * call.points);
-      points.template locate<true>(place * call.points, r, c, group.heads);
+    group.for_each_query([&](int64_t r, int64_t c, int64_t query, int64_t later) {
+      prefetch<A, 0>(call.offsets, points.offsets_at(later, group.first_head), 2 * group.heads * call.points);
+      prefetch<A, 0>(call.logits, points.logits_at(later, group.first_head), group.heads * call.points);
+      prefetch<A, 0>(call.grad_out, group.channel_at(later), group.heads * call.channels);
+      prefetch<A, 1>(call.grad_offsets, points.offsets_at(later, group.first_head), 2 * group.heads * call.points);
+      prefetch<A, 1>(call.grad_logits, points.logits_at(later, group.first_head), group.heads * call.points);
+      points.template locate<true>(query, r, c, group.first_head, group.heads);
       const A* w[4] = {points.weight[0].data(), points.weight[1].data(), points.weight[2].data(), points.weight[3].data()};
       const Int<A>* at = points.corner.data();
       A* dot = points.dot.data();
       for (int64_t h = 0; h < group.heads; ++h) {
         for (int64_t block = 0; block < channels; block += W) {
           const int64_t count = std::min<int64_t>(W, call.channels - block);
-          const auto out = read_channels<A, W>(call.grad_out, (place + h) * call.channels + block, count, size);
+          const auto out = read_channels<A, W>(call.grad_out, group.channel_at(query) + h * call.channels + block, count, size);
           for (int64_t i = h * call.points; i < (h + 1) * call.points; ++i) {
             A* pixel[4] = {planes.data + at[i] + block};  // the four corners
             pixel[1] = pixel[0] + 2 * channels, pixel[2] = pixel[0] + row, pixel[3] = pixel[2] + 2 * channels;
@@ -153,7 +155,7 @@ void backward(const Call& call, int64_t begin, int64_t end) {
           }
         }
       }
-      points.write_gradients(place * call.points, group.heads);
+      points.write_gradients(query, group.first_head, group.heads);
     });
     group.template write_grad_value<A, W>(planes, result.data());
   }

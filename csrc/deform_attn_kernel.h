@@ -7,15 +7,18 @@
 namespace piip {
 
 // One call. Shapes: value (batch, value_height * value_width, heads, channels), offsets (batch, queries, heads, points, 2),
-// logits (batch, queries, heads, points), out (batch, queries, heads * channels); the gradients as what they belong to.
+// logits (batch, queries, heads, points), out (batch, queries, heads * channels); the gradients as what they belong to. All are
+// contiguous, but offsets and logits may lie in rows, one per query, that hold something else too: their sizes are given.
 struct Call {
   int64_t batch, heads, channels, points;
   int64_t value_height, value_width, query_height, query_width;
+  int64_t offsets_row, logits_row;  // elements
   Array value, offsets, logits, out;
   Array grad_out, grad_value, grad_offsets, grad_logits;
   // The unit of work: one image and this many neighbouring heads (the last group of an image may have fewer).
   int64_t heads_per_group;
 
+  int64_t queries() const { return query_height * query_width; }  // of an image
   int64_t groups_per_image() const { return (heads + heads_per_group - 1) / heads_per_group; }
 };
 

@@ -15,7 +15,7 @@ struct Points {
   using I = Vec<Int<A>, L>;
   const Call& call;
   const Planes<A>& planes;
-  int64_t size;                             // entries of the whole tensor of logits
+  int64_t offsets_size, logits_size;        // elements from the first query's first to the last query's last
   int64_t padded;                           // entries here
   bool in_lanes;                            // a head's points are neighbouring lanes of one vector
   std::vector<A> attention;                 // softmax of the logits over a head's points
@@ -28,7 +28,8 @@ struct Points {
   Points(const Call& call, const Planes<A>& planes)
       : call(call),
         planes(planes),
-        size(call.batch * call.query_height * call.query_width * call.heads * call.points),
+        offsets_size((call.batch * call.queries() - 1) * call.offsets_row + 2 * call.heads * call.points),
+        logits_size((call.batch * call.queries() - 1) * call.logits_row + call.heads * call.points),
         padded((call.heads_per_group * call.points + L - 1) / L * L),
         in_lanes(call.points <= L && (call.points & (call.points - 1)) == 0),
         attention(padded), x(padded), y(padded), dot(4 * padded), corner(padded), head_start(padded),
@@ -84,18 +85,22 @@ struct Points {
     return whole;
   }
 
+  // Where the entries of a query start.
+  int64_t offsets_at(int64_t query, int64_t first_head) const { return query * call.offsets_row + 2 * first_head * call.points; }
+  int64_t logits_at(int64_t query, int64_t first_head) const { return query * call.logits_row + first_head * call.points; }
+
   // Reads one query's offsets and logits; fills `corner` and `weight`, and what the gradients need.
-  // `start`: the first entry in the tensor of logits.
   template <bool kGradients>
-  void locate(int64_t start, int64_t r, int64_t c, int64_t heads) {
+  void locate(int64_t query, int64_t r, int64_t c, int64_t first_head, int64_t heads) {
+    const int64_t offset = offsets_at(query, first_head), logit = logits_at(query, first_head);
     if (!in_lanes) {
-      read(call.logits, start, heads * call.points, attention.data());
+      read(call.logits, logit, heads * call.points, attention.data());
       softmax_by_head(heads);
     }
     for (int64_t i = 0; i < padded; i += L) {
-      const V a = in_lanes ? softmax(read_lanes<A>(call.logits, start + i, size)) : load<V>(&attention[i]);
-      const V pairs = read_lanes<A>(call.offsets, 2 * (start + i), 2 * size);
-      const V more = read_lanes<A>(call.offsets, 2 * (start + i) + L, 2 * size);
+      const V a = in_lanes ? softmax(read_lanes<A>(call.logits, logit + i, logits_size)) : load<V>(&attention[i]);
+      const V pairs = read_lanes<A>(call.offsets, offset + 2 * i, offsets_size);
+      const V more = read_lanes<A>(call.offsets, offset + 2 * i + L, offsets_size);
       V fx = __builtin_shuffle(pairs, more, lanes<A>(0, 2)) + x_reference[c];
       V fy = __builtin_shuffle(pairs, more, lanes<A>(1, 2)) + y_reference[r];
       const I column = split(fx, A(call.value_width)) + kBorder, line = split(fy, A(call.value_height)) + kBorder;
@@ -114,7 +119,8 @@ struct Points {
   }
 
   // From `dot` to the gradients of one query's offsets and logits.
-  void write_gradients(int64_t start, int64_t heads) {
+  void write_gradients(int64_t query, int64_t first_head, int64_t heads) {
+    const int64_t offset = offsets_at(query, first_head), logit = logits_at(query, first_head);
     const int64_t used = heads * call.points;
     for (int64_t i = 0; i < used; i += L) {
       const V fx = load<V>(&x[i]), fy = load<V>(&y[i]), a = load<V>(&attention[i]);
@@ -127,16 +133,16 @@ struct Points {
       const I low = lanes<A>(0, 1) / 2 + (lanes<A>(0, 1) % 2) * Int<A>(L);  // x0 y0 x1 y1 ...
       store(pairs, __builtin_shuffle(of_x, of_y, low));
       store(pairs + L, __builtin_shuffle(of_x, of_y, low + Int<A>(L / 2)));
-      write(call.grad_offsets, 2 * (start + i), 2 * count, pairs);
+      write(call.grad_offsets, offset + 2 * i, 2 * count, pairs);
       if (in_lanes) {
         A logits[L];
         store(logits, V(a * (of_attention - sum_over_points(a * of_attention))));
-        write(call.grad_logits, start + i, count, logits);
+        write(call.grad_logits, logit + i, count, logits);
       } else {
         store(&weight[0][i], of_attention);
       }
     }
-    if (!in_lanes) softmax_gradient_by_head(start, heads);
+    if (!in_lanes) softmax_gradient_by_head(logit, heads);
   }
 
   struct Corners {
@@ -155,7 +161,7 @@ struct Points {
             __builtin_shuffle(bottom_ab, bottom_cd, half), __builtin_shuffle(bottom_ab, bottom_cd, half + L / 2)};
   }
 
-  void softmax_gradient_by_head(int64_t start, int64_t heads) {
+  void softmax_gradient_by_head(int64_t logit, int64_t heads) {
     for (int64_t h = 0; h < heads; ++h) {
       const A* a = &attention[h * call.points];
       A* gradient = &weight[0][h * call.points];
@@ -163,7 +169,7 @@ struct Points {
       for (int64_t p = 0; p < call.points; ++p) mean += a[p] * gradient[p];
       for (int64_t p = 0; p < call.points; ++p) gradient[p] = a[p] * (gradient[p] - mean);
     }
-    write(call.grad_logits, start, heads * call.points, weight[0].data());
+    write(call.grad_logits, logit, heads * call.points, weight[0].data());
   }
 };
 

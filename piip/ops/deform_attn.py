@@ -4,7 +4,7 @@ What the compiled kernel does is what `reference` says; tests/ops holds them tog
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import register_flop_formula
 
+from piip.ops.eager import run_op
 from piip.ops.kernels import active_kernel
 
 # B batch, Q queries (rows times columns), V pixels of the value map, N heads, D channels per head, P points
@@ -69,7 +70,10 @@ def deform_attn(
         tensors = [_storable(t, arithmetic) for t in (value, offsets, logits)]
     if chosen == "triton":
         return torch.ops.piip.deform_attn_triton_forward.default(*tensors, *value_hw, *query_hw).to(given)
-    return _run(without_data, *tensors, *value_hw, *query_hw).to(given)
+    op = torch.ops.piip.deform_attn_forward.default
+    if without_data:
+        return op(*tensors, *value_hw, *query_hw).to(given)
+    return run_op(op, _differentiate, *tensors, *value_hw, *query_hw).to(given)
 
 
 def reference(
@@ -191,35 +195,8 @@ def _define(name: str) -> Callable[..., tuple[Tensor | None, ...]]:
     return differentiate
 
 
-_backward = _define("deform_attn")
+_differentiate = _define("deform_attn")
 _define("deform_attn_triton")
-
-
-class _Eager(torch.autograd.Function):
-    """What `register_autograd` does, for eager calls: its general machinery takes longer than the kernel of a small map."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _keep(ctx, inputs, inputs[0])
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.piip.deform_attn_forward.default(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if torch.is_grad_enabled():  # asks for a graph of the gradients: the op says that there is none
-            return _backward(ctx, grad_out)
-        with torch._C._AutoDispatchBelowAutograd():
-            return _backward(ctx, grad_out)
-
-
-def _run(traced: bool, *inputs: Any) -> Tensor:
-    """The forward op, by the shortest way. Whoever traces or transforms it shall see the op itself."""
-    if traced or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return torch.ops.piip.deform_attn_forward.default(*inputs)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs[:3]):
-        return cast(Tensor, _Eager.apply(*inputs))
-    with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.piip.deform_attn_forward.default(*inputs)
 
 
 @torch.library.impl(_LIBRARY, "deform_attn_triton_forward", "CUDA")

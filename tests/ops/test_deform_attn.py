@@ -60,8 +60,8 @@ def test_official_numbers(kernel):
 
 
 @pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize("num_points", [1, 4, 9])
-@pytest.mark.parametrize("dim", [1, 2, 4, 6, 8, 12, 16, 24, 32, 40, 80])
+@pytest.mark.parametrize("num_points", [1, 4, 9, 16, 33])
+@pytest.mark.parametrize("dim", [1, 2, 4, 6, 8, 12, 16, 24, 32, 40, 100])
 def test_cpp_is_reference(dim, num_points):
     assert_cpp_is_reference(inputs(dim, num_points, (5, 7), (4, 3)), (5, 7), (4, 3))
 
@@ -133,6 +133,36 @@ def test_a_location_that_is_no_number_shows_in_its_own_head_only(kernel, bad):
     assert out[1, 5, 2].isnan().all()
     out.data[1, 5, 2] = expected[1, 5, 2]
     assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_in_one_head_stays_there(kernel, bad):
+    """Widths 6 and 12 are padded: the kernel's vectors reach into the next head."""
+    for dim in (6, 12):
+        tensors = inputs(dim, 4, (5, 7), (4, 3))
+        grad_out = torch.ones(2, 12, 3, dim)
+        clean_out = deform_attn(*tensors, (5, 7), (4, 3), kernel=kernel)
+        clean = torch.autograd.grad(clean_out, tensors, grad_out.view(2, 12, -1))
+        tensors[0].data[:, :, 1] = bad
+        grad_out[:, :, 1] = bad
+
+        out = deform_attn(*tensors, (5, 7), (4, 3), kernel=kernel)
+        gradients = torch.autograd.grad(out, tensors, grad_out.view(2, 12, -1))
+
+        assert out.view(2, 12, 3, dim)[:, :, [0, 2]].isfinite().all()
+        for actual, wanted in zip(gradients, clean, strict=True):
+            torch.testing.assert_close(actual[:, :, [0, 2]], wanted[:, :, [0, 2]])
+
+
+@pytest.mark.usefixtures("compiled")
+def test_memory_that_a_thread_keeps_carries_nothing_over():
+    tensors = inputs(6, 4, (5, 7), (4, 3))
+    expected = output_and_gradients(tensors, (5, 7), (4, 3), "cpp")
+    large = inputs(16, 4, (12, 12), (4, 3))
+    large[0].data.fill_(float("nan"))
+    output_and_gradients(large, (12, 12), (4, 3), "cpp")
+    for after, before in zip(output_and_gradients(tensors, (5, 7), (4, 3), "cpp"), expected, strict=True):
+        assert torch.equal(after, before)
 
 
 def test_nan_logits_show(kernel):
