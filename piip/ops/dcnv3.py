@@ -8,6 +8,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from piip.ops import msda
 from piip.ops.choice import prepare, takes_reference
+from piip.ops.gradients import differentiable
 
 # B batch, H W value map, Ho Wo output map, G groups, D channels per group, K taps of a group
 
@@ -62,7 +63,7 @@ def dcnv3(
         value, offsets, mask = prepare(value, offsets, mask, bf16=False)
         return reference(value, offsets, mask, *grid).to(given)
     value, offsets, mask = prepare(value, offsets, mask, bf16=True)
-    return torch.ops.piip.dcnv3_forward(value, offsets, mask, *grid).to(given)
+    return _run(value, offsets, mask, *grid).to(given)
 
 
 def reference(
@@ -151,23 +152,7 @@ def _(grad_out: Tensor, value: Tensor, offsets: Tensor, mask: Tensor, *grid: Any
     return value, offsets, mask
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    value, offsets, mask, *grid = inputs
-    ctx.save_for_backward(value, offsets, mask)
-    ctx.grid = grid
-
-
-def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.piip.dcnv3_backward(grad_out, *ctx.saved_tensors, *ctx.grid)
-    return *gradients, *(None for _ in ctx.grid)
-
-
-def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError("the compiled dcnv3 has no second derivative; take kernel='reference'")
-
-
-torch.library.register_autograd("piip::dcnv3_forward", _backward, setup_context=_keep, lib=_LIBRARY)
-torch.library.register_autograd("piip::dcnv3_backward", _no_second_derivative, lib=_LIBRARY)
+_run = differentiable("dcnv3", _LIBRARY)
 
 
 @register_flop_formula(torch.ops.piip.dcnv3_forward)

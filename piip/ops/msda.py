@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from piip.ops.choice import prepare, takes_reference
+from piip.ops.gradients import differentiable
 
 # B batch, S pixels of all levels, Q queries, N heads, D channels per head, L levels, P points
 
@@ -55,7 +56,7 @@ def msda(
         return reference(value, shapes, locations, weights).to(given)
     value, locations, weights = prepare(*tensors, bf16=True)
     hw = [size for shape in shapes for size in shape]
-    return torch.ops.piip.msda_forward(value, hw, locations, weights).to(given)
+    return _run(value, hw, locations, weights).to(given)
 
 
 def reference(
@@ -125,23 +126,7 @@ def _(
     return value, locations, weights
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    value, ctx.hw, locations, weights = inputs
-    ctx.save_for_backward(value, locations, weights)
-
-
-def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    value, locations, weights = ctx.saved_tensors
-    of_value, of_locations, of_weights = torch.ops.piip.msda_backward(grad_out, value, ctx.hw, locations, weights)
-    return of_value, None, of_locations, of_weights
-
-
-def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError("the compiled msda has no second derivative; take kernel='reference'")
-
-
-torch.library.register_autograd("piip::msda_forward", _backward, setup_context=_keep, lib=_LIBRARY)
-torch.library.register_autograd("piip::msda_backward", _no_second_derivative, lib=_LIBRARY)
+_run = differentiable("msda", _LIBRARY)
 
 
 @register_flop_formula(torch.ops.piip.msda_forward)

@@ -284,6 +284,21 @@ def test_compiles_into_one_graph(kernel, op):
         torch.testing.assert_close(actual, wanted)
 
 
+@pytest.mark.usefixtures("compiled")
+@each_op
+def test_the_short_way_to_gradients_is_the_registered_one(op):
+    """What tracers see is the op with its registered gradient; eager calls go round it. A graph may be walked twice."""
+    call = CALLS[op]()
+    short = call.run(*call.tensors, kernel="cpp").square().sum()
+    forward, arguments = call.raw(*call.tensors)
+    registered = torch.autograd.grad(forward(*arguments).square().sum(), call.tensors)
+    for gradients in (
+        torch.autograd.grad(short, call.tensors, retain_graph=True),
+        torch.autograd.grad(short, call.tensors),
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(gradients, registered, strict=True))
+
+
 @each_op
 @pytest.mark.parametrize("kernel", ["auto", "reference", "cpp"])
 def test_flops_on_meta_do_not_depend_on_the_kernel(op, kernel):
