@@ -47,17 +47,18 @@ piip::Array behind_offsets(const piip::Call& call, piip::Array offsets, ScalarTy
 }
 
 // Groups of four heads: with four points each, a query's points fill a vector of 16, and its offsets whole cache lines. Eight
-// (two independent vectors) where their planes still fit a core's L2 cache, fewer where threads would go without work: measured
-// best of 1, 2, 4, 8. No result depends on it.
-int64_t heads_per_group(const piip::Call& call, int64_t plane_bytes) {
+// (two independent vectors) where their planes still fit a core's L2 cache, and for narrow heads without gradients; fewer where
+// threads would go without work: measured best of 1, 2, 4, 8, 16. No result depends on it.
+int64_t heads_per_group(const piip::Call& call, int64_t plane_bytes, bool gradients) {
   constexpr int64_t kPlanesBytes = 512 * 1024;
   const int64_t threads = torch::stable::get_num_threads();
-  int64_t heads = std::min<int64_t>(call.heads, 8 * plane_bytes <= kPlanesBytes ? 8 : 4);
+  const bool eight = 8 * plane_bytes <= kPlanesBytes || (!gradients && call.channels <= 16);
+  int64_t heads = std::min<int64_t>(call.heads, eight ? 8 : 4);
   while (heads > 1 && call.batch * ((call.heads + heads - 1) / heads) < threads) heads /= 2;
   return heads;
 }
 
-// A call but for offsets and logits.
+// A call but for offsets and logits, and the groups of heads.
 piip::Call describe(const Tensor& value, int64_t queries, int64_t points, int64_t value_height, int64_t value_width,
                     int64_t query_height, int64_t query_width) {
   STD_TORCH_CHECK(value.dim() == 4 && value.size(1) == value_height * value_width, "value must be (B, Hv * Wv, N, D)");
@@ -69,11 +70,6 @@ piip::Call describe(const Tensor& value, int64_t queries, int64_t points, int64_
   call.value_height = value_height, call.value_width = value_width;
   call.query_height = query_height, call.query_width = query_width;
   call.value = array(value, arithmetic, "value");
-  const int64_t pixels = (value_height + 2 * piip::kBorder) * (value_width + 2 * piip::kBorder);
-  const int64_t plane = pixels * piip::padded_channels(call.channels);  // in the backward pass twice that
-  call.heads_per_group = std::max<int64_t>(1, heads_per_group(call, plane * (arithmetic == ScalarType::Double ? 8 : 4)));
-  STD_TORCH_CHECK(2 * plane * call.heads_per_group <= std::numeric_limits<int32_t>::max(), "a map of ", value_height, " x ",
-                  value_width, " with ", call.channels, " channels a head is too large for 32-bit indices");
   return call;
 }
 
@@ -103,8 +99,16 @@ piip::Call describe_packed(const Tensor& value, const Tensor& packed, int64_t va
   return call;
 }
 
-void run(const piip::Call& call, const Tensor& value, piip::Work for_float, piip::Work for_double) {
-  const piip::Work work = arithmetic_of(value) == ScalarType::Double ? for_double : for_float;
+void run(piip::Call& call, bool gradients, bool in_double) {
+  const int64_t pixels = (call.value_height + 2 * piip::kBorder) * (call.value_width + 2 * piip::kBorder);
+  const int64_t plane = pixels * piip::padded_channels(call.channels);
+  call.heads_per_group = heads_per_group(call, plane * (in_double ? 8 : 4), gradients);
+  STD_TORCH_CHECK(plane * call.heads_per_group * (gradients ? 2 : 1) <= std::numeric_limits<int32_t>::max(), "a map of ",
+                  call.value_height, " x ", call.value_width, " with ", call.channels,
+                  " channels a head is too large for 32-bit indices");
+  const piip::Kernels& all = kernels();
+  const piip::Work work = gradients ? (in_double ? all.backward_double : all.backward_float)
+                                    : (in_double ? all.forward_double : all.forward_float);
   torch::stable::parallel_for(0, call.batch * call.groups_per_image(), 1,
                               [&](int64_t begin, int64_t end) { work(call, begin, end); });
 }
@@ -113,7 +117,7 @@ Tensor run_forward(piip::Call& call, const Tensor& value) {
   Tensor out = torch::stable::new_empty(value, {call.batch, call.queries(), call.heads * call.channels});
   if (out.numel() == 0) return out;
   call.out = array(out, arithmetic_of(value), "out");
-  run(call, value, kernels().forward_float, kernels().forward_double);
+  run(call, false, arithmetic_of(value) == ScalarType::Double);
   return out;
 }
 
@@ -123,7 +127,7 @@ void run_backward(piip::Call& call, const Tensor& grad_out, const Tensor& value,
                   "grad_out must be (B, Hq * Wq, N * D)");
   call.grad_out = array(grad_out, arithmetic_of(value), "grad_out");
   call.grad_value = array(grad_value, arithmetic_of(value), "grad_value");
-  run(call, value, kernels().backward_float, kernels().backward_double);
+  run(call, true, arithmetic_of(value) == ScalarType::Double);
 }
 
 Tensor forward(Tensor value, Tensor offsets, Tensor logits, int64_t value_height, int64_t value_width, int64_t query_height,
