@@ -139,12 +139,12 @@ SamplingCall describe_msda(const Tensor& value, const std::vector<int64_t>& hw, 
   return call;
 }
 
-Tensor msda_forward(Tensor value, std::vector<int64_t> spatial_shapes, Tensor locations, Tensor weights) {
+Tensor msda_forward(Tensor value, Tensor locations, Tensor weights, std::vector<int64_t> spatial_shapes) {
   const SamplingCall call = describe_msda(value, spatial_shapes, locations, weights);
   return Inputs(value, locations, weights).forward(call, {call.batch, call.queries(), call.heads * call.channels});
 }
 
-Gradients msda_backward(Tensor grad_out, Tensor value, std::vector<int64_t> spatial_shapes, Tensor locations, Tensor weights) {
+Gradients msda_backward(Tensor grad_out, Tensor value, Tensor locations, Tensor weights, std::vector<int64_t> spatial_shapes) {
   return Inputs(value, locations, weights).backward(describe_msda(value, spatial_shapes, locations, weights), grad_out);
 }
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from piip.ops import dcnv3 as dcnv3_op
 from piip.ops import msda as msda_op
-from piip.ops.deform_attn import active_kernel
+from piip.ops.kernels import active_kernel
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from piip.ops.deform_attn import active_kernel
+from piip.ops.kernels import active_kernel
 
 
 def takes_reference(op: str, kernel: str, value: Tensor) -> bool:
@@ -18,10 +18,11 @@ def takes_reference(op: str, kernel: str, value: Tensor) -> bool:
     """
     if value.is_meta or isinstance(value, FakeTensor):
         return False
-    chosen = active_kernel(kernel, value.device.type)
-    if chosen not in ("cpp", "reference") and kernel != "auto":
+    if value.device.type == "cpu":
+        return active_kernel(kernel) != "cpp"
+    if kernel not in ("auto", "reference"):
         raise RuntimeError(f"kernel={kernel!r}: {op} has none on {value.device}. Take 'auto' or 'reference'.")
-    return chosen != "cpp"
+    return True
 
 
 def prepare(*tensors: Tensor, bf16: bool) -> tuple[Tensor, ...]:

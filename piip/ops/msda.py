@@ -56,7 +56,7 @@ def msda(
         return reference(value, shapes, locations, weights).to(given)
     value, locations, weights = prepare(*tensors, bf16=True)
     hw = [size for shape in shapes for size in shape]
-    return _run(value, hw, locations, weights).to(given)
+    return _run(value, locations, weights, hw).to(given)
 
 
 def reference(
@@ -106,19 +106,19 @@ def _check(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weig
 
 
 _LIBRARY = torch.library.Library("piip", "FRAGMENT")
-_INPUTS = "Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, Tensor attention_weights"
+_INPUTS = "Tensor value, Tensor sampling_locations, Tensor attention_weights, SymInt[] spatial_shapes"
 _LIBRARY.define(f"msda_forward({_INPUTS}) -> Tensor")
 _LIBRARY.define(f"msda_backward(Tensor grad_out, {_INPUTS}) -> (Tensor, Tensor, Tensor)")
 
 
 @torch.library.register_fake("piip::msda_forward", lib=_LIBRARY)
-def _(value: Tensor, hw: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+def _(value: Tensor, locations: Tensor, weights: Tensor, hw: Sequence[int]) -> Tensor:
     return value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
 
 
 @torch.library.register_fake("piip::msda_backward", lib=_LIBRARY)
 def _(
-    grad_out: Tensor, value: Tensor, hw: Sequence[int], locations: Tensor, weights: Tensor
+    grad_out: Tensor, value: Tensor, locations: Tensor, weights: Tensor, hw: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     value, locations, weights = (
         torch.empty_like(t, memory_format=torch.contiguous_format) for t in (value, locations, weights)
@@ -130,8 +130,6 @@ _run = differentiable("msda", _LIBRARY)
 
 
 @register_flop_formula(torch.ops.piip.msda_forward)
-def _flops(
-    value_shape: torch.Size, hw: Any, locations: Any, weights_shape: torch.Size, *args: Any, **kwargs: Any
-) -> int:
+def _flops(value_shape: torch.Size, locations: Any, weights_shape: torch.Size, *args: Any, **kwargs: Any) -> int:
     """2 * MACs; MACs = 5 per query, head, level, point and channel: four bilinear corners, and the point's weight in the sum."""
     return 2 * 5 * weights_shape.numel() * value_shape[3]

@@ -49,7 +49,7 @@ def msda_call(dim=6, heads=3, batch=2, queries=11, points=3, shapes=((5, 7), (3,
     return Call(
         lambda v, c, w, kernel: msda(v, shapes, c, w, kernel=kernel),
         tensors,
-        lambda value, coordinates, weights: (forward, (value, hw, coordinates, weights)),
+        lambda value, coordinates, weights: (forward, (value, coordinates, weights, hw)),
     )
 
 
@@ -325,6 +325,8 @@ def test_a_kernel_that_cannot_run_is_refused(op, monkeypatch):
     call = CALLS[op]()
     with pytest.raises(ValueError, match="'fast': no such kernel"):
         call.run(*call.tensors, kernel="fast")
-    monkeypatch.setattr("piip.ops.deform_attn.build.load", lambda: False)
+    with pytest.raises(RuntimeError, match="'cuda' runs on a CUDA GPU, the tensors are on cpu"):
+        call.run(*call.tensors, kernel="cuda")
+    monkeypatch.setattr("piip.ops.build.problem", lambda: "no compiler.")
     with pytest.raises(RuntimeError, match="'cpp' cannot run"):
         call.run(*call.tensors, kernel="cpp")
