@@ -48,8 +48,8 @@ def cost(spec: ModelSpec, height: int, width: int) -> Cost:
     """Counts on the meta device: no memory, no arithmetic, a second.
 
     Matrix products, convolutions, attention (with the padding of its windows, as published, though exact windows save it) and
-    deformable sampling count; norms, activations and resizing do not. The box head counts `rpn_post_nms` boxes and the mask head `max_detections` masks, the
-    most an image can have; proposals' NMS and RoIAlign do not count.
+    deformable sampling count; norms, activations and resizing do not. The box head counts `rpn_post_nms` boxes and the mask head
+    `max_detections` masks, the most an image can have; proposals' NMS and RoIAlign do not count.
 
     Args:
         spec: The model.

@@ -39,13 +39,15 @@ def window_attention(*, exact: bool, padding: str) -> Windowed:
     """The function (attention, tokens (B, H*W, C), grid, window) -> (B, H*W, C) for one of the two paddings.
 
     Args:
-        exact: Without padded work; else the plain path. Equal but for rounding.
+        exact: Without padded work; else the plain path. Equal but for rounding. Networks under DeepSpeed's ZeRO-3 take the plain
+            path: it gathers a layer's weights for that layer's own call only, and the padded token's key is read outside of it.
         padding: "before_qkv" or "after_qkv", see attention.py.
     """
     plain = windowed if padding == "before_qkv" else windowed_after_qkv
 
     def run(attention: nn.Module, tokens: Tensor, grid: Grid, window: int) -> Tensor:
-        if not exact or not (grid[0] % window or grid[1] % window):
+        sharded = hasattr(next(attention.parameters()), "ds_status")
+        if not exact or sharded or not (grid[0] % window or grid[1] % window):
             return plain(attention, tokens, grid, window)  # type: ignore[arg-type]
         return windowed_exact(attention, tokens, grid, window, padding=padding)
 
