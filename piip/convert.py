@@ -5,7 +5,7 @@ checkpoint of ours. No code of a pickle is run. What is missing, left over or of
 otherwise. Rows that differ only in image sizes share their weights' shapes: which of them a file belongs to, it does not tell.
 
 Examples:
-  python -m piip.convert model.pth --row mask_rcnn_piip_tsb_1120_896_448_1x
+  python -m piip.convert mask_rcnn_deit_tsb_1120_896_448_fpn_1x_coco_bs16.pth
   python -m piip.convert iter_87961/global_step87960 --row mask_rcnn_piip_tsb_1120_896_448_1x --dry-run
   python -m piip.convert model.pth --row mask_rcnn_piip_tsb_1120_896_448_1x --allow unexplained --json
 """
@@ -38,8 +38,9 @@ class Options:
 
     file: tyro.conf.Positional[Path]
     """Official .pth, .pt or .safetensors, a DeepSpeed folder, or a checkpoint of ours."""
-    row: str
-    """The row the weights are of; `python -m piip.rows` lists them."""
+    row: str | None = None
+    """The row the weights are of (`python -m piip.rows --names`); default: that of the official configuration the file is called
+    after."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Override a field of the row, e.g. --set model.head.num_classes=12."""
     allow: Annotated[tuple[Literal["missing", "unexplained", "resized"], ...], tyro.conf.UseAppendAction] = ()
@@ -68,7 +69,7 @@ def main(options: Options) -> int:
     from piip.sweeps.found import find_row
     from piip.training.start import read_any
 
-    spec = find_row(options.row).override(dict(map(parse_override, options.set)))
+    spec = find_row(options.row or options.file.stem).override(dict(map(parse_override, options.set)))
     categories = categories_of(spec, options.annotations)
     weights = read_any(options.file, options.sha256)
     with on_meta():

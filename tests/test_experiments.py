@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from piip import cost as cost_verb
+from piip import rows as rows_verb
 from piip.models import build_backbone
 from piip.models.meta import on_meta
 from piip.models.published import published
@@ -147,3 +148,15 @@ def test_a_wrong_row_is_answered_with_the_nearest():
         ValueError, match=r"no row 'mask_rcnn_piip_tsb_1120_896'\. Nearest: '.*tsb_1120_.*'\. All rows: python -m piip"
     ):
         find_row("mask_rcnn_piip_tsb_1120_896")
+
+
+def test_a_row_is_found_by_its_official_configuration_too():
+    config = "mask_rcnn_deit_tsb_1120_896_448_fpn_1x_coco_bs16"
+
+    assert find_row(config).name == "mask_rcnn_piip_tsb_1120_896_448_1x"
+
+
+def test_names_of_rows_come_at_once(capsys):
+    assert rows_verb.cli(["--names"]) == 0
+
+    assert capsys.readouterr().out.split() == list(all_rows())

@@ -39,9 +39,10 @@ def load_tables(file: Path) -> dict[str, Sequence[ExperimentSpec]]:
 
 
 def find_row(name: str) -> ExperimentSpec:
-    """One row by name; a wrong name is answered with the nearest."""
+    """One row by its name, or by that of its official configuration; a wrong name is answered with the nearest."""
     rows = all_rows()
-    if name not in rows:
-        close = get_close_matches(name, rows, n=1, cutoff=0.0)
-        raise ValueError(f"no row {name!r}. Nearest: {close[0]!r}. All rows: python -m piip.rows")
-    return rows[name]
+    official = {row.paper.config: row for row in rows.values() if row.paper and row.paper.config}
+    if name not in rows and name not in official:
+        close = get_close_matches(name, [*rows, *official], n=1, cutoff=0.0)
+        raise ValueError(f"no row {name!r}. Nearest: {close[0]!r}. All rows: python -m piip.rows --names")
+    return rows.get(name) or official[name]

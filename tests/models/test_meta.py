@@ -1,8 +1,11 @@
 """Networks without values are the networks, and nothing else changes while they are built."""
 
-import torch
+from functools import partial
 
-from piip.models import build_model
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from piip.models import build_backbone, build_model
 from piip.models.meta import on_meta
 from piip.presets import BEITV2, DINOV2, INTERNVIT, piip
 from piip.spec import ModelSpec
@@ -32,3 +35,15 @@ def test_a_tensor_with_values_is_initialised_as_ever():
 
     assert nothing.is_meta
     assert real.tolist() == [6, 6, 6]
+
+
+def test_a_network_counted_on_meta_costs_what_it_costs():
+    spec = piip("TSB", (128, 96, 64))
+    counts, maps = [], []
+    for place in (on_meta, partial(torch.device, "meta")):
+        with place(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            maps.append([map_.shape for map_ in build_backbone(spec, pretrained=False)(torch.empty(1, 3, 128, 96))])
+        counts.append(counter.get_flop_counts())
+
+    assert maps[0] == maps[1]
+    assert counts[0] == counts[1]
