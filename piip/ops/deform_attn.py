@@ -73,7 +73,8 @@ def deform_attn(
     op = torch.ops.piip.deform_attn_forward.default
     if without_data:
         return op(*tensors, *value_hw, *query_hw).to(given)
-    return run_op(op, _differentiate, *tensors, *value_hw, *query_hw).to(given)
+    out = run_op(op, _differentiate, *tensors, *value_hw, *query_hw)
+    return out if out.dtype == given else out.to(given)
 
 
 def reference(
@@ -126,7 +127,9 @@ def _check(
 
 def _storable(tensor: Tensor, arithmetic: torch.dtype) -> Tensor:
     """The op reads bf16 beside float32; everything else is converted to the arithmetic's dtype."""
-    return tensor if tensor.dtype == torch.bfloat16 and arithmetic == torch.float32 else tensor.to(arithmetic)
+    if tensor.dtype == arithmetic or (tensor.dtype == torch.bfloat16 and arithmetic == torch.float32):
+        return tensor  # `to` would give the same, but takes microseconds to find that out
+    return tensor.to(arithmetic)
 
 
 def _storable_on_gpu(value: Tensor, offsets: Tensor, logits: Tensor) -> list[Tensor]:
