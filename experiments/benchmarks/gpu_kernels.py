@@ -223,6 +223,7 @@ def measure(case: str, names: Sequence[str], storage: str, rounds: int) -> list[
     Raises:
         SystemExit: A method computes something else.
     """
+    torch.compiler.reset()  # it compiles a function for eight shapes at most
     captured: dict[str, Captured] = {}
     errors: dict[str, float] = {}
     for name in names:

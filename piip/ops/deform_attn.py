@@ -91,7 +91,9 @@ def reference(
     x_Q = (torch.arange(query_columns, device=value.device, dtype=value.dtype) + 0.5) / query_columns
     y_Q = (torch.arange(query_rows, device=value.device, dtype=value.dtype) + 0.5) / query_rows
     reference_points_Q2 = torch.stack((x_Q.repeat(query_rows), y_Q.repeat_interleave(query_columns)), -1)
-    size_2 = torch.tensor([value_columns, value_rows], device=value.device, dtype=value.dtype)
+    size_2 = torch.stack(
+        [value.new_full((), n) for n in (value_columns, value_rows)]
+    )  # nothing is copied from the host
     grid_BQNP2 = 2 * (reference_points_Q2[:, None, None] + offsets / size_2) - 1
 
     # grid_sample knows no heads: they become part of the batch.

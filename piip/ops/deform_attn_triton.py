@@ -151,6 +151,8 @@ def _launch(value: Tensor, logits: Tensor) -> tuple[tuple[int, int, int], dict[s
     batch, num_queries, num_heads, num_points = logits.shape
     dim = value.shape[3]
     padded = triton.next_power_of_2(dim)
-    queries = max(1, min(32, 4096 // padded))  # 4096 sums in a program of 128 threads are 32 registers
+    queries = max(
+        1, min(32, 1024 // padded)
+    )  # 8 sums for each of a program's 128 threads: more, and code and compile time grow
     sizes = {"N": num_heads, "D": dim, "P": num_points, "BQ": queries, "BD": padded}
     return (triton.cdiv(num_queries, queries), num_heads, batch), sizes | {"BP": triton.next_power_of_2(num_points)}

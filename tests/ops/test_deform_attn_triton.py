@@ -83,3 +83,35 @@ def test_triton_is_the_reference():
 @pytest.mark.slow
 def test_triton_is_the_reference_for_any_width_number_of_points_and_dtype():
     interpret(REST)
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from piip.ops import deform_attn_triton
+
+SIZES = {"N": 16, "D": 6, "P": 4, "BQ": 32, "BD": 8, "BP": 4}
+
+
+def compile_for(architecture, kernel, sizes):
+    sums = "*i64" if sizes.get("FIXED") else "*fp32"
+    kinds = {"grad_value_ptr": sums, "scale_ptr": "*fp32"} | dict.fromkeys(sizes, "constexpr")
+    signature = {name: kinds.get(name, "*bf16" if name.endswith("_ptr") else "i32") for name in kernel.arg_names}
+    source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=sizes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": 4})
+    assert compiled.asm["cubin"]
+    return compiled.asm["ptx"]
+
+
+compile_for(90, deform_attn_triton._forward, SIZES)
+assert "red.global.gpu.relaxed.add.f32" in compile_for(90, deform_attn_triton._backward, SIZES | {"FIXED": False})
+assert "red.global.gpu.relaxed.add.u64" in compile_for(90, deform_attn_triton._backward, SIZES | {"FIXED": True})
+"""
+
+
+@pytest.mark.slow
+def test_triton_compiles_for_a_gpu_that_is_not_here():
+    """The interpreter takes more than the compiler does."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
