@@ -376,6 +376,16 @@ class TrainSpec(Spec):
         return self
 
 
+class SpeedSpec(Spec):
+    """How the same network is computed sooner. Every switch gives what its plain form gives, to rounding; tests hold them equal."""
+
+    windows: Literal["exact", "padded"] = "exact"
+    """`exact`: window attention on real tokens, padded ones as one key of their number's weight. `padded`: as published."""
+    interactions: Literal["mixed", "fp32"] = "mixed"
+    """Under bf16. `mixed`: the attention's value and output layers in bf16, offsets and softmax in fp32. `fp32`: all of them, as
+    the official code."""
+
+
 class PaperResult(Spec):
     """What the paper and the released tables print for this row; training never reads it."""
 
@@ -401,6 +411,7 @@ class ExperimentSpec(Spec):
     data: CocoSpec = CocoSpec()
     optim: OptimSpec = OptimSpec()
     train: TrainSpec = TrainSpec()
+    speed: SpeedSpec = SpeedSpec()
     paper: PaperResult | None = None
 
     @property

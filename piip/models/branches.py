@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from piip.models import internvit, pico, uniperceiver  # register their networks with timm
-from piip.models.attention import take_over_beit, windowed, windowed_after_qkv
+from piip.models.attention import take_over_beit
 from piip.models.convnext import ConvNeXtBranch
 from piip.models.pretraining import hub_overlay, load_pretraining
 from piip.models.resizing import Grid, resize_patches, resize_positions, resized_positions
+from piip.models.windows import window_attention
 from piip.spec import BranchSpec
 from piip.weights.read import WeightsError
 
@@ -84,8 +85,9 @@ class Branch(nn.Module):
         self.num_heads: int = self.blocks[0].attn.num_heads  # type: ignore[assignment]
         if isinstance(vit, beit.Beit):
             take_over_beit(self.blocks, self.windows)
-        self.windowed = windowed if window_padding == "before_qkv" else windowed_after_qkv
-        if self.windowed is windowed_after_qkv and type(self.blocks[0].attn) is not Attention:
+        self.window_padding = window_padding
+        self.set_windows(exact=True)
+        if window_padding == "after_qkv" and type(self.blocks[0].attn) is not Attention:
             raise ValueError("window_padding 'after_qkv' is for plain attention (the official DeiT class) only")
 
         _fit_blocks(self.blocks, self.embed_dim, drop_path, linear=linear, layer_scale=layer_scale)
@@ -93,6 +95,10 @@ class Branch(nn.Module):
         if num_classes is not None:
             self.norm = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
             self.head = vit.head
+
+    def set_windows(self, *, exact: bool) -> None:
+        """Window attention without padded work (the default), or as published: equal but for rounding."""
+        self.windowed = window_attention(exact=exact, padding=self.window_padding)
 
     def shares(self, count: int) -> list[tuple[int, int]]:
         """Blocks start..stop-1 for each of `count` interactions.

@@ -13,7 +13,8 @@ from piip.models.boxes import BOX_POOL, MASK_POOL
 from piip.models.meta import on_meta
 from piip.models.piip import PIIP
 from piip.models.rcnn import MaskRCNN
-from piip.spec import MaskRCNNSpec, ModelSpec
+from piip.models.speed import set_speed
+from piip.spec import MaskRCNNSpec, ModelSpec, SpeedSpec
 
 HEADS = ("neck", "rpn", "roi_heads", "head")
 
@@ -46,9 +47,9 @@ class Cost:
 def cost(spec: ModelSpec, height: int, width: int) -> Cost:
     """Counts on the meta device: no memory, no arithmetic, a second.
 
-    Matrix products, convolutions, attention (with the padding of its windows) and deformable sampling count; norms,
-    activations and resizing do not. The box head counts `rpn_post_nms` boxes and the mask head `max_detections` masks, the
-    most an image can have; proposals' NMS and RoIAlign do not count.
+    Matrix products, convolutions, attention (with the padding of its windows, as published, though exact windows save it) and
+    deformable sampling count; norms, activations and resizing do not. The box head counts `rpn_post_nms` boxes and the mask head
+    `max_detections` masks, the most an image can have; proposals' NMS and RoIAlign do not count.
 
     Args:
         spec: The model.
@@ -57,6 +58,7 @@ def cost(spec: ModelSpec, height: int, width: int) -> Cost:
     """
     with on_meta(), torch.no_grad():
         model = build_model(spec, pretrained=False).eval()
+        set_speed(model, SpeedSpec(windows="padded"))
         images = torch.empty(1, 3, height, width)
         if isinstance(model, MaskRCNN):
             assert isinstance(spec.head, MaskRCNNSpec)

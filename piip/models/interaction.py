@@ -37,6 +37,7 @@ class DeformableCrossAttention(nn.Module):
     """Every query looks at `num_points` places per head, around its own position, in the neighbour's map.
 
     Offsets and the softmax over points stay in fp32 under autocast: an offset of a few pixels in bf16 moves in steps of 1/64 px.
+    With `fp32` set all four linear layers do, as in the official code.
 
     Args:
         query_dim: Channels of the queries and of the output.
@@ -53,7 +54,7 @@ class DeformableCrossAttention(nn.Module):
                 f"int({query_dim} channels * value_ratio {spec.value_ratio}). Heads that fit: {fits}"
             )
         self.num_heads, self.num_points, self.kernel = spec.num_heads, spec.num_points, spec.kernel
-        self.width = width
+        self.width, self.fp32 = width, False
         self.sampling_offsets = nn.Linear(query_dim, self.num_heads * self.num_points * 2)
         self.attention_weights = nn.Linear(query_dim, self.num_heads * self.num_points)
         self.value_proj = nn.Linear(feature_dim, width)
@@ -76,6 +77,12 @@ class DeformableCrossAttention(nn.Module):
 
     def forward(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Tensor:
         """Queries (B, Q, query_dim) and a map (B, K, feature_dim) -> (B, Q, query_dim)."""
+        if self.fp32:
+            with without_autocast(query.device):
+                return self._attend(query.float(), feature.float(), query_grid, feature_grid)
+        return self._attend(query, feature, query_grid, feature_grid)
+
+    def _attend(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Tensor:
         value_BKND = self.value_proj(feature).unflatten(-1, (self.num_heads, -1))
         with without_autocast(query.device):
             query_fp32 = query.float()

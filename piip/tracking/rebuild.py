@@ -9,6 +9,7 @@ from torch import nn
 
 from piip.data.sources import Source, locate
 from piip.models import build_model
+from piip.models.speed import set_speed
 from piip.spec import ExperimentSpec
 from piip.tracking.store import RunInfo, Store
 from piip.training import checkpoint
@@ -56,6 +57,7 @@ def rebuild(store: Store, run_id: str, which: Which = "last") -> Rebuilt:
     if found is None:
         raise ValueError(f"run {run_id} ({run.name}, {run.status}) has no {which} checkpoint in {root}")
     model = build_model(spec.model, pretrained=False)
+    set_speed(model, spec.speed)
     checkpoint.load_model(model, found)
     return Rebuilt(run, spec, model.eval(), found)
 

@@ -15,6 +15,7 @@ from piip.data.loader import TrainLoader
 from piip.models import build_model
 from piip.models.cnn import CNN
 from piip.models.piip import PIIP
+from piip.models.speed import set_speed
 from piip.training import checkpoint, loop, machine
 from piip.training.checkpoint import Manifest
 from piip.training.engine import build_engine
@@ -68,6 +69,7 @@ class _Run:
         # weights that a checkpoint, or the whole network's, will replace need not be fetched
         kept = checkpoint.last(self.root)
         model = build_model(self.spec.model, pretrained=kept is None and self.spec.model.weights is None)
+        set_speed(model, self.spec.speed)
         if kept is None:
             start_from(model, self.spec.model, [category["name"] for category in self.train_data.categories])
         model = model.to(device)

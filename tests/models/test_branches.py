@@ -4,7 +4,8 @@ import torch
 from timm.layers import DropPath
 
 from piip.models import branches, pico
-from piip.models.branches import Branch, build_branch, windowed
+from piip.models.attention import windowed
+from piip.models.branches import Branch, build_branch
 from piip.spec import BranchSpec
 
 DEIT_TINY = BranchSpec(arch="deit_tiny_patch16_224.fb_in1k", resolution=224, pretrained=False, window=None)

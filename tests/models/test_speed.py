@@ -1,0 +1,69 @@
+"""Every switch of SpeedSpec gives what its plain form gives."""
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from piip.models.branches import Branch
+from piip.models.interaction import DeformableCrossAttention
+from piip.models.piip import PIIP
+from piip.models.speed import set_speed
+from piip.spec import BranchSpec, InteractionSpec, PIIPSpec, SpeedSpec
+
+PLAIN = SpeedSpec(windows="padded", interactions="fp32")
+SWITCHES = [PLAIN.override({name: choice}) for name, choice in (("windows", "exact"), ("interactions", "mixed"))]
+
+
+def network() -> PIIP:
+    torch.manual_seed(0)
+    specs = tuple(BranchSpec(arch="tiny", resolution=side) for side in (160, 96))
+    branches = [
+        Branch(
+            VisionTransformer(img_size=side, embed_dim=32, depth=2, num_heads=2, class_token=False, global_pool="avg"),
+            window=4,
+        )
+        for side in (160, 96)
+    ]
+    model = PIIP(branches, PIIPSpec(branches=specs, interaction=InteractionSpec(count=2, num_heads=4, drop_path=0)))
+    for name, parameter in model.named_parameters():
+        if name.endswith("gamma"):
+            torch.nn.init.normal_(parameter)  # else interactions do nothing
+    return model.eval()
+
+
+def outcome(speed, *, bf16=False):
+    model = network()
+    set_speed(model, speed)
+    images = torch.randn(1, 3, 160, 96, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        maps = model(images)
+    sum((m.float() ** 2).mean() for m in maps).backward()
+    return [m.float() for m in maps], [p.grad for p in model.parameters()]
+
+
+@pytest.mark.parametrize("speed", SWITCHES, ids=str)
+def test_each_switch_gives_outputs_and_gradients_of_the_plain_form(speed):
+    torch.testing.assert_close(outcome(speed), outcome(PLAIN), atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("speed", SWITCHES, ids=str)
+def test_in_bf16_no_switch_is_further_from_fp32_than_the_plain_form_by_a_fifth(speed):
+    exact, plain, switched = outcome(PLAIN)[0], outcome(PLAIN, bf16=True)[0], outcome(speed, bf16=True)[0]
+
+    for truth, a, b in zip(exact, plain, switched, strict=True):
+        assert (b - truth).norm() <= 1.2 * (a - truth).norm()
+
+
+@pytest.mark.parametrize(("speed", "dtype"), [(PLAIN, torch.float32), (SpeedSpec(), torch.bfloat16)], ids=str)
+def test_the_attentions_outer_layers_have_the_dtype_that_was_asked_for(speed, dtype):
+    model, seen = network(), set()
+    set_speed(model, speed)
+    for module in model.modules():
+        if isinstance(module, DeformableCrossAttention):
+            module.output_proj.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+            module.sampling_offsets.register_forward_hook(lambda _, __, out: seen.add((out.dtype,)))
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(torch.zeros(1, 3, 160, 96))
+
+    assert seen == {dtype, (torch.float32,)}

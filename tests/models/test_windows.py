@@ -1,0 +1,110 @@
+"""Windows without padded work give what padded windows give: outputs and every gradient."""
+
+import pytest
+import torch
+from official import ATOL, fill, inputs, units
+from timm.layers import Attention
+from timm.models import beit
+from torch import nn
+
+from piip.models.attention import BiasedAttention, FullNormAttention, windowed, windowed_after_qkv
+from piip.models.internvit import RMS_NORM
+from piip.models.windows import window_attention, windowed_exact
+
+GRIDS = [(8, 8), (7, 9), (9, 8), (8, 7), (3, 2), (3, 10), (1, 1), (4, 4)]
+
+
+def plain() -> nn.Module:
+    return Attention(32, num_heads=4, qkv_bias=True)
+
+
+def head_norms() -> nn.Module:
+    return Attention(32, num_heads=4, qkv_bias=True, qk_norm=True, norm_layer=nn.LayerNorm)
+
+
+def full_norms() -> nn.Module:
+    return FullNormAttention(32, num_heads=4, norm_layer=RMS_NORM)
+
+
+def relative_positions() -> nn.Module:
+    return BiasedAttention(beit.Attention(32, num_heads=4, qkv_bias=True, window_size=(4, 4)), 4)
+
+
+KINDS = [plain, head_norms, full_norms, relative_positions]
+
+
+def random(attention: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in attention.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * (0.5 if parameter.ndim == 1 else 0.3)
+    return attention.double()
+
+
+def outcome(attention, path, grid, padding):
+    tokens = torch.randn(2, grid[0] * grid[1], 32, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
+    pad = {"padding": padding} if path is windowed_exact else {}
+    out = path(attention, tokens, grid, 4, **pad)
+    weigh = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).double()
+    given = [tokens, *attention.parameters()]
+    gradients = torch.autograd.grad((out * weigh).sum(), given, allow_unused=True)
+    return [out, *(torch.zeros_like(t) if g is None else g for t, g in zip(given, gradients, strict=True))]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_windows_are_windows_padded_before_qkv(kind, grid):
+    attention = random(kind())
+
+    exact = outcome(attention, windowed_exact, grid, "before_qkv")
+
+    torch.testing.assert_close(exact, outcome(attention, windowed, grid, "before_qkv"))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_exact_windows_are_windows_padded_after_qkv(grid):
+    attention = random(plain())
+
+    exact = outcome(attention, windowed_exact, grid, "after_qkv")
+
+    torch.testing.assert_close(exact, outcome(attention, windowed_after_qkv, grid, "after_qkv"))
+
+
+@pytest.mark.parametrize(
+    ("flavour", "attention", "padding"),
+    [
+        ("flash_pad_before_qkv", plain(), "before_qkv"),
+        ("naive_pad_after_qkv", plain(), "after_qkv"),
+        ("internvit_rms_qknorm", full_norms(), "before_qkv"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_exact_windows_are_the_official_ones(flavour, attention, padding):
+    fill(attention)
+
+    with torch.no_grad():
+        out = windowed_exact(attention, inputs("unit.win.x", (1, 63, 32)), (7, 9), 4, padding=padding)
+
+    torch.testing.assert_close(out, units()[f"win_{flavour}/out"], atol=ATOL, rtol=0)
+
+
+def test_bf16_windows_are_as_close_to_fp32_as_padded_ones():
+    attention = random(plain()).float()
+    tokens = torch.randn(2, 63, 32, generator=torch.Generator().manual_seed(1))
+    errors = []
+    for exact in (True, False):
+        run = window_attention(exact=exact, padding="before_qkv")
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            low = run(attention, tokens, (7, 9), 4)
+        with torch.no_grad():
+            errors.append((low - run(attention, tokens, (7, 9), 4)).abs().mean().item())
+
+    assert errors[0] <= 1.05 * errors[1]
+
+
+def test_no_padded_token_is_computed():
+    attention, seen = random(plain()), []
+    attention.qkv.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[:-1].numel()))
+
+    window_attention(exact=True, padding="before_qkv")(attention, torch.zeros(2, 63, 32).double(), (7, 9), 4)
+
+    assert seen == [2 * 63]
