@@ -109,8 +109,12 @@ void run(piip::Call& call, bool gradients, bool in_double) {
   const piip::Kernels& all = kernels();
   const piip::Work work = gradients ? (in_double ? all.backward_double : all.backward_float)
                                     : (in_double ? all.forward_double : all.forward_float);
-  torch::stable::parallel_for(0, call.batch * call.groups_per_image(), 1,
-                              [&](int64_t begin, int64_t end) { work(call, begin, end); });
+  // A second thread is not worth waking for 30 us of work.
+  const int64_t channels = call.batch * call.heads * call.channels;
+  const int64_t reads = channels * (call.queries() * call.points + call.value_height * call.value_width);
+  const int64_t groups = call.batch * call.groups_per_image();
+  const int64_t grain = reads < 100000 ? groups : 1;
+  torch::stable::parallel_for(0, groups, grain, [&](int64_t begin, int64_t end) { work(call, begin, end); });
 }
 
 Tensor run_forward(piip::Call& call, const Tensor& value) {
