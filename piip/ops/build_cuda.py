@@ -89,8 +89,8 @@ def find_nvcc() -> str:
         if shutil.which(given) is None:
             raise BuildError(f"no CUDA compiler {given!r} (NVCC names no program). Set it to nvcc of CUDA 12 or newer.")
         return given
-    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin" / "nvcc"
-    found = shutil.which(toolkit) if os.environ.get("CUDA_HOME") else shutil.which("nvcc") or shutil.which(toolkit)
+    toolkits = [Path(root) / "bin" / "nvcc" for root in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if root]
+    found = next(filter(None, map(shutil.which, (*toolkits[:-1], "nvcc", toolkits[-1]))), None)
     if found is None:
         raise BuildError(
             "no CUDA compiler: nvcc is neither in CUDA_HOME, PATH nor /usr/local/cuda. Install CUDA 12 or newer, or set NVCC."
