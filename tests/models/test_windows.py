@@ -108,3 +108,13 @@ def test_no_padded_token_is_computed():
     window_attention(exact=True, padding="before_qkv")(attention, torch.zeros(2, 63, 32).double(), (7, 9), 4)
 
     assert seen == [2 * 63]
+
+
+def test_weights_that_zero_3_has_sharded_are_left_to_the_layers_own_calls():
+    attention, called = random(plain()), []
+    attention.qkv.weight.ds_status = "not available"
+    attention.register_forward_hook(lambda *_: called.append(True))
+
+    window_attention(exact=True, padding="before_qkv")(attention, torch.zeros(1, 63, 32).double(), (7, 9), 4)
+
+    assert called
