@@ -27,6 +27,7 @@ from piip.ops.build import BuildError, Library
 log = logging.getLogger(__name__)
 
 FLAGS = ("-O3", "-std=c++20", "-lineinfo", "-Xcompiler", "-fPIC")
+LINK = ("-shared", "-cudart", "static", f"-L{build.TORCH / 'lib'}", "-ltorch_cuda", "-ltorch_cpu")
 ARCHITECTURES = ("80", "90", "100")  # A100, H100 and H200, B200; code for a GPU that is here is made for what it is
 STORAGES = {  # name -> types of the value, and of offsets and logits (csrc/deform_attn_cuda_types.h)
     "float_float": ("Float", "Float"),
@@ -148,18 +149,7 @@ def _compile(nvcc: list[str], compiler: list[str], architectures: Sequence[str],
         ]
         for job in jobs:
             job.result()
-    link = [
-        *nvcc,
-        "-shared",
-        "-cudart",
-        "static",
-        *objects,
-        f"-L{build.TORCH / 'lib'}",
-        "-ltorch_cuda",
-        "-ltorch_cpu",
-        "-lc10",
-    ]
-    build.run([*link, "-o", str(library)], "linking")
+    build.run([*nvcc, *objects, *LINK, "-o", str(library)], "linking")
     return library
 
 
@@ -172,6 +162,7 @@ def _digest(parts: Sequence[str]) -> str:
         *platform.libc_ver(),
         *FLAGS,
         *build.FLAGS,
+        *LINK,
     ]
     parts += [flag for name in STORAGES for flag in storage_flags(name)]
     digest = hashlib.sha256("\n".join(parts).encode())
