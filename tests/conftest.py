@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
+from piip.home import package_root
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CATEGORIES = [{"id": 9, "name": "kite"}, {"id": 2, "name": "cat"}, {"id": 7, "name": "dog"}]
@@ -19,8 +21,9 @@ CATEGORIES = [{"id": 9, "name": "kite"}, {"id": 2, "name": "cat"}, {"id": 7, "na
 
 @pytest.fixture(scope="session")
 def kernels(tmp_path_factory) -> Path:
-    """One folder of compiled kernels for the whole session: a fresh one costs every worker process a compilation."""
-    return tmp_path_factory.mktemp("kernels")
+    """Compiled kernels for the whole session: those that `make setup` compiled (a hash names them), or one fresh folder."""
+    made = package_root() / "runs" / "kernels"
+    return made if made.is_dir() else tmp_path_factory.mktemp("kernels")
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +35,17 @@ def piip_home(tmp_path_factory, monkeypatch, kernels) -> Path:
     for name in ("PIIP_DATA", "PIIP_STORAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     return home
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """MLflow's schema takes seconds to make, so it is made once."""
+    from piip.tracking.store import Store
+
+    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
+    with pytest.raises(ValueError, match="It has no runs yet"):
+        Store(f"sqlite:///{path}").get_run("none")
+    return path
 
 
 @dataclass

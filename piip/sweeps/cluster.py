@@ -21,6 +21,8 @@ PROCESS_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # a trial that failed before its first score ends alone: Tune would end an ASHA sweep with it
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # a job's own environment (ray job submit --runtime-env-json) and the variables below may both name PIIP_HOME
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",

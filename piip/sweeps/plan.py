@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
@@ -219,7 +220,9 @@ def data_tags(data: Mapping[str, CocoDataset]) -> dict[str, str]:
 
 
 def git_tags() -> dict[str, str]:
-    """The checkout's commit; empty outside a checkout (a job's working directory, an installed wheel)."""
+    """The checkout's commit; empty outside a checkout (a job's working directory, an installed wheel) and without git."""
+    if shutil.which("git") is None:
+        return {}
     found = subprocess.run(
         ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
         capture_output=True,

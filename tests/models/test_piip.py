@@ -202,7 +202,9 @@ def bilinear(image, ratio):
             matrix[i, low] += 1 - (place - low)
             matrix[i, min(low + 1, side - 1)] += place - low
         weights.append(matrix)
-    return torch.from_numpy(np.einsum("ij,bcjk,lk->bcil", weights[0], image.double().numpy(), weights[1])).float()
+    return torch.from_numpy(
+        np.einsum("ij,bcjk,lk->bcil", weights[0], image.double().numpy(), weights[1], optimize=True)
+    ).float()
 
 
 def test_ratios_that_are_no_integers_resize_by_scale_and_truncate_grids():

@@ -44,6 +44,7 @@ def quick_compiler(folder):
     return str(script)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_did(tmp_path, compiled):
     environment = _with({"PIIP_HOME": str(tmp_path), "CXX": quick_compiler(tmp_path)})
     for seconds in ("time      ", "time      0 s, it was compiled before"):
@@ -68,6 +69,7 @@ def test_a_failing_compiler_is_quoted(monkeypatch, tmp_path):
         build.compile_sources()
 
 
+@pytest.mark.slow
 def test_workers_that_start_together_compile_once(tmp_path, compiled):
     environment = _with({"PIIP_HOME": str(tmp_path), "CXX": quick_compiler(tmp_path)})
     program = "from piip.ops import build; assert build.load(), build.problem()"

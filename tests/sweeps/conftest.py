@@ -1,3 +1,4 @@
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,13 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def new_home(tmp_path_factory, kernels) -> Callable[[str], Path]:
+def new_home(tmp_path_factory, kernels, empty_database) -> Callable[[str], Path]:
     """Makes a PIIP_HOME that outlives a test."""
 
     def make(name: str) -> Path:
         home = tmp_path_factory.mktemp(name)
         (home / "kernels").symlink_to(kernels)
+        shutil.copy(empty_database, home / "mlflow.db")
         return home
 
     return make

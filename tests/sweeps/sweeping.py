@@ -16,7 +16,6 @@ import psutil
 from piip.training.journal import read_metrics, read_record, read_status
 
 ROOT = Path(__file__).parents[2]
-TINY = Path(__file__).with_name("tiny.py")
 LONG = 900
 """Seconds: far more than anything here takes on a quiet machine."""
 UNEQUAL = ("time/", "train/images_per_second", "cost/peak_memory_gb")
@@ -32,13 +31,13 @@ def clean_environment(**more: str) -> dict[str, str]:
 class SweepCommand:
     """`python tiny.py ...` over the given data, started at once; as a context manager nothing of it is left behind."""
 
-    def __init__(self, home: Path, data: Path, *flags: str, **environment: str) -> None:
+    def __init__(self, home: Path, data: Path, *flags: str, script: str = "tiny.py", **environment: str) -> None:
         self.home, self.flags = home, [*data_flags(data), *flags]
         number = len(list(home.glob("stdout*")))
         self._out, self._err = home / f"stdout{number}.txt", home / f"stderr{number}.txt"
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, str(TINY), *self.flags, "--json"], cwd=home, stdout=out, stderr=err,
+                [sys.executable, str(Path(__file__).with_name(script)), *self.flags, "--json"], cwd=home, stdout=out, stderr=err,
                 env=clean_environment(PIIP_HOME=str(home), **environment), start_new_session=True,
             )  # fmt: skip
         self.children: set[psutil.Process] = set()

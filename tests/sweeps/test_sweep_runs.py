@@ -118,7 +118,7 @@ def test_a_row_that_diverges_fails_alone(new_home, data):
     home = new_home("diverges")
 
     with SweepCommand(
-        home, data, "--set=optim.lr=1e30", "--set=optim.clip_norm=null", "--set=train.steps=3", VIT
+        home, data, "--asha", "--set=optim.lr=1e30", "--set=optim.clip_norm=null", "--set=train.steps=3", VIT
     ) as bad:
         assert bad.process.wait(600) == 1
 

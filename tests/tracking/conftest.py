@@ -1,6 +1,5 @@
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -8,15 +7,6 @@ from piip.tracking.store import Store
 from piip.training.journal import Journal, RunRecord, create_run
 
 Begin = Callable[..., Journal]
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory) -> Path:
-    """MLflow's schema takes seconds to make, so it is made once."""
-    path = tmp_path_factory.mktemp("schema") / "mlflow.db"
-    with pytest.raises(ValueError, match="It has no runs yet"):
-        Store(f"sqlite:///{path}").get_run("none")
-    return path
 
 
 @pytest.fixture
