@@ -9,7 +9,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from piip.models.resizing import Grid
-from piip.ops.deform_attn import deform_attn
+from piip.ops.deform_attn_packed import deform_attn_packed
 from piip.spec import InteractionSpec
 
 # B batch, Q queries, K keys, N heads, P points, C channels, D channels per head
@@ -85,13 +85,19 @@ class DeformableCrossAttention(nn.Module):
     def _attend(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Tensor:
         value_BKND = self.value_proj(feature).unflatten(-1, (self.num_heads, -1))
         with without_autocast(query.device):
-            query_fp32 = query.float()
-            offsets_BQNP2 = self.sampling_offsets(query_fp32).unflatten(-1, (self.num_heads, self.num_points, 2))
-            logits_BQNP = self.attention_weights(query_fp32).unflatten(-1, (self.num_heads, self.num_points))
-            sampled = deform_attn(
-                value_BKND, offsets_BQNP2, logits_BQNP, value_hw=feature_grid, query_hw=query_grid, kernel=self.kernel
+            packed = self._offsets_and_logits(query.float())
+            sampled = deform_attn_packed(
+                value_BKND, packed, value_hw=feature_grid, query_hw=query_grid, kernel=self.kernel
             )
         return self.output_proj(sampled)
+
+    def _offsets_and_logits(self, query: Tensor) -> Tensor:
+        """What the two layers give, side by side: (B, Q, 3 * N * P), by one product."""
+        layers = self.sampling_offsets, self.attention_weights
+        if hasattr(layers[0].weight, "ds_status"):  # ZeRO-3 gathers a layer's weights for that layer's own call only
+            return torch.cat([layer(query) for layer in layers], dim=-1)
+        weight, bias = (torch.cat(both) for both in zip(*((x.weight, x.bias) for x in layers), strict=True))
+        return F.linear(query, weight, bias)
 
 
 class DenseCrossAttention(nn.Module):

@@ -99,15 +99,15 @@ def test_every_parameter_has_a_gradient(letters):
 def test_bf16_keeps_coordinates_in_fp32(monkeypatch):
     seen = {}
 
-    def spy(value, offsets, logits, **kwargs):
-        seen.update(offsets=offsets.dtype, logits=logits.dtype)
-        return torch.zeros(value.shape[0], offsets.shape[1], value.shape[2] * value.shape[3], dtype=value.dtype)
+    def spy(value, packed, **kwargs):
+        seen.update(value=value.dtype, packed=packed.dtype)
+        return torch.zeros(value.shape[0], packed.shape[1], value.shape[2] * value.shape[3], dtype=value.dtype)
 
-    monkeypatch.setattr("piip.models.interaction.deform_attn", spy)
+    monkeypatch.setattr("piip.models.interaction.deform_attn_packed", spy)
     with torch.autocast("cpu", torch.bfloat16):
         pico_piip("TB")(torch.rand(1, 3, 64, 64))
 
-    assert seen == {"offsets": torch.float32, "logits": torch.float32}
+    assert seen == {"value": torch.bfloat16, "packed": torch.float32}
 
 
 def test_bf16_is_near_fp32():
