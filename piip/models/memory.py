@@ -75,8 +75,8 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
     elif train.engine == "ddp" or workers > 1:
         buffers = size if train.engine == "ddp" else min(size, ZERO_BUCKET)
     peak = step.peak_with(gradients / size, gradients if accumulates else 0.0)
-    # updating needs the gradients and a temporary as large as the optimizer's share of the weights
-    update = gradients + optimizer / (2 if stage == 0 else 3)
+    # AdamW in one pass needs the gradients and no temporary; ZeRO lays its share of them out once more
+    update = gradients + (shard if stage else 0.0)
     total = weights + optimizer + buffers + max(peak, update)
     parts = (weights, gradients, optimizer, step.peak_with(0.0), buffers, total)
     return Memory(*(part / 1e9 for part in parts), whole=step.whole)

@@ -8,6 +8,7 @@ from piip.models.branches import Branch
 from piip.models.interaction import DeformableCrossAttention
 from piip.models.piip import PIIP
 from piip.models.speed import set_speed
+from piip.ops.deform_attn_packed import deform_attn_packed
 from piip.spec import BranchSpec, InteractionSpec, PIIPSpec, SpeedSpec
 
 PLAIN = SpeedSpec(windows="padded", interactions="fp32")
@@ -55,15 +56,21 @@ def test_in_bf16_no_switch_is_further_from_fp32_than_the_plain_form_by_a_fifth(s
 
 
 @pytest.mark.parametrize(("speed", "dtype"), [(PLAIN, torch.float32), (SpeedSpec(), torch.bfloat16)], ids=str)
-def test_the_attentions_outer_layers_have_the_dtype_that_was_asked_for(speed, dtype):
-    model, seen = network(), set()
+def test_the_attentions_outer_layers_have_the_dtype_that_was_asked_for(monkeypatch, speed, dtype):
+    model, seen, sampled = network(), set(), set()
+
+    def spy(value, packed, **kwargs):
+        sampled.add(packed.dtype)
+        return deform_attn_packed(value, packed, **kwargs)
+
+    monkeypatch.setattr("piip.models.interaction.deform_attn_packed", spy)
     set_speed(model, speed)
     for module in model.modules():
         if isinstance(module, DeformableCrossAttention):
             module.output_proj.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
-            module.sampling_offsets.register_forward_hook(lambda _, __, out: seen.add((out.dtype,)))
 
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model(torch.zeros(1, 3, 160, 96))
 
-    assert seen == {dtype, (torch.float32,)}
+    assert seen == {dtype}
+    assert sampled == {torch.float32}
