@@ -19,6 +19,16 @@ CATEGORIES = [{"id": 9, "name": "kite"}, {"id": 2, "name": "cat"}, {"id": 7, "na
 """Not in order and with gaps, as users' files have them."""
 
 
+def pytest_collection_modifyitems(config, items) -> None:
+    """For `pytest -n 2 --dist loadgroup`: files stay whole; all sweeps, which share a Ray and take longest, start first in one process."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        sweeps = item.path.parent.name == "sweeps"
+        item.add_marker(pytest.mark.xdist_group("sweeps" if sweeps else item.path.stem))
+    items.sort(key=lambda item: item.path.parent.name != "sweeps")
+
+
 @pytest.fixture(scope="session")
 def kernels(tmp_path_factory) -> Path:
     """Compiled kernels for the whole session: those that `make setup` compiled (a hash names them), or one fresh folder."""

@@ -501,7 +501,7 @@ class TestRows:
 
         assert [row["name"] for row in say(rows.cli, "--json").document] == ["mask_rcnn_piip_tb_scratch_128_64_pico4"]
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_every_row_is_listed_with_its_cost(self, say):
         document = say(rows.cli, "--json").document
 
