@@ -19,6 +19,7 @@ CATEGORIES = [{"id": 9, "name": "kite"}, {"id": 2, "name": "cat"}, {"id": 7, "na
 """Not in order and with gaps, as users' files have them."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items) -> None:
     """For `pytest -n 2 --dist loadgroup`: files stay whole; all sweeps, which share a Ray and take longest, start first in one process."""
     if not hasattr(config, "workerinput"):
