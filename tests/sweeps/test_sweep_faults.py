@@ -20,23 +20,24 @@ PIIP, VIT = (row.name for row in ROWS["pico"])
 DRIVER, WORKER = "ray::ImplicitFunc", "RayTrainWorker"  # a Tune function is this actor
 
 
-def test_kill_9_of_a_worker_and_of_the_drivers_changes_nothing(unkilled, new_home, data):
+def test_kill_9_of_the_drivers_and_of_a_worker_changes_nothing(unkilled, new_home, data):
     home = new_home("killed_parts")
 
     with SweepCommand(home, data) as command:
-        journal = command.until_step(VIT, 8)
-        worker = worker_pid(journal)
-        assert worker in {process.pid for process in command.find(WORKER)}
-        os.kill(worker, signal.SIGKILL)
-        journal = command.until_step(PIIP, 12)
+        first = worker_pid(command.until_step(PIIP, 6))
         drivers = command.find(DRIVER)
         for driver in drivers:
             driver.kill()
+        journal = command.until_step(PIIP, 16)  # by another worker of another driver
+        worker = worker_pid(journal)
+        assert worker in {process.pid for process in command.find(WORKER)}
+        os.kill(worker, signal.SIGKILL)
         killed_at = last_step(journal)
         document = command.finish()
 
     assert drivers
-    assert 12 <= killed_at < 30
+    assert worker != first
+    assert 16 <= killed_at < 30
     assert not psutil.pid_exists(worker)
     assert document["failed"] == []
     assert "Traceback" not in command.stderr
