@@ -60,7 +60,9 @@ def main(options: Options) -> int:
         target = options.out / f"{number:03d}_{path.stem}.png"
         draw_predictions(image, results, names, score_threshold=options.score_threshold).save(target)
         sure = sum(r["score"] >= options.score_threshold for r in results)
-        print(f"{path} -> {target}: {sure} objects of {len(results)} candidates", file=sys.stderr)
+        highest = max((r["score"] for r in results), default=0.0)
+        hint = "" if sure else f"; the highest score is {highest:.2f}, --score-threshold draws lower ones too"
+        print(f"{path} -> {target}: {sure} objects of {len(results)} candidates{hint}", file=sys.stderr)
     (options.out / "predictions.json").write_text(json.dumps(found))
     if options.json:
         print(json.dumps(found))
