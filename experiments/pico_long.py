@@ -10,7 +10,7 @@ from piip.presets import mask_rcnn_pico, pico
 from piip.spec import CNNSpec
 from piip.sweeps.cli import main
 
-STEPS = 950
+STEPS = 1100
 
 ROWS = {
     "pico": [
