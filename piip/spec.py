@@ -384,6 +384,14 @@ class SpeedSpec(Spec):
     interactions: Literal["mixed", "fp32"] = "mixed"
     """Under bf16. `mixed`: the attention's value and output layers in bf16, offsets and softmax in fp32. `fp32`: all of them, as
     the official code."""
+    attention: Literal["auto", "sdpa", "flash", "varlen"] = "auto"
+    """`sdpa`: what PyTorch chooses, FlashAttention 2 among it. `flash`: FlashAttention 4 in its place (the `flash` extra; bf16, compute
+    capability 9.0 or 10.0). `varlen`: windows of unequal shapes in one call (CUDA, bf16). `auto`: `flash` where it can run, else `sdpa`."""
+
+    @property
+    def anywhere(self) -> Self:
+        """The switches that decide about rounding; those that ask something of the machine, at their defaults."""
+        return type(self)(windows=self.windows, interactions=self.interactions)
 
 
 class PaperResult(Spec):

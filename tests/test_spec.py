@@ -174,8 +174,8 @@ def test_the_digest_remembers_everything_else(spec):
                 "precision": {"fp32": "bf16", "bf16": "fp32"}.get(value),
             }
             words |= {"engine": "ddp", "kernel": "cpp", "drop_path_rule": "linear", "window_padding": "after_qkv"}
-            words |= {"positions": "resolution", "activation": "gelu_tanh", "attention": "dense", "groups": "corrected"}
-            words |= {"windows": "padded", "interactions": "fp32"}
+            words |= {"positions": "resolution", "activation": "gelu_tanh", "groups": "corrected"}
+            words |= {"windows": "padded", "interactions": "fp32", "attention": {"auto": "sdpa"}.get(value, "dense")}
             changed = words.get(name.rsplit(".", 1)[-1]) or f"{value}x"
         elif name.endswith(".weights"):
             changed = "deit.pth"

@@ -57,7 +57,7 @@ def rebuild(store: Store, run_id: str, which: Which = "last") -> Rebuilt:
     if found is None:
         raise ValueError(f"run {run_id} ({run.name}, {run.status}) has no {which} checkpoint in {root}")
     model = build_model(spec.model, pretrained=False)
-    set_speed(model, spec.speed)
+    set_speed(model, spec.speed.anywhere)
     checkpoint.load_model(model, found)
     return Rebuilt(run, spec, model.eval(), found)
 
