@@ -150,7 +150,7 @@ class _Run:
             predictions.write_text(json.dumps(results))
             self.journal.artifact(predictions, "predictions/val.json")
             # the score last: where it is missing, a resumed trial evaluates again
-            self.journal.log(step, self._best(step, metrics) | self._spent() | metrics)
+            self.journal.log(step, self._best(step, metrics) | self._spent() | self._mean_speed(step) | metrics)
         self.report(metrics | {"step": float(step)})
 
     def _best(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
@@ -172,6 +172,10 @@ class _Run:
             "time/worker_seconds": self.worker_seconds + time.time() - self.began,
             "cost/peak_memory_gb": max(self.peak_memory_gb, machine.peak_memory_gb()),
         }
+
+    def _mean_speed(self, step: int) -> dict[str, float]:
+        """Images/s in training steps over all attempts, where the last logged value is of a few steps."""
+        return {"train/images_per_second_mean": step * self.spec.train.batch_size / self.train_timer.seconds}
 
     def _spent_before(self, manifest: Manifest) -> dict[str, float]:
         """`_spent` of the attempts before: as the checkpoint says, or the journal, which knows the evaluation after it too."""
