@@ -1,6 +1,9 @@
 // Reading and writing the elements of an Array in vectors, as the arithmetic type A. In the instruction set's namespace, as vec.h.
 #pragma once
 #include <algorithm>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #include "array.h"
 #include "vec.h"
@@ -24,13 +27,14 @@ template <int N, class A>
 inline Vec<A, N> widened(const A* from) {
   return load<Vec<A, N>>(from);
 }
-template <int N>
-inline void put(uint16_t* to, const Vec<float, N>& v) {
-  store(to, to_bf16<N>(v));
-}
-template <int N, class A>
-inline void put(A* to, const Vec<A, N>& v) {
-  store(to, v);
+// As a Stored is stored.
+template <class Stored, int N, class A>
+inline Vec<Stored, N> narrowed(const Vec<A, N>& v) {
+  if constexpr (std::is_same_v<Stored, A>) {
+    return v;
+  } else {
+    return to_bf16<N>(v);
+  }
 }
 
 // `count` elements: whole vectors first, then halves of vectors, and so on.
@@ -43,7 +47,7 @@ inline void copy_in(const Stored* from, int64_t count, A* to) {
 template <int N, class A, class Stored>
 inline void copy_out(const A* from, int64_t count, Stored* to) {
   int64_t i = 0;
-  for (; i + N <= count; i += N) put<N>(to + i, load<Vec<A, N>>(from + i));
+  for (; i + N <= count; i += N) store(to + i, narrowed<Stored, N, A>(load<Vec<A, N>>(from + i)));
   if constexpr (N > 1) copy_out<N / 2>(from + i, count - i, to + i);
 }
 // `count` elements from or to a tensor. kUsual: the count nearly all calls have, if it is known when compiling.
@@ -56,9 +60,40 @@ inline void write(const Array& array, int64_t start, int64_t count, const A* __r
   for_stored<A>(array, start, [&](auto* to) { copy_out<kLanes<A>>(from, count == kUsual ? kUsual : count, to); });
 }
 
+// A store that goes past the caches, where there is one of this size.
+template <class T, class V>
+inline void store_streaming(T* to, const V& v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(to), load<__m512i>(&v));
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32) return _mm256_stream_si256(reinterpret_cast<__m256i*>(to), load<__m256i>(&v));
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof(V) == 16) return _mm_stream_si128(reinterpret_cast<__m128i*>(to), load<__m128i>(&v));
+#endif
+  store(to, v);
+}
+
+// `write` past the caches, for much that is not read soon: a line written without being read first is half of the traffic. Lines
+// that would not be whole go the usual way. `finish_streams` comes after the last.
+template <class A>
+inline void stream(const Array& array, int64_t start, int64_t count, const A* __restrict from) {
+  constexpr int N = kLanes<A>, kLine = 64;
+  for_stored<A>(array, start, [&]<class Stored>(Stored* to) {
+    if (count * sizeof(*to) % kLine || reinterpret_cast<uintptr_t>(to) % kLine) return copy_out<N>(from, count, to);
+    for (int64_t i = 0; i < count; i += N) store_streaming(to + i, narrowed<Stored, N, A>(load<Vec<A, N>>(from + i)));
+  });
+}
+inline void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 // A vector of elements; zeros past the end of the tensor, which has `size` elements.
 template <class A>
-inline Vec<A, kLanes<A>> read_lanes(const Array& array, int64_t start, int64_t size) {
+[[gnu::always_inline]] inline Vec<A, kLanes<A>> read_lanes(const Array& array, int64_t start, int64_t size) {
   constexpr int L = kLanes<A>;
   Vec<A, L> v{};
   if (start + L <= size) {
@@ -69,6 +104,18 @@ inline Vec<A, kLanes<A>> read_lanes(const Array& array, int64_t start, int64_t s
     v = load<Vec<A, L>>(last);
   }
   return v;
+}
+
+// The first `count` elements of a vector.
+template <class A>
+[[gnu::always_inline]] inline void write_lanes(const Array& array, int64_t start, int64_t count, const Vec<A, kLanes<A>>& v) {
+  if (count == kLanes<A>) {
+    for_stored<A>(array, start, [&]<class Stored>(Stored* to) { store(to, narrowed<Stored, kLanes<A>, A>(v)); });
+  } else {
+    A all[kLanes<A>];
+    store(all, v);
+    write(array, start, count, all);
+  }
 }
 
 // `count` <= W channels; zeros after them.

@@ -52,7 +52,7 @@ piip::Array behind_offsets(const piip::Call& call, piip::Array offsets, ScalarTy
 int64_t heads_per_group(const piip::Call& call, int64_t plane_bytes, bool gradients) {
   constexpr int64_t kPlanesBytes = 512 * 1024;
   const int64_t threads = torch::stable::get_num_threads();
-  const bool eight = 8 * plane_bytes <= kPlanesBytes || (!gradients && call.channels <= 16);
+  const bool eight = 8 * plane_bytes <= kPlanesBytes || call.channels <= (gradients ? 8 : 16);
   int64_t heads = std::min<int64_t>(call.heads, eight ? 8 : 4);
   while (heads > 1 && call.batch * ((call.heads + heads - 1) / heads) < threads) heads /= 2;
   return heads;

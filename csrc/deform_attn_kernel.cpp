@@ -37,7 +37,7 @@ struct Group {
   }
 
   // visit(row, column, place of the group's first head at this pixel, in channels)
-  template <class A, int kForWriting, class Visit>
+  template <class A, bool kPrefetch, class Visit>
   void for_each_pixel(const Array& array, Visit visit) const {
     constexpr int64_t kAhead = 16;
     const int64_t step = call.heads * call.channels, pixels = call.value_height * call.value_width;
@@ -45,16 +45,29 @@ struct Group {
     int64_t place = (image * pixels * call.heads + first_head) * call.channels;
     for (int64_t y = 0; y < call.value_height; ++y)
       for (int64_t x = 0; x < call.value_width; ++x, place += step) {
-        prefetch<A, kForWriting>(array, std::min(place + kAhead * step, last), heads * call.channels);
+        if constexpr (kPrefetch) prefetch<A, 0>(array, std::min(place + kAhead * step, last), heads * call.channels);
         visit(y, x, place);
       }
+  }
+
+  // Writes a block of a head's channels. Whole vectors, whose padding the next block or head overwrites; only the last is counted.
+  template <class A, int W>
+  [[gnu::always_inline]] void write_channels(const Array& array, int64_t query, int64_t head, int64_t block, const Channels<A, W>& v) const {
+    const int64_t place = channel_at(query) + head * call.channels + block;
+    if (place + W <= channel_at(query) + heads * call.channels) {
+      for_stored<A>(array, place, [&](auto* to) { v.to(to); });
+    } else {
+      A all[W];
+      v.to(all);
+      write(array, place, std::min<int64_t>(W, call.channels - block), all);
+    }
   }
 
   // Copies the value; the rest of each pixel, if there is more, becomes zero.
   template <class A, int W>
   void read_value(Planes<A>& planes) const {
     const int64_t size = call.batch * call.value_height * call.value_width * call.heads * call.channels;
-    for_each_pixel<A, 0>(call.value, [&](int64_t y, int64_t x, int64_t place) {
+    for_each_pixel<A, true>(call.value, [&](int64_t y, int64_t x, int64_t place) {
       A* pixel = planes.at(y, x);
       for (int64_t h = 0; h < heads; ++h, pixel += planes.plane, place += call.channels) {
         for (int64_t block = 0; block < planes.channels; block += W) {
@@ -68,90 +81,116 @@ struct Group {
 
   template <class A, int W>
   void write_grad_value(Planes<A>& planes, A* row) const {
-    for_each_pixel<A, 1>(call.grad_value, [&](int64_t y, int64_t x, int64_t place) {
+    for_each_pixel<A, false>(call.grad_value, [&](int64_t y, int64_t x, int64_t place) {
       const A* gradient = planes.at(y, x) + planes.channels;
       for (int64_t h = 0; h < heads; ++h, gradient += planes.plane)
         for (int64_t block = 0; block < planes.channels; block += W)
           Channels<A, W>::from(gradient + block).to(row + h * call.channels + block);  // the next head overwrites padding
-      write(call.grad_value, place, heads * call.channels, row);
+      stream(call.grad_value, place, heads * call.channels, row);
     });
+    finish_streams();
   }
 };
 
 // Blocks of W channels; kWhole where one block is the whole pixel, so that the compiler knows the distance between pixels.
-template <class A, int W, bool kWhole>
+// A head's four points where a vector holds two pixels: those beside each other are one load, the weights of both one shuffle.
+template <int W, class A>
+[[gnu::always_inline]] inline Channels<A, W> sample_pairs(const Points<A, 4>& points, const A* data, int64_t row, int64_t head) {
+  constexpr int L = 2 * W;
+  using V = Vec<A, L>;
+  using I = Vec<Int<A>, L>;
+  const auto w = [&](int corner) { return load<Vec<A, 4>>(&points.weight[corner][4 * head]); };
+  const auto joined = [](auto a, auto b) { return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7); };
+  const V weights = __builtin_shufflevector(joined(w(0), w(1)), joined(w(2), w(3)), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  V upper{}, lower{};
+#pragma GCC unroll 4
+  for (int p = 0; p < 4; ++p) {
+    I top, bottom;
+    for (int i = 0; i < L; ++i) top[i] = p + i / W * 4, bottom[i] = top[i] + 8;
+    const A* corner = data + points.corner[4 * head + p];
+    upper += __builtin_shuffle(weights, top) * load<V>(corner);
+    lower += __builtin_shuffle(weights, bottom) * load<V>(corner + row);
+  }
+  const V both = upper + lower;
+  Channels<A, W> low, high;
+  low.first = __builtin_shufflevector(both, both, 0, 1, 2, 3, 4, 5, 6, 7);
+  high.first = __builtin_shufflevector(both, both, 8, 9, 10, 11, 12, 13, 14, 15);
+  low.add(high);
+  return low;
+}
+
+template <class A, int W, bool kWhole, int kPoints>
 void forward(const Call& call, int64_t begin, int64_t end) {
   Planes<A> value(call, 1);
-  Points<A> points(call, value);
+  Points<A, kPoints> points(call, value);
   const int64_t channels = kWhole ? W : value.channels, row = value.row;
-  std::vector<A> result(call.heads_per_group * call.channels + channels);
   for (int64_t item = begin; item < end; ++item) {
     const Group group(call, item);
     group.template read_value<A, W>(value);
     group.for_each_query([&](int64_t r, int64_t c, int64_t query, int64_t later) {
-      prefetch<A, 0>(call.offsets, points.offsets_at(later, group.first_head), 2 * group.heads * call.points);
-      prefetch<A, 0>(call.logits, points.logits_at(later, group.first_head), group.heads * call.points);
+      prefetch<A, 0>(call.offsets, points.offsets_at(later, group.first_head), 2 * group.heads * points.points());
+      prefetch<A, 0>(call.logits, points.logits_at(later, group.first_head), group.heads * points.points());
       prefetch<A, 1>(call.out, group.channel_at(later), group.heads * call.channels);
-      points.template locate<false>(query, r, c, group.first_head, group.heads);
-      const A *w0 = points.weight[0].data(), *w1 = points.weight[1].data(), *w2 = points.weight[2].data(), *w3 = points.weight[3].data();
-      const Int<A>* at = points.corner.data();
+      points.template locate<false>(query, points.x_reference[c], points.y_reference[r], group.first_head, group.heads);
       for (int64_t h = 0; h < group.heads; ++h) {
         for (int64_t block = 0; block < channels; block += W) {
+          if constexpr (kPoints == 4 && W == 8 && kLanes<A> == 16) {
+            group.write_channels(call.out, query, h, block, sample_pairs<W>(points, value.data, row, h));
+            continue;
+          }
           Channels<A, W> upper, lower;  // two sums, so that additions overlap
-          for (int64_t i = h * call.points; i < (h + 1) * call.points; ++i) {
-            const A* corner = value.data + at[i] + block;
-            upper.add(w0[i], Channels<A, W>::from(corner));
-            upper.add(w1[i], Channels<A, W>::from(corner + channels));
-            lower.add(w2[i], Channels<A, W>::from(corner + row));
-            lower.add(w3[i], Channels<A, W>::from(corner + row + channels));
+          for (int64_t p = 0; p < points.points(); ++p) {
+            const int64_t i = h * points.points() + p;
+            const A* corner = value.data + points.corner[i] + block;
+            upper.add(points.weight[0][i], Channels<A, W>::from(corner));
+            upper.add(points.weight[1][i], Channels<A, W>::from(corner + channels));
+            lower.add(points.weight[2][i], Channels<A, W>::from(corner + row));
+            lower.add(points.weight[3][i], Channels<A, W>::from(corner + row + channels));
           }
           upper.add(lower);
-          upper.to(&result[h * call.channels + block]);  // padding is overwritten by the next head
+          group.write_channels(call.out, query, h, block, upper);
         }
       }
-      write(call.out, group.channel_at(query), group.heads * call.channels, result.data());
     });
   }
 }
 
-template <class A, int W, bool kWhole>
+template <class A, int W, bool kWhole, int kPoints>
 void backward(const Call& call, int64_t begin, int64_t end) {
   Planes<A> planes(call, 2);
-  Points<A> points(call, planes);
+  Points<A, kPoints> points(call, planes);
   const int64_t channels = kWhole ? W : planes.channels, row = planes.row;
   const int64_t size = call.batch * call.query_height * call.query_width * call.heads * call.channels;
-  std::vector<A> grad_out(channels), result(call.heads_per_group * call.channels + channels);
+  std::vector<A> result(call.heads_per_group * call.channels + channels);
   for (int64_t item = begin; item < end; ++item) {
     const Group group(call, item);
     group.template read_value<A, W>(planes);
     group.for_each_query([&](int64_t r, int64_t c, int64_t query, int64_t later) {
-      prefetch<A, 0>(call.offsets, points.offsets_at(later, group.first_head), 2 * group.heads * call.points);
-      prefetch<A, 0>(call.logits, points.logits_at(later, group.first_head), group.heads * call.points);
+      prefetch<A, 0>(call.offsets, points.offsets_at(later, group.first_head), 2 * group.heads * points.points());
+      prefetch<A, 0>(call.logits, points.logits_at(later, group.first_head), group.heads * points.points());
       prefetch<A, 0>(call.grad_out, group.channel_at(later), group.heads * call.channels);
-      prefetch<A, 1>(call.grad_offsets, points.offsets_at(later, group.first_head), 2 * group.heads * call.points);
-      prefetch<A, 1>(call.grad_logits, points.logits_at(later, group.first_head), group.heads * call.points);
-      points.template locate<true>(query, r, c, group.first_head, group.heads);
-      const A* w[4] = {points.weight[0].data(), points.weight[1].data(), points.weight[2].data(), points.weight[3].data()};
-      const Int<A>* at = points.corner.data();
-      A* dot = points.dot.data();
+      prefetch<A, 1>(call.grad_offsets, points.offsets_at(later, group.first_head), 2 * group.heads * points.points());
+      prefetch<A, 1>(call.grad_logits, points.logits_at(later, group.first_head), group.heads * points.points());
+      points.template locate<true>(query, points.x_reference[c], points.y_reference[r], group.first_head, group.heads);
       for (int64_t h = 0; h < group.heads; ++h) {
         for (int64_t block = 0; block < channels; block += W) {
           const int64_t count = std::min<int64_t>(W, call.channels - block);
           const auto out = read_channels<A, W>(call.grad_out, group.channel_at(query) + h * call.channels + block, count, size);
-          for (int64_t i = h * call.points; i < (h + 1) * call.points; ++i) {
-            A* pixel[4] = {planes.data + at[i] + block};  // the four corners
-            pixel[1] = pixel[0] + 2 * channels, pixel[2] = pixel[0] + row, pixel[3] = pixel[2] + 2 * channels;
-            const A weight[4] = {w[0][i], w[1][i], w[2][i], w[3][i]};
-            Vec<A, 4> partial[4];
-            for (int corner = 0; corner < 4; ++corner) {
-              partial[corner] = Channels<A, W>::from(pixel[corner]).dot(out);
-              auto gradient = Channels<A, W>::from(pixel[corner] + channels);
-              gradient.add(weight[corner], out);
-              gradient.to(pixel[corner] + channels);
-            }
-            Vec<A, 4> dots = sums<A>(partial[0], partial[1], partial[2], partial[3]);
-            if (!kWhole && block > 0) dots += load<Vec<A, 4>>(dot + 4 * i);
-            store(dot + 4 * i, dots);
+          // A pixel's value, and its gradient behind it, which grows.
+          const auto visit = [&](A* at_value, A weight) {
+            auto sum = Channels<A, W>::from(at_value + channels);
+            sum.add(weight, out);
+            sum.to(at_value + channels);
+            return Channels<A, W>::from(at_value);
+          };
+          for (int64_t p = 0; p < points.points(); ++p) {
+            const int64_t i = h * points.points() + p;
+            A *above = planes.data + points.corner[i] + block, *below = above + row;
+            const auto top_left = visit(above, points.weight[0][i]), top_right = visit(above + 2 * channels, points.weight[1][i]);
+            const auto bottom_left = visit(below, points.weight[2][i]), bottom_right = visit(below + 2 * channels, points.weight[3][i]);
+            Vec<A, 4> dots = four_dots(top_left, top_right, bottom_left, bottom_right, out);
+            if (!kWhole && block > 0) dots += load<Vec<A, 4>>(&points.dot[4 * i]);
+            store(&points.dot[4 * i], dots);
           }
         }
       }
@@ -161,28 +200,32 @@ void backward(const Call& call, int64_t begin, int64_t end) {
   }
 }
 
-// The widths worth a loop of their own: heads of PIIP have 4 to 32 channels.
+// The widths worth a loop of their own: heads of PIIP have 4 to 32 channels; and its four points.
 template <class Run>
-void for_width(int64_t channels, Run run) {
-  switch (padded_channels(channels)) {
-    case 4: return run(std::integral_constant<int, 4>{}, std::true_type{});
-    case 8: return run(std::integral_constant<int, 8>{}, std::true_type{});
-    case 16: return run(std::integral_constant<int, 16>{}, std::true_type{});
-    case 24: return run(std::integral_constant<int, 24>{}, std::true_type{});
-    case 32: return run(std::integral_constant<int, 32>{}, std::true_type{});
-    default: return run(std::integral_constant<int, 16>{}, std::false_type{});
+void for_width(const Call& call, Run run) {
+  const auto with_points = [&](auto width) {
+    if (call.points == 4) return run(width, std::true_type{}, std::integral_constant<int, 4>{});
+    return run(width, std::true_type{}, std::integral_constant<int, 0>{});
+  };
+  switch (padded_channels(call.channels)) {
+    case 4: return with_points(std::integral_constant<int, 4>{});
+    case 8: return with_points(std::integral_constant<int, 8>{});
+    case 16: return with_points(std::integral_constant<int, 16>{});
+    case 24: return with_points(std::integral_constant<int, 24>{});
+    case 32: return with_points(std::integral_constant<int, 32>{});
+    default: return run(std::integral_constant<int, 16>{}, std::false_type{}, std::integral_constant<int, 0>{});
   }
 }
 
 void forward_float(const Call& call, int64_t begin, int64_t end) {
-  for_width(call.channels, [&](auto width, auto whole) { forward<float, width, whole>(call, begin, end); });
+  for_width(call, [&](auto width, auto whole, auto points) { forward<float, width, whole, points>(call, begin, end); });
 }
 void backward_float(const Call& call, int64_t begin, int64_t end) {
-  for_width(call.channels, [&](auto width, auto whole) { backward<float, width, whole>(call, begin, end); });
+  for_width(call, [&](auto width, auto whole, auto points) { backward<float, width, whole, points>(call, begin, end); });
 }
 // float64 is for checking gradients, not for speed: blocks of 4, whatever the width.
-void forward_double(const Call& call, int64_t begin, int64_t end) { forward<double, 4, false>(call, begin, end); }
-void backward_double(const Call& call, int64_t begin, int64_t end) { backward<double, 4, false>(call, begin, end); }
+void forward_double(const Call& call, int64_t begin, int64_t end) { forward<double, 4, false, 0>(call, begin, end); }
+void backward_double(const Call& call, int64_t begin, int64_t end) { backward<double, 4, false, 0>(call, begin, end); }
 
 }  // namespace
 

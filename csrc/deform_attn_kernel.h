@@ -22,6 +22,8 @@ struct Call {
   int64_t groups_per_image() const { return (heads + heads_per_group - 1) / heads_per_group; }
 };
 
+constexpr int64_t kMostHeads = 8;  // a group has no more
+
 // Does the units of work [begin, end) of a call.
 using Work = void (*)(const Call&, int64_t begin, int64_t end);
 

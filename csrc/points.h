@@ -1,5 +1,6 @@
 // Where the points of a query are, what they weigh, and the gradients of both.
 #pragma once
+#include <array>
 #include <vector>
 
 #include "planes.h"
@@ -7,53 +8,62 @@
 namespace piip::PIIP_ISA {
 
 // The points of one query, for the heads of a group: entry h * points + p. Entries come in whole vectors; what is past the
-// group's last head belongs to other heads, or to nobody, and is not used.
-template <class A>
+// group's last head belongs to other heads, or to nobody, and is not used. kPoints: the number of points of a head where it is
+// known when compiling (then entries are arrays, not vectors, and a query takes no test), else 0.
+template <class A, int kPoints>
 struct Points {
   static constexpr int L = kLanes<A>;
+  static_assert(kPoints == 0 || (L % kPoints == 0 && kMostHeads * kPoints % L == 0));
   using V = Vec<A, L>;
   using I = Vec<Int<A>, L>;
+  template <class T, int kEach = 1>
+  using Entries = std::conditional_t<kPoints == 0, std::vector<T>, std::array<T, kEach * kMostHeads * kPoints>>;
   const Call& call;
-  const Planes<A>& planes;
-  int64_t offsets_size, logits_size;        // elements from the first query's first to the last query's last
-  int64_t padded;                           // entries here
-  bool in_lanes;                            // a head's points are neighbouring lanes of one vector
-  std::vector<A> attention;                 // softmax of the logits over a head's points
-  std::vector<A> weight[4];                 // attention * bilinear, of the corners top left, top right, bottom left and right
-  std::vector<A> x, y;                      // the location's fraction of a pixel
-  std::vector<A> dot;                       // backward: output gradient . corner, four for each point
-  std::vector<Int<A>> corner, head_start;   // top left corner, and start of the head, in the planes
-  std::vector<A> x_reference, y_reference;  // reference point of each column and row of queries, in value pixels, minus 0.5
+  int64_t offsets_size, logits_size;    // elements from the first query's first to the last query's last
+  int64_t padded;                       // entries here
+  bool in_lanes;                        // a head's points are neighbouring lanes of one vector
+  A width, height;                      // of the map and its border on one side: the last coordinate
+  Int<A> row, pixel;                    // of the planes
+  Entries<A> attention;                 // softmax of the logits over a head's points
+  Entries<A> weight[4];                 // attention * bilinear, of the corners top left, top right, bottom left and right
+  Entries<A> x, y;                      // the location's fraction of a pixel
+  Entries<A, 4> dot;                    // backward: output gradient . corner, four for each point
+  Entries<Int<A>> corner, head_start;   // top left corner, and start of the head, in the planes
+  std::vector<A> x_reference, y_reference;  // reference point of each column and row of queries, in pixels of the planes
 
   Points(const Call& call, const Planes<A>& planes)
       : call(call),
-        planes(planes),
         offsets_size((call.batch * call.queries() - 1) * call.offsets_row + 2 * call.heads * call.points),
         logits_size((call.batch * call.queries() - 1) * call.logits_row + call.heads * call.points),
         padded((call.heads_per_group * call.points + L - 1) / L * L),
         in_lanes(call.points <= L && (call.points & (call.points - 1)) == 0),
-        attention(padded), x(padded), y(padded), dot(4 * padded), corner(padded), head_start(padded),
+        width(A(call.value_width + kBorder)), height(A(call.value_height + kBorder)), row(Int<A>(planes.row)), pixel(Int<A>(planes.pixel)),
         x_reference(call.query_width), y_reference(call.query_height) {
-    for (auto& w : weight) w.resize(padded);
-    for (int64_t i = 0; i < call.heads_per_group * call.points; ++i) head_start[i] = Int<A>(i / call.points * planes.plane);
-    for (int64_t c = 0; c < call.query_width; ++c) x_reference[c] = A((c + 0.5) / call.query_width * call.value_width - 0.5);
-    for (int64_t r = 0; r < call.query_height; ++r) y_reference[r] = A((r + 0.5) / call.query_height * call.value_height - 0.5);
+    if constexpr (kPoints == 0) {
+      for (auto* entries : {&attention, &weight[0], &weight[1], &weight[2], &weight[3], &x, &y}) entries->resize(padded);
+      dot.resize(4 * padded), corner.resize(padded), head_start.resize(padded);
+    }
+    for (int64_t i = 0; i < padded; ++i) head_start[i] = Int<A>(i / call.points * planes.plane);
+    for (int64_t c = 0; c < call.query_width; ++c) x_reference[c] = A((c + 0.5) / call.query_width * call.value_width - 0.5 + kBorder);
+    for (int64_t r = 0; r < call.query_height; ++r) y_reference[r] = A((r + 0.5) / call.query_height * call.value_height - 0.5 + kBorder);
   }
+
+  int64_t points() const { return kPoints == 0 ? call.points : kPoints; }
 
   // Every lane gets what `combine` makes of all points of its head: neighbours exchange, then neighbouring pairs, and so on.
   template <int kStep = 1, class Combine>
-  V over_points(V v, Combine combine) const {
+  [[gnu::always_inline]] V over_points(V v, Combine combine) const {
     if constexpr (kStep < L) {
-      if (kStep < call.points) return over_points<2 * kStep>(combine(v, __builtin_shuffle(v, lanes<A>(0, 1) ^ Int<A>(kStep))), combine);
+      if (kStep < points()) return over_points<2 * kStep>(combine(v, __builtin_shuffle(v, lanes<A>(0, 1) ^ Int<A>(kStep))), combine);
     }
     return v;
   }
-  V sum_over_points(V v) const {
+  [[gnu::always_inline]] V sum_over_points(V v) const {
     return over_points(v, [](V a, V b) { return a + b; });
   }
 
-  V softmax(V logit) const {
-    const V e = exp_nonpositive(V(logit - over_points(logit, [](V a, V b) { return a > b ? a : b; })));
+  [[gnu::always_inline]] V softmax(V logit) const {
+    const V e = exp_nonpositive(V(logit - over_points(logit, larger<V>)));
     return e / sum_over_points(e);
   }
 
@@ -74,37 +84,35 @@ struct Points {
     }
   }
 
-  // Integer part of a coordinate, from -kBorder to size; `coordinate` becomes its fraction.
-  static I split(V& coordinate, A size) {
-    const V lost = coordinate - coordinate;  // 0, or NaN where the coordinate is not finite: such a point gives NaN
-    V c = coordinate > A(-kBorder) ? coordinate : V{} - A(kBorder);  // NaN too: the conversion to an integer is always in range
-    c = c < size ? c : V{} + size;
-    I whole = __builtin_convertvector(c, I);
-    whole += __builtin_convertvector(whole, V) > c;  // truncated towards zero so far; a true comparison is -1
-    coordinate = c - __builtin_convertvector(whole, V) + lost;
+  // Integer part of a coordinate, clamped to 0 ... last; `coordinate` becomes its fraction.
+  [[gnu::always_inline]] static I split(V& coordinate, A last) {
+    const V positive = larger(coordinate, V{}), bounded = smaller(positive, V{} + last);  // NaN gives 0
+    const I whole = __builtin_convertvector(bounded, I);
+    coordinate = bounded - __builtin_convertvector(whole, V);
     return whole;
   }
 
   // Where the entries of a query start.
-  int64_t offsets_at(int64_t query, int64_t first_head) const { return query * call.offsets_row + 2 * first_head * call.points; }
-  int64_t logits_at(int64_t query, int64_t first_head) const { return query * call.logits_row + first_head * call.points; }
+  int64_t offsets_at(int64_t query, int64_t first_head) const { return query * call.offsets_row + 2 * first_head * points(); }
+  int64_t logits_at(int64_t query, int64_t first_head) const { return query * call.logits_row + first_head * points(); }
 
   // Reads one query's offsets and logits; fills `corner` and `weight`, and what the gradients need.
   template <bool kGradients>
-  void locate(int64_t query, int64_t r, int64_t c, int64_t first_head, int64_t heads) {
+  [[gnu::always_inline]] void locate(int64_t query, A left, A above_it, int64_t first_head, int64_t heads) {
     const int64_t offset = offsets_at(query, first_head), logit = logits_at(query, first_head);
-    if (!in_lanes) {
-      read(call.logits, logit, heads * call.points, attention.data());
+    if (kPoints == 0 && !in_lanes) {
+      read(call.logits, logit, heads * points(), attention.data());
       softmax_by_head(heads);
     }
     for (int64_t i = 0; i < padded; i += L) {
-      const V a = in_lanes ? softmax(read_lanes<A>(call.logits, logit + i, logits_size)) : load<V>(&attention[i]);
+      const V attended = kPoints != 0 || in_lanes ? softmax(read_lanes<A>(call.logits, logit + i, logits_size)) : load<V>(&attention[i]);
       const V pairs = read_lanes<A>(call.offsets, offset + 2 * i, offsets_size);
       const V more = read_lanes<A>(call.offsets, offset + 2 * i + L, offsets_size);
-      V fx = __builtin_shuffle(pairs, more, lanes<A>(0, 2)) + x_reference[c];
-      V fy = __builtin_shuffle(pairs, more, lanes<A>(1, 2)) + y_reference[r];
-      const I column = split(fx, A(call.value_width)) + kBorder, line = split(fy, A(call.value_height)) + kBorder;
-      store(&corner[i], load<I>(&head_start[i]) + line * Int<A>(planes.row) + column * Int<A>(planes.pixel));
+      V fx = __builtin_shuffle(pairs, more, lanes<A>(0, 2)) + left;
+      V fy = __builtin_shuffle(pairs, more, lanes<A>(1, 2)) + above_it;
+      const V a = attended + ((fx - fx) + (fy - fy));  // a location that is not finite gives NaN
+      const I column = split(fx, width), line = split(fy, height);
+      store(&corner[i], load<I>(&head_start[i]) + line * row + column * pixel);
       const V below = a * fy, above = a - below, top_right = above * fx, bottom_right = below * fx;
       store(&weight[0][i], above - top_right);
       store(&weight[1][i], top_right);
@@ -119,9 +127,9 @@ struct Points {
   }
 
   // From `dot` to the gradients of one query's offsets and logits.
-  void write_gradients(int64_t query, int64_t first_head, int64_t heads) {
+  [[gnu::always_inline]] void write_gradients(int64_t query, int64_t first_head, int64_t heads) {
     const int64_t offset = offsets_at(query, first_head), logit = logits_at(query, first_head);
-    const int64_t used = heads * call.points;
+    const int64_t used = heads * points();
     for (int64_t i = 0; i < used; i += L) {
       const V fx = load<V>(&x[i]), fy = load<V>(&y[i]), a = load<V>(&attention[i]);
       const auto [d0, d1, d2, d3] = corners_apart(&dot[4 * i]);
@@ -129,20 +137,17 @@ struct Points {
       const V of_attention = top + fy * (bottom - top);
       const V of_x = a * ((d1 - d0) + fy * ((d3 - d2) - (d1 - d0))), of_y = a * (bottom - top);
       const int64_t count = std::min<int64_t>(L, used - i);
-      A pairs[2 * L];
       const I low = lanes<A>(0, 1) / 2 + (lanes<A>(0, 1) % 2) * Int<A>(L);  // x0 y0 x1 y1 ...
-      store(pairs, __builtin_shuffle(of_x, of_y, low));
-      store(pairs + L, __builtin_shuffle(of_x, of_y, low + Int<A>(L / 2)));
-      write(call.grad_offsets, offset + 2 * i, 2 * count, pairs);
-      if (in_lanes) {
-        A logits[L];
-        store(logits, V(a * (of_attention - sum_over_points(a * of_attention))));
-        write(call.grad_logits, logit + i, count, logits);
+      const int64_t of_pairs = 2 * count, first_pairs = std::min<int64_t>(L, of_pairs);
+      write_lanes<A>(call.grad_offsets, offset + 2 * i, first_pairs, __builtin_shuffle(of_x, of_y, low));
+      write_lanes<A>(call.grad_offsets, offset + 2 * i + L, of_pairs - first_pairs, __builtin_shuffle(of_x, of_y, low + Int<A>(L / 2)));
+      if (kPoints != 0 || in_lanes) {
+        write_lanes<A>(call.grad_logits, logit + i, count, V(a * (of_attention - sum_over_points(a * of_attention))));
       } else {
         store(&weight[0][i], of_attention);
       }
     }
-    if (!in_lanes) softmax_gradient_by_head(logit, heads);
+    if (kPoints == 0 && !in_lanes) softmax_gradient_by_head(logit, heads);
   }
 
   struct Corners {

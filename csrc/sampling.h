@@ -60,7 +60,7 @@ constexpr int64_t sampling_block(int64_t channels) {
   }
 }
 
-// Elements of one head's plane; twice that with gradients.
+// Elements of one head's plane, or a few more; twice that with gradients.
 inline int64_t sampling_plane(const SamplingCall& call) {
   const int64_t block = sampling_block(call.channels);
   int64_t pixels = 0;

@@ -19,16 +19,17 @@ template <class A>
 struct Maps {
   int64_t channels, pixel, plane = 0;  // elements: channels of a pixel (whole blocks), from pixel to pixel, from head to head
   std::vector<LevelLayout> levels;
+  Scratch memory;
   A* data;
 
   Maps(const SamplingCall& call, int64_t block, bool gradients)
-      : channels((call.channels + block - 1) / block * block), pixel(channels * (gradients ? 2 : 1)) {
+      : channels((call.channels + block - 1) / block * block), pixel(channels * (gradients ? 2 : 1)),
+        memory(sampling_plane(call) * (gradients ? 2 : 1) * call.heads_per_group * sizeof(A)), data(static_cast<A*>(memory.data())) {
     for (const Level& level : call.levels) {
       const int64_t row = pixel * (level.width + 2 * kSamplingBorder);
       levels.push_back({level.height, level.width, plane + kSamplingBorder * (row + pixel), row});
       plane += row * (level.height + 2 * kSamplingBorder);
     }
-    data = static_cast<A*>(scratch(plane * call.heads_per_group * sizeof(A)));
     for (int64_t h = 0; h < call.heads_per_group; ++h)
       for (const LevelLayout& level : levels) clear_border(data + h * plane + level.start, level);
   }
@@ -144,36 +145,5 @@ struct Table {
     d[1] = __builtin_shuffle(first_13, last_13, even), d[3] = __builtin_shuffle(first_13, last_13, odd);
   }
 };
-
-// The sums of four vectors, in one of four.
-template <class A, int N>
-inline Vec<A, 4> wide_sums(Vec<A, N> a, Vec<A, N> b, Vec<A, N> c, Vec<A, N> d) {
-  Vec<Int<A>, N> low, high, left, right;  // within every four lanes: a0 b0 a1 b1; a2 b2 a3 b3; a0 a1 b0 b1; a2 a3 b2 b3
-  for (int i = 0; i < N; ++i) {
-    const int four = i / 4 * 4, lane = i % 4;
-    low[i] = four + lane / 2 + lane % 2 * N, high[i] = low[i] + 2;
-    left[i] = four + lane % 2 + lane / 2 * N, right[i] = left[i] + 2;
-  }
-  const Vec<A, N> ab = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-  const Vec<A, N> cd = __builtin_shuffle(c, d, low) + __builtin_shuffle(c, d, high);
-  return fold<A, N>(__builtin_shuffle(ab, cd, left) + __builtin_shuffle(ab, cd, right));
-}
-
-// a . out, b . out, c . out, d . out
-template <class A, int W>
-inline Vec<A, 4> four_dots(const Channels<A, W>& a, const Channels<A, W>& b, const Channels<A, W>& c, const Channels<A, W>& d,
-                           const Channels<A, W>& out) {
-  if constexpr (W == 0) {
-    return Vec<A, 4>{};
-  } else if constexpr (Channels<A, W>::kFirst == 2) {  // float64 on short vectors
-    return sums<A>(a.dot(out), b.dot(out), c.dot(out), d.dot(out));
-  } else if constexpr (W == 2 * Channels<A, W>::kFirst) {
-    return wide_sums<A, W / 2>(a.first * out.first + a.rest.first * out.rest.first, b.first * out.first + b.rest.first * out.rest.first,
-                               c.first * out.first + c.rest.first * out.rest.first, d.first * out.first + d.rest.first * out.rest.first);
-  } else {
-    return wide_sums<A, Channels<A, W>::kFirst>(a.first * out.first, b.first * out.first, c.first * out.first, d.first * out.first) +
-           four_dots(a.rest, b.rest, c.rest, d.rest, out.rest);
-  }
-}
 
 }  // namespace piip::PIIP_ISA

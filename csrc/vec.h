@@ -42,6 +42,16 @@ inline void store(A* to, const V& v) {
   std::memcpy(to, &v, sizeof(V));
 }
 
+// One instruction each; where one is NaN, the second.
+template <class V>
+inline V larger(V a, V b) {
+  return a > b ? a : b;
+}
+template <class V>
+inline V smaller(V a, V b) {
+  return a < b ? a : b;
+}
+
 // (sum of a, sum of b, sum of c, sum of d)
 template <class A>
 inline Vec<A, 4> sums(Vec<A, 4> a, Vec<A, 4> b, Vec<A, 4> c, Vec<A, 4> d) {
@@ -123,6 +133,10 @@ struct Channels {
     store(p, first);
     rest.to(p + kFirst);
   }
+  void to(uint16_t* bf16) const {
+    store(bf16, to_bf16<kFirst>(first));
+    rest.to(bf16 + kFirst);
+  }
   void add(A weight, const Channels& other) {
     first += weight * other.first;
     rest.add(weight, other.rest);
@@ -143,16 +157,48 @@ struct Channels<A, 0> {
   static Channels from(const uint16_t*) { return {}; }
   Channels only(int) const { return {}; }
   void to(A*) const {}
+  void to(uint16_t*) const {}
   void add(A, const Channels&) {}
   void add(const Channels&) {}
   Vec<A, 4> dot(const Channels&) const { return Vec<A, 4>{}; }
 };
 
-// e^x for x <= 0, relative error below 2e-7; below -87 it is 0. NaN stays NaN.
-inline Vec<float, kLanes<float>> exp_nonpositive(Vec<float, kLanes<float>> x) {
+// The sums of four vectors, in one of four.
+template <class A, int N>
+inline Vec<A, 4> wide_sums(Vec<A, N> a, Vec<A, N> b, Vec<A, N> c, Vec<A, N> d) {
+  Vec<Int<A>, N> low, high, left, right;  // within every four lanes: a0 b0 a1 b1; a2 b2 a3 b3; a0 a1 b0 b1; a2 a3 b2 b3
+  for (int i = 0; i < N; ++i) {
+    const int four = i / 4 * 4, lane = i % 4;
+    low[i] = four + lane / 2 + lane % 2 * N, high[i] = low[i] + 2;
+    left[i] = four + lane % 2 + lane / 2 * N, right[i] = left[i] + 2;
+  }
+  const Vec<A, N> ab = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+  const Vec<A, N> cd = __builtin_shuffle(c, d, low) + __builtin_shuffle(c, d, high);
+  return fold<A, N>(__builtin_shuffle(ab, cd, left) + __builtin_shuffle(ab, cd, right));
+}
+
+// a . out, b . out, c . out, d . out
+template <class A, int W>
+inline Vec<A, 4> four_dots(const Channels<A, W>& a, const Channels<A, W>& b, const Channels<A, W>& c, const Channels<A, W>& d,
+                           const Channels<A, W>& out) {
+  if constexpr (W == 0) {
+    return Vec<A, 4>{};
+  } else if constexpr (Channels<A, W>::kFirst == 2) {  // float64 on short vectors
+    return sums<A>(a.dot(out), b.dot(out), c.dot(out), d.dot(out));
+  } else if constexpr (W == 2 * Channels<A, W>::kFirst) {
+    return wide_sums<A, W / 2>(a.first * out.first + a.rest.first * out.rest.first, b.first * out.first + b.rest.first * out.rest.first,
+                               c.first * out.first + c.rest.first * out.rest.first, d.first * out.first + d.rest.first * out.rest.first);
+  } else {
+    return wide_sums<A, Channels<A, W>::kFirst>(a.first * out.first, b.first * out.first, c.first * out.first, d.first * out.first) +
+           four_dots(a.rest, b.rest, c.rest, d.rest, out.rest);
+  }
+}
+
+// e^x for x <= 0, relative error below 2e-7; below -87 as at -87, 2e-38. NaN stays NaN.
+[[gnu::always_inline]] inline Vec<float, kLanes<float>> exp_nonpositive(Vec<float, kLanes<float>> x) {
   using V = Vec<float, kLanes<float>>;
   using I = Vec<int32_t, kLanes<float>>;
-  const V bounded = x < -87.f ? V{} - 87.f : x;
+  const V bounded = larger(V{} - 87.f, x);
   // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts keeps r exact. Truncation after -0.5 rounds a negative number.
   const I n = __builtin_convertvector(bounded * 1.44269504f - 0.5f, I);
   const V whole = __builtin_convertvector(n, V);
@@ -167,7 +213,7 @@ inline Vec<float, kLanes<float>> exp_nonpositive(Vec<float, kLanes<float>> x) {
   const I power_of_two = (n + 127) << 23;
   V scale;
   std::memcpy(&scale, &power_of_two, sizeof(V));
-  return x < -87.f ? V{} : p * scale;
+  return p * scale;
 }
 
 inline Vec<double, kLanes<double>> exp_nonpositive(Vec<double, kLanes<double>> x) {
