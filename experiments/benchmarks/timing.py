@@ -17,12 +17,23 @@ from math import exp, log
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 Row = dict[str, object]
 
 
+def device() -> torch.device:
+    """Where networks are timed: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def interleaved(
-    methods: Mapping[str, Callable[[], object]], *, rounds: int = 15, seconds: float = 0.01
+    methods: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 15,
+    seconds: float = 0.01,
+    where: torch.device | None = None,
+    wall: bool = False,
 ) -> dict[str, float]:
     """Seconds that one call of each method takes, on PyTorch's present number of threads.
 
@@ -33,9 +44,12 @@ def interleaved(
         methods: Name -> a call without arguments.
         rounds: Turns of each method, after two to warm up.
         seconds: Short methods are called several times a turn, until the turn takes this long.
+        where: A GPU: wall time between two moments in which it has nothing left to do, launches included, and its median.
+        wall: Wall time although PyTorch has one thread: the method has threads or processes of its own.
     """
-    one_thread = torch.get_num_threads() == 1
-    clock = time.process_time if one_thread else time.perf_counter
+    on_gpu = where is not None and where.type == "cuda"
+    one_thread = torch.get_num_threads() == 1 and not wall and not on_gpu
+    clock = _when_idle if on_gpu else time.process_time if one_thread else time.perf_counter
     calls = {name: _calls_per_turn(method, seconds) for name, method in methods.items()}
     taken: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(rounds):
@@ -44,20 +58,39 @@ def interleaved(
             for _ in range(calls[name]):
                 method()
             taken[name].append((clock() - start) / calls[name])
-    typical = statistics.median if one_thread else lambda t: sorted(t)[len(t) // 4]
+    typical = statistics.median if one_thread or on_gpu else lambda t: sorted(t)[len(t) // 4]
     return {name: typical(times) for name, times in taken.items()}
 
 
+def _when_idle() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def _calls_per_turn(method: Callable[[], object], seconds: float) -> int:
+    clock = _when_idle if torch.cuda.is_available() else time.perf_counter
     method()
-    start = time.perf_counter()
+    start = clock()
     method()
-    return max(1, min(1000, round(seconds / max(time.perf_counter() - start, 1e-9))))
+    return max(1, min(1000, round(seconds / max(clock() - start, 1e-9))))
 
 
 def geomean(ratios: Sequence[float]) -> float:
     """The mean of ratios: 2 and 1/2 make 1."""
     return exp(sum(map(log, ratios)) / len(ratios))
+
+
+def difference(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
+    """The largest between two lists of tensors, relative to the largest number of the true one."""
+    pairs = zip(found, truth, strict=True)
+    return max(((f.float() - t.float()).abs().max() / t.float().abs().max()).item() for f, t in pairs)
+
+
+def exponent(sizes: Sequence[float], figures: Sequence[float]) -> float:
+    """The p of figure = constant * size ** p that fits best (least squares of logarithms); nan where there are fewer than two."""
+    if len(set(sizes)) < 2:
+        return float("nan")
+    return statistics.linear_regression([log(s) for s in sizes], [log(f) for f in figures]).slope
 
 
 def header() -> Row:
@@ -91,11 +124,12 @@ def _cpu() -> str:
     return said.get("model name", platform.machine()) + family
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The options all benchmarks have; add your own."""
+def parser(description: str, *, cases: bool = True) -> argparse.ArgumentParser:
+    """The options all benchmarks have; add your own. `cases`: it has cases to choose from and a number of threads."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    options.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
+    if cases:
+        options.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
+        options.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
     options.add_argument("--rounds", type=int, default=15, help="turns of each method (default: 15)")
     options.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the table")
     return options

@@ -10,48 +10,15 @@ backward and AdamW; `difference` is that of the loss from the reference's, as a 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import timing
 import torch
-from timm.layers import Attention
+from forms import Form, forms, make_comparable
 from torch import Tensor, nn
 
 from piip.models import build_model
-from piip.models.interaction import DeformableCrossAttention
-from piip.models.speed import set_speed
 from piip.presets import classifier_20ep, mask_rcnn_1x, piip
-from piip.spec import ExperimentSpec, SpeedSpec
-
-OFFICIAL = SpeedSpec(windows="padded", interactions="fp32")
-
-
-@dataclass(frozen=True)
-class Form:
-    """A way to compute the same network."""
-
-    speed: SpeedSpec = OFFICIAL
-    kernel: str = "reference"
-    sdpa: bool = False
-    fused_optimizer: bool = False
-    bf16: bool = False
-
-
-def forms() -> dict[str, Form]:
-    """Cumulative, reference first."""
-    form = Form()
-    found = {"official-equivalent fp32": form}
-    for name, change in (
-        ("+ compiled deformable attention", {"kernel": "auto"}),
-        ("+ SDPA", {"sdpa": True}),
-        ("+ exact windows", {"speed": OFFICIAL.override({"windows": "exact"})}),
-        ("+ one-pass AdamW (plain fp32, all on)", {"fused_optimizer": True}),
-        ("+ bf16, interactions fp32", {"bf16": True}),
-        ("+ bf16 in interactions", {"speed": SpeedSpec()}),
-    ):
-        form = replace(form, **change)
-        found[name] = form
-    return found
+from piip.spec import ExperimentSpec
 
 
 def classification() -> tuple[ExperimentSpec, tuple[object, ...]]:
@@ -62,19 +29,24 @@ def classification() -> tuple[ExperimentSpec, tuple[object, ...]]:
 
 
 def detection() -> tuple[ExperimentSpec, tuple[object, ...]]:
-    """TSB 784/560/336, images padded to 784 x 560, five objects each."""
-    row = mask_rcnn_1x(piip("TSB", (784, 560, 336)))
+    """TSB 784/560/336, two images padded to 784 x 560."""
+    return mask_rcnn_1x(piip("TSB", (784, 560, 336))), detection_inputs(560, 784, batch=2)
+
+
+def detection_inputs(height: int, width: int, batch: int, device: torch.device | str = "cpu") -> tuple[object, ...]:
+    """Random images, their sizes, and five objects each, for a network to train on."""
     random = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, 560, 784, generator=random)
-    corner = torch.rand(2, 5, 2, generator=random) * 300
-    boxes = torch.cat([corner, corner + 40 + torch.rand(2, 5, 2, generator=random) * 150], dim=2)
+    images = torch.randn(batch, 3, height, width, generator=random)
+    corner = torch.rand(batch, 5, 2, generator=random) * height * 0.55
+    boxes = torch.cat([corner, corner + height * (0.07 + 0.27 * torch.rand(batch, 5, 2, generator=random))], dim=2)
     targets = []
     for box in boxes:
-        masks = torch.zeros(5, 560, 784, dtype=torch.uint8)
+        masks = torch.zeros(5, height, width, dtype=torch.uint8)
         for mask, (left, top, right, bottom) in zip(masks, box.int().tolist(), strict=True):
             mask[top:bottom, left:right] = 1
         targets.append({"boxes": box, "labels": torch.arange(1, 6), "masks": masks})
-    return row, (images, [(560, 784)] * 2, targets)
+    targets = [{name: t.to(device) for name, t in target.items()} for target in targets]
+    return images.to(device), [(height, width)] * batch, targets
 
 
 CASES = {"classification 368/192/128": classification, "detection 784/560/336": detection}
@@ -85,39 +57,17 @@ class Step:
 
     def __init__(self, row: ExperimentSpec, inputs: tuple[object, ...]) -> None:
         torch.manual_seed(0)
-        # drop path and checkpointing off: forms must see the same numbers, and a recomputed block is timed twice
-        model = row.model.override(
-            {
-                f"backbone.branches.{i}.{name}": value
-                for i in range(3)
-                for name, value in (("drop_path", 0.0), ("checkpointing", False))
-            }
-            | {"backbone.interaction.drop_path": 0.0}
-        )
-        self.model, self.inputs = build_model(model, pretrained=False).train(), inputs
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                if name.endswith(("ca_gamma", "cffn_gamma")):
-                    parameter.fill_(0.1)  # else interactions do nothing
+        self.model, self.inputs = make_comparable(build_model(row.model, pretrained=False)).train(), inputs
         # a rate of nearly zero: the network stays the same through the rounds
         self.optimizers = {
             fused: torch.optim.AdamW(self.model.parameters(), lr=1e-12, weight_decay=0.05, fused=fused)
             for fused in (False, True)
         }
 
-    def set(self, form: Form) -> None:
-        """Makes the network compute in this form."""
-        set_speed(self.model, form.speed)
-        for module in self.model.modules():
-            if isinstance(module, Attention):
-                module.fused_attn = form.sdpa  # type: ignore[misc]
-            elif isinstance(module, DeformableCrossAttention):
-                module.kernel = form.kernel
-
     def loss(self, form: Form) -> Tensor:
         """Sum of the losses."""
         torch.manual_seed(1)  # the samplers of proposals
-        with torch.autocast("cpu", torch.bfloat16, enabled=form.bf16):
+        with form.autocast(torch.device("cpu")):
             losses = self.model(*self.inputs)
         return torch.stack(list(losses.values())).sum()
 
@@ -125,7 +75,7 @@ class Step:
         """A training step in this form; gives its loss."""
 
         def step() -> float:
-            self.set(form)
+            form.apply(self.model)
             loss = self.loss(form)
             loss.backward()
             self.optimizers[form.fused_optimizer].step()

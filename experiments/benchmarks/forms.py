@@ -1,0 +1,81 @@
+"""The ways in which benchmarks compute one network: as the official code does, and with our switches on, one after the other."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+from timm.layers import Attention, DropPath
+from torch import nn
+
+from piip.models.branches import Branch
+from piip.models.interaction import DeformableCrossAttention
+from piip.models.speed import set_speed
+from piip.spec import SpeedSpec
+
+OFFICIAL = SpeedSpec(windows="padded", interactions="fp32")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to compute the same network."""
+
+    speed: SpeedSpec = OFFICIAL
+    kernel: str = "reference"
+    sdpa: bool = False
+    fused_optimizer: bool = False
+    bf16: bool = False
+
+    def apply(self, network: nn.Module) -> None:
+        """Makes a network compute in this form."""
+        set_speed(network, self.speed)
+        for module in network.modules():
+            if isinstance(module, Attention):
+                module.fused_attn = self.sdpa  # type: ignore[misc]
+            elif isinstance(module, DeformableCrossAttention):
+                module.kernel = self.kernel
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """bf16 where the form says so; enter it around the forward pass."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def forms() -> dict[str, Form]:
+    """Cumulative, reference first."""
+    form = Form()
+    found = {"official-equivalent fp32": form}
+    for name, change in (
+        ("+ compiled deformable attention", {"kernel": "auto"}),
+        ("+ SDPA", {"sdpa": True}),
+        ("+ exact windows", {"speed": OFFICIAL.override({"windows": "exact"})}),
+        ("+ one-pass AdamW (plain fp32, all on)", {"fused_optimizer": True}),
+        ("+ bf16, interactions fp32", {"bf16": True}),
+        ("+ bf16 in interactions", {"speed": SpeedSpec()}),
+    ):
+        form = replace(form, **change)
+        found[name] = form
+    return found
+
+
+def ends() -> dict[str, Form]:
+    """The official code's form and our fastest, in fp32 and in bf16."""
+    fastest = list(forms().values())[-1]
+    return {
+        "official fp32": Form(),
+        "ours fp32": replace(fastest, bf16=False),
+        "official bf16": Form(bf16=True),
+        "ours bf16": fastest,
+    }
+
+
+def make_comparable(network: nn.Module) -> nn.Module:
+    """Every form sees the same numbers, and interactions do something: no drop path, no recomputed blocks, scales of 0.1."""
+    for module in network.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+        elif isinstance(module, Branch):
+            module.checkpointing = False
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith(("ca_gamma", "cffn_gamma")):  # they start at 0, and then interactions do nothing
+                parameter.fill_(0.1)
+    return network

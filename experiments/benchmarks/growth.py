@@ -1,0 +1,127 @@
+"""How do time and memory of a training step grow with image size, batch, branches and workers?
+
+    PYTHONPATH=. python experiments/benchmarks/growth.py   # until 60 s or 6 GB a point; 15 minutes
+    PYTHONPATH=. python experiments/benchmarks/growth.py --most-gb 70 --most-seconds 20 --axes size batch --json  # a GPU
+
+Forward and backward pass of Mask R-CNN in our fastest form, on random images, 7 to 5, with five objects each. Every point is a process
+of its own; on a GPU its memory is `max_memory_allocated`, else how far its resident memory has grown at most since before the network
+was built. `predicted` is what piip/models/memory.py says of it beforehand (weights, gradients, activations), and a point that is predicted
+above the limit ends its axis. `x first` is the ratio to the axis's first point; the exponent p is the best fit of figure = c * size ** p.
+
+    size      TSB (side, 5/7, 3/7), batch 1; exponent over pixels
+    batch     TSB 448/320/192
+    branches  T 448, TS 448/320, TSB 448/320/192, batch 1: every branch more is a larger network on a smaller image
+    workers   TSB 448/320/192, DDP, batch 1 each (gloo; on GPUs NCCL): memory is the first worker's
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import timing
+import torch
+from growth_point import Point, measure
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from piip.reports.figures import png
+from piip.reports.themes import LIGHT, dress, legend, new_figure
+
+UNITS = {"size": "megapixels", "batch": "images", "branches": "branches", "workers": "workers"}
+PNG = Path(__file__).parents[1] / "pictures" / "growth.png"
+
+
+def points(axis: str, *, pico: bool = False) -> Iterator[tuple[float, Point]]:
+    """The points of an axis, smallest first, each with its size there; without end where the limits are to stop it."""
+    base = Point(pico=pico)
+    match axis:
+        case "size":
+            sides = itertools.chain.from_iterable(
+                (base.side * 2**i // 2, base.side * 3 * 2**i // 4) for i in itertools.count()
+            )
+            yield from ((side**2 * 5 / 7 / 1e6, replace(base, side=side)) for side in sides)
+        case "batch":
+            yield from ((2**i, replace(base, batch=2**i)) for i in itertools.count())
+        case "branches":
+            yield from ((n, replace(base, letters="TSB"[:n])) for n in (1, 2, 3))
+        case "workers":
+            most = torch.cuda.device_count() or 2
+            yield from ((2**i, replace(base, workers=2**i, ddp=True)) for i in range(most.bit_length()))
+
+
+def follow(axis: str, points: Iterator[tuple[float, Point]], most_gb: float, most_seconds: float) -> list[timing.Row]:
+    """The rows of an axis, to the largest point that fits."""
+    rows: list[timing.Row] = []
+    for size, point in points:
+        predicted = point.predicted_gb
+        if predicted > most_gb:
+            timing.progress(f"{axis} {size:.3g}: {predicted:.1f} GB predicted, more than {most_gb:g}")
+            break
+        timing.progress(f"{axis} {size:.3g}")
+        found = measure(point, most_seconds)
+        row: timing.Row = {"axis": axis, "at": size, "seconds": found["seconds"], "x first": 1.0, "GB": found["gb"]}
+        row |= {"predicted GB": predicted, "measured / predicted": found["gb"] / predicted}
+        rows.append(row)
+        row["x first"] = found["seconds"] / float(str(rows[0]["seconds"]))
+        if found["seconds"] > most_seconds or found["gb"] > most_gb:
+            break
+    return rows
+
+
+def exponents(rows: list[timing.Row], last: int = 0) -> dict[str, float]:
+    """Of time and of memory, over all points of an axis or the last few."""
+    at = [float(str(row["at"])) for row in rows[-last:]]
+    return {name: timing.exponent(at, [float(str(row[name])) for row in rows[-last:]]) for name in ("seconds", "GB")}
+
+
+def draw(found: dict[str, list[timing.Row]]) -> Figure:
+    """Time above memory, an axis a column, both scales logarithmic; lines are the fitted powers."""
+    figure = new_figure(3.6 * len(found) + 1, 7, LIGHT)
+    panels = figure.subplots(2, len(found), squeeze=False)
+    for column, (axis, rows) in enumerate(found.items()):
+        powers, at = exponents(rows), [float(str(row["at"])) for row in rows]
+        for axes, name, color in zip(panels[:, column], ("seconds", "GB"), LIGHT.piip, strict=False):
+            title = f"{axis}: {name} ~ {UNITS[axis]}$^{{{powers[name]:.2f}}}$"
+            dress(axes, LIGHT, title=title, xlabel=UNITS[axis], ylabel="" if column else name)
+            values = [float(str(row[name])) for row in rows]
+            axes.plot(at, values, "o", color=color, markersize=8, label="measured")
+            centre = [timing.geomean(at), timing.geomean(values)]
+            axes.plot(at, [centre[1] * (x / centre[0]) ** powers[name] for x in at], color=color, label="fit")
+            if name == "GB":
+                predicted = [float(str(row["predicted GB"])) for row in rows]
+                axes.plot(at, predicted, "_", color=LIGHT.ink, markersize=14, markeredgewidth=2, label="predicted")
+            for scale in (axes.set_xscale, axes.set_yscale):
+                scale("log")
+            for side in (axes.xaxis, axes.yaxis):
+                side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                side.set_minor_formatter(NullFormatter())
+    legend(panels[1, 0], LIGHT, loc="upper left")
+    return figure
+
+
+def main() -> None:
+    options = timing.parser(__doc__ or "", cases=False)
+    options.add_argument("--axes", nargs="+", choices=list(UNITS), default=list(UNITS), help="default: all")
+    options.add_argument("--most-gb", type=float, default=6.0, help="memory of a point's worker (default: 6)")
+    options.add_argument(
+        "--most-seconds", type=float, default=60.0, help="of a forward and backward pass (default: 60)"
+    )
+    options.add_argument("--png", type=Path, default=PNG, help="the curves (default: experiments/pictures/growth.png)")
+    options.add_argument("--pico", action="store_true", help="the demo's small networks: a quick look")
+    given = options.parse_args()
+    found = {
+        axis: follow(axis, points(axis, pico=given.pico), given.most_gb, given.most_seconds) for axis in given.axes
+    }
+    summary: timing.Row = {}
+    for axis, rows in found.items():
+        for name, power in exponents(rows).items():
+            tail = f", last three {exponents(rows, 3)[name]:.2f}" if len(rows) > 3 else ""
+            summary[f"{name} over {UNITS[axis]}, exponent"] = f"{power:.2f}{tail}"
+    given.png.write_bytes(png(draw(found)))
+    timing.report(list(itertools.chain(*found.values())), as_json=given.json, summary=summary)
+
+
+if __name__ == "__main__":
+    main()

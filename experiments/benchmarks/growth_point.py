@@ -1,0 +1,116 @@
+"""One point of growth.py: forward and backward pass of a network in processes made for it, timed, and their memory."""
+
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from forms import ends, make_comparable
+from torch import nn
+from train_step import detection_inputs
+
+from piip.models import build_model
+from piip.models.memory import training_memory
+from piip.presets import each_branch, mask_rcnn_1x, mask_rcnn_pico, pico, piip
+from piip.spec import ExperimentSpec, InteractionSpec
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement."""
+
+    letters: str = "TSB"
+    side: int = 448
+    batch: int = 1
+    workers: int = 1
+    ddp: bool = False
+    pico: bool = False
+    """The demo's small networks instead, for a quick look."""
+
+    @property
+    def row(self) -> ExperimentSpec:
+        """The network; bf16 as our fastest form."""
+        sides = [round(self.side * part / 7) for part in (7, 5, 3)[: len(self.letters)]]
+        if self.pico:
+            row = mask_rcnn_pico(pico(self.letters, sides, pretrained=False), steps=1)
+        else:
+            backbone = piip(self.letters, sides, interaction=InteractionSpec(drop_path=0.0))
+            row = mask_rcnn_1x(each_branch(backbone, {"drop_path": 0.0}))
+        engine = "ddp" if self.ddp else "deepspeed"
+        changes = {"batch_size": self.batch * self.workers, "precision": "bf16", "engine": engine, "zero_stage": 0}
+        return row.override({f"train.{name}": value for name, value in changes.items()})
+
+    @property
+    def predicted_gb(self) -> float:
+        """Without the optimizer, which no point here has."""
+        height = round(self.side * 5 / 7)
+        memory = training_memory(self.row.model, self.row.train, height, self.side, workers=self.workers)
+        return memory.peak_gb - memory.optimizer_gb
+
+
+def measure(point: Point, most_seconds: float) -> dict[str, float]:
+    """`seconds` of a forward and backward pass and `gb` at the worst moment, in processes made for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(work, (point, most_seconds, folder), nprocs=point.workers)
+        return json.loads((Path(folder) / "result.json").read_text())
+
+
+def work(rank: int, point: Point, most_seconds: float, folder: str) -> None:
+    """One worker; the first writes the result."""
+    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    torch.set_num_threads(1)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    before = _resident("VmRSS")
+    torch.manual_seed(0)
+    form = ends()["ours bf16"]
+    model: nn.Module = make_comparable(build_model(point.row.model, pretrained=False)).train().to(device)
+    form.apply(model)
+    inputs = detection_inputs(round(point.side * 5 / 7), point.side, point.batch, device)
+    if point.ddp:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=f"file://{folder}/meeting",
+            rank=rank,
+            world_size=point.workers,
+        )
+        model = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+
+    def step() -> float:
+        start = _clock(device, wall=point.ddp)
+        with form.autocast(device):
+            losses = model(*inputs)
+        torch.stack(list(losses.values())).sum().backward()
+        model.zero_grad()
+        return _clock(device, wall=point.ddp) - start
+
+    first = step()  # warms up
+    turns = max(2, min(7, int(most_seconds / 2 / max(first, 1e-3))))
+    if point.ddp:
+        shared = torch.tensor(turns, device=device)  # they wait for each other
+        dist.all_reduce(shared, dist.ReduceOp.MIN)
+        turns = int(shared)
+    taken = [step() for _ in range(turns)]
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident("VmHWM") - before
+    if rank == 0:
+        found = {"seconds": statistics.median(taken), "gb": peak / 1e9}
+        (Path(folder) / "result.json").write_text(json.dumps(found))
+    if point.ddp:
+        dist.destroy_process_group()
+
+
+def _clock(device: torch.device, *, wall: bool) -> float:
+    """CPU time where one thread works and waits for nobody."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() if wall or device.type == "cuda" else time.process_time()
+
+
+def _resident(field: str) -> int:
+    """Bytes: `VmRSS` now, `VmHWM` at most so far. Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
