@@ -360,7 +360,7 @@ class TrainSpec(Spec):
     eval_every: int | None = Field(default=None, gt=0)
     """Steps between evaluations; None evaluates after every epoch (at the end only where an epoch is longer than the training)."""
     save_every: int | None = Field(default=None, gt=0)
-    """Steps between checkpoints; None saves when it evaluates."""
+    """Steps between checkpoints; None saves when it evaluates, a run of fixed `steps` every 250 too."""
     log_every: int = Field(default=10, gt=0)
     keep: int = Field(default=2, ge=1)
     """Checkpoints kept besides the best one."""

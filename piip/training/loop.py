@@ -25,6 +25,10 @@ class Plan:
     log_every: int
 
 
+SAVE_EVERY = 250
+"""Steps a run of fixed steps, which has no epochs to save after, may lose."""
+
+
 class Timer:
     """Seconds spent inside `with timer:`, added up."""
 
@@ -46,7 +50,8 @@ def plan(spec: ExperimentSpec, steps_per_epoch: int) -> Plan:
     num_steps = train.steps or max(1, math.ceil(train.epochs * steps_per_epoch))
     # without an interval: after every epoch on long runs; a run of fixed steps evaluates at its end
     eval_every = train.eval_every or (num_steps if train.steps else steps_per_epoch)
-    return Plan(num_steps, eval_every, train.save_every or eval_every, train.log_every)
+    save_every = train.save_every or (min(SAVE_EVERY, eval_every) if train.steps else eval_every)
+    return Plan(num_steps, eval_every, save_every, train.log_every)
 
 
 def train(

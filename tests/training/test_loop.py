@@ -189,6 +189,7 @@ def test_a_resumed_step_draws_the_numbers_it_would_have_drawn():
     ("changes", "expected"),
     [
         ({"train.steps": 40}, Plan(40, 40, 40, 1)),
+        ({"train.steps": 1100}, Plan(1100, 1100, 250, 1)),  # killed at 1099, it has lost 99 steps
         ({"train.steps": 40, "train.eval_every": 10}, Plan(40, 10, 10, 1)),
         ({"train.steps": 40, "train.eval_every": 10, "train.save_every": 5}, Plan(40, 10, 5, 1)),
         ({"train.steps": None, "train.epochs": 2}, Plan(14, 7, 7, 1)),
