@@ -6,17 +6,22 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: setup demo test lint clean
 
 setup: $(READY)
+	@echo "compiling the kernel, unless that is done"
 	@$(BIN)/python -m piip.ops.build
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "piip needs Python >= 3.11, this is %d.%d: make PYTHON=/path/to/python3.11" % sys.version_info[:2])'
-	@echo "setting up $(VENV): about 6.5 GB, a few minutes once"
+	@echo "1/3 a virtual environment in $(VENV) (about 6.5 GB in the end; once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "2/3 PyTorch: the largest download"
+	@$(PIP) torch torchvision
+	@echo "3/3 Ray, DeepSpeed, MLflow and the rest: another minute or two"
+	@$(PIP) -e '.[dev]'
 	@touch $(READY)
 
 demo: setup

@@ -60,6 +60,10 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the verb."""
+    if not options.file.expanduser().exists():
+        raise ValueError(
+            f"no such file: {options.file}. Give the path of released weights, or of a checkpoint's folder"
+        )
     import torch
 
     from piip.models import build_model

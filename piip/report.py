@@ -1,4 +1,4 @@
-"""`python -m piip.report --experiment NAME`: one page about all trials of an experiment."""
+"""Compare all trials of an experiment: table, figures and predictions on one HTML page."""
 
 import json
 import sys
@@ -79,7 +79,7 @@ def _report(options: Options, store: "Store | None") -> int:
         print(json.dumps(as_json(report), indent=1, allow_nan=False))
         return 0
     console = Console()
-    console.print(table_of(report.page.trials))
+    console.print(table_of(report.page.trials, console.width))
     console.print(report.page.headline, markup=False, highlight=False)
     print(f"\nreport: {report.path}")
     return 0

@@ -71,9 +71,27 @@ def _problem(error: Any) -> str:
 
 
 def _nearest(path: str, spec: Spec) -> str:
-    """The end of an error message: the fields most like `path`."""
-    close = difflib.get_close_matches(path, list(spec.flat()), n=1, cutoff=0.3)
-    return f" Nearest: {close[0]!r}" if close else f" Fields: {', '.join(spec.flat())}"
+    """The end of an error message: the field that `path` most likely means, and what else is in its section."""
+    names = list(spec.flat())
+    nearest = max(names, key=lambda name: (_likeness(path, name), name))
+    section = nearest.rpartition(".")[0]
+    prefix = f"{section}." if section else ""
+    fields = dict.fromkeys(name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix))
+    return f" Nearest: {nearest!r}. Fields{section and f' of {section}'}: {', '.join(fields)}"
+
+
+def _likeness(path: str, name: str) -> float:
+    """How likely `path` means the field `name`: by the last word of both, the section, the whole."""
+    (section, _, word), (its_section, _, its_word) = path.rpartition("."), name.rpartition(".")
+    pair = sorted((word, its_word), key=len)
+    # lr of learning_rate, batch of batch_size, epochs of num_epochs
+    short_form = len(pair[0]) > 1 and (pair[0] in pair[1] or pair[0] == "".join(p[:1] for p in pair[1].split("_")))
+    words = 1.0 if word == its_word else 0.9 if short_form else _ratio(word, its_word)
+    return words + 0.5 * (section == its_section) + 0.5 * _ratio(path, name) + path.startswith(f"{name}.")
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 Window = Annotated[int, Field(gt=0)] | None
@@ -384,6 +402,14 @@ class SpeedSpec(Spec):
     interactions: Literal["mixed", "fp32"] = "mixed"
     """Under bf16. `mixed`: the attention's value and output layers in bf16, offsets and softmax in fp32. `fp32`: all of them, as
     the official code."""
+    attention: Literal["auto", "sdpa", "flash", "varlen"] = "auto"
+    """`sdpa`: what PyTorch chooses, FlashAttention 2 among it. `flash`: FlashAttention 4 in its place (the `flash` extra; bf16, compute
+    capability 9.0 or 10.0). `varlen`: windows of unequal shapes in one call (CUDA, bf16). `auto`: `flash` where it can run, else `sdpa`."""
+
+    @property
+    def anywhere(self) -> Self:
+        """The switches that decide about rounding; those that ask something of the machine, at their defaults."""
+        return type(self)(windows=self.windows, interactions=self.interactions)
 
 
 class PaperResult(Spec):

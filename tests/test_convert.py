@@ -167,6 +167,12 @@ def test_a_file_for_another_row_is_refused(capsys, path):
     assert journals() == before
 
 
+def test_a_file_that_is_not_there_is_said_so_before_a_row_is_looked_for(capsys):
+    assert convert.cli(["nofile.pth"]) == 1
+
+    assert capsys.readouterr().err.startswith("error: no such file: nofile.pth. ")
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

@@ -100,6 +100,14 @@ def test_a_part_can_be_replaced_whole():
         ("model.backbone.branches.3.resolution", "model.backbone.branches.2.resolution"),
         ("model.backbone.interactions.count", "model.backbone.interaction.count"),
         ("data.flip.probability", "data.flip"),
+        ("optim.learning_rate", "optim.lr"),
+        ("learning_rate", "optim.lr"),
+        ("optim.wd", "optim.weight_decay"),
+        ("optim.weights_decay", "optim.weight_decay"),
+        ("batch", "train.batch_size"),
+        ("num_epochs", "train.epochs"),
+        ("optim.epochs", "train.epochs"),
+        ("num_classes", "model.head.num_classes"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest(wrong, nearest):
@@ -107,7 +115,12 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong, nearest):
         TSB.override({wrong: 1})
 
     assert repr(wrong) in str(failure.value)
-    assert repr(nearest) in str(failure.value)
+    assert f"Nearest: {nearest!r}" in str(failure.value)
+
+
+def test_a_wrong_name_is_answered_with_the_fields_beside_the_nearest():
+    with pytest.raises(ValueError, match="Fields of train: batch_size, micro_batch, steps, epochs, precision"):
+        TSB.override({"epoch": 3})
 
 
 @pytest.mark.parametrize(
@@ -174,8 +187,8 @@ def test_the_digest_remembers_everything_else(spec):
                 "precision": {"fp32": "bf16", "bf16": "fp32"}.get(value),
             }
             words |= {"engine": "ddp", "kernel": "cpp", "drop_path_rule": "linear", "window_padding": "after_qkv"}
-            words |= {"positions": "resolution", "activation": "gelu_tanh", "attention": "dense", "groups": "corrected"}
-            words |= {"windows": "padded", "interactions": "fp32"}
+            words |= {"positions": "resolution", "activation": "gelu_tanh", "groups": "corrected"}
+            words |= {"windows": "padded", "interactions": "fp32", "attention": {"auto": "sdpa"}.get(value, "dense")}
             changed = words.get(name.rsplit(".", 1)[-1]) or f"{value}x"
         elif name.endswith(".weights"):
             changed = "deit.pth"

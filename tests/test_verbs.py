@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
+from piip import __main__ as all_verbs
 from piip import convert, predict, presets, report, rows, sync, train
 from piip import cost as cost_verb
 from piip import eval as eval_verb
@@ -190,6 +191,23 @@ HELP = {
 }
 
 
+class TestListOfVerbs:
+    def test_it_names_every_module_that_runs(self, say):
+        said = say(all_verbs.cli)
+        runnable = {
+            ".".join(file.relative_to(ROOT / "piip").with_suffix("").parts)
+            for file in (ROOT / "piip").rglob("*.py")
+            if 'if __name__ == "__main__":' in file.read_text() and file.name != "__main__.py"
+        }
+
+        assert set(re.findall(r"python -m piip\.(\S+)  +[A-Z]\w+ ", said.out)) == runnable
+        assert say(all_verbs.cli, "--help").out == said.out
+        assert said.code == 0
+
+    def test_a_verb_without_its_dot_is_told_so(self, say):
+        assert "python -m piip.eval" in say(all_verbs.cli, "eval", "--run-id", "x").error
+
+
 class TestHelp:
     @pytest.mark.parametrize("name", HELP)
     def test_help_shows_an_example(self, say, name):
@@ -278,7 +296,12 @@ class TestEval:
         assert "logged before" in said.out
 
     def test_an_unknown_run_is_answered_with_the_latest(self, trained, say):
-        assert f"Latest: {trained.run_id} (mask_rcnn" in say(eval_verb.cli, "--run-id", "546c").error
+        assert f"Latest: {trained.run_id[:8]} (mask_rcnn" in say(eval_verb.cli, "--run-id", "546c").error
+
+    def test_the_first_characters_of_an_id_are_enough(self, trained, say):
+        said = say(eval_verb.cli, "--run-id", trained.run_id[:8], "--max-images", "1", "--json")
+
+        assert said.document["run_id"] == trained.run_id
 
     def test_a_sweeps_parent_is_no_trial(self, trained, say):
         (parent,) = [r for r in Store().find_runs("tests") if r.run_id != trained.run_id]

@@ -96,9 +96,9 @@ class Branch(nn.Module):
             self.norm = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
             self.head = vit.head
 
-    def set_windows(self, *, exact: bool) -> None:
-        """Window attention without padded work (the default), or as published: equal but for rounding."""
-        self.windowed = window_attention(exact=exact, padding=self.window_padding)
+    def set_windows(self, *, exact: bool, together: bool = False) -> None:
+        """Window attention without padded work (the default), or as published: equal but for rounding. See windows.py."""
+        self.windowed = window_attention(exact=exact, padding=self.window_padding, together=together)
 
     def shares(self, count: int) -> list[tuple[int, int]]:
         """Blocks start..stop-1 for each of `count` interactions.

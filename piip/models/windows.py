@@ -1,11 +1,12 @@
 """Window attention without padded work: the numbers of padded windows, computed on the tokens that are there.
 
 Maps that are no multiple of the window are padded in the published networks, and padded tokens take part in the softmax. They are all
-alike: zeros before the qkv layer give its bias as key and value. So n of them are one key whose logit is larger by log(n).
+alike: zeros before the qkv layer give its bias as key and value. So n of them are one key whose logit is larger by log(n), or n
+copies of it, for the kernels of a GPU that know no bias.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,13 +14,15 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models import beit
 from torch import Tensor, nn
+from torch.nn.attention import varlen
 
 from piip.models.attention import BiasedAttention, FullNormAttention, windowed, windowed_after_qkv
 from piip.models.interaction import without_autocast
 from piip.models.resizing import Grid
 
-# B batch, H W grid height and width, h w of one window's tokens, L = h * w, N heads, D channels per head
+# B batch, H W grid height and width, h w of one window's tokens, L = h * w, K keys, M windows, N heads, D channels per head
 
+HALF = (torch.float16, torch.bfloat16)
 Windowed = Callable[[nn.Module, Tensor, Grid, int], Tensor]
 
 
@@ -35,13 +38,26 @@ class Projected(NamedTuple):
     """(N, D) each."""
 
 
-def window_attention(*, exact: bool, padding: str) -> Windowed:
+class Windows(NamedTuple):
+    """Windows of one shape."""
+
+    query: Tensor
+    """(M, L, N, D)."""
+    key: Tensor
+    value: Tensor
+    """(M, K, N, D): of the window's own tokens, then what stands for the padded ones."""
+    bias: Tensor | None
+    """Added to the logits, broadcast to (M, N, L, K)."""
+
+
+def window_attention(*, exact: bool, padding: str, together: bool = False) -> Windowed:
     """The function (attention, tokens (B, H*W, C), grid, window) -> (B, H*W, C) for one of the two paddings.
 
     Args:
         exact: Without padded work; else the plain path. Equal but for rounding. Networks under DeepSpeed's ZeRO-3 take the plain
             path: it gathers a layer's weights for that layer's own call only, and the padded token's key is read outside of it.
         padding: "before_qkv" or "after_qkv", see attention.py.
+        together: As for `windowed_exact`.
     """
     plain = windowed if padding == "before_qkv" else windowed_after_qkv
 
@@ -49,38 +65,83 @@ def window_attention(*, exact: bool, padding: str) -> Windowed:
         sharded = hasattr(next(attention.parameters()), "ds_status")
         if not exact or sharded or not (grid[0] % window or grid[1] % window):
             return plain(attention, tokens, grid, window)  # type: ignore[arg-type]
-        return windowed_exact(attention, tokens, grid, window, padding=padding)
+        return windowed_exact(attention, tokens, grid, window, padding=padding, together=together)
 
     return run
 
 
 def windowed_exact(
-    attention: nn.Module, tokens: Tensor, grid: Grid, window: int, *, padding: str = "before_qkv"
+    attention: nn.Module,
+    tokens: Tensor,
+    grid: Grid,
+    window: int,
+    *,
+    padding: str = "before_qkv",
+    together: bool = False,
 ) -> Tensor:
     """`attention.windowed`, or `windowed_after_qkv`, on real tokens only.
 
-    Windows of one shape (whole, right edge, bottom edge, corner) are attended together.
+    Args:
+        attention: Plain, BEiT's or InternViT's.
+        tokens: (B, H*W, C) after the norm.
+        grid: H and W.
+        window: Side in tokens.
+        padding: As for `window_attention`.
+        together: All windows in one call of PyTorch's `varlen_attn`, where they are in half precision and on CUDA. Else, and where
+            logits have a bias (BEiT), one call for each shape: whole, right edge, bottom edge, corner.
 
-    Shape:
-        tokens: (B, H*W, C) after the norm; returns the same.
+    Returns:
+        (B, H*W, C).
     """
     projected = _project(attention, tokens)
     if padding == "after_qkv":
         projected = projected._replace(
             pad_key=torch.zeros_like(projected.pad_key), pad_value=torch.zeros_like(projected.pad_value)
         )
+    biased = isinstance(attention, BiasedAttention)
+    together = together and not biased and projected.value.dtype in HALF
+    # n copies need no bias: FlashAttention knows none, and in bf16 log(n) would be rounded
+    repeat = together or (tokens.is_cuda and not biased)
+
     maps = [t.unflatten(1, grid) for t in projected[:3]]
     bands = [
-        torch.cat(
-            [
-                _attend(attention, [m[:, top:bottom, left:right] for m in maps], projected, window)
-                for left, right in _spans(grid[1], window)
-            ],
-            dim=2,
-        )
+        [[m[:, top:bottom, left:right] for m in maps] for left, right in _spans(grid[1], window)]
         for top, bottom in _spans(grid[0], window)
     ]
-    return attention.proj(torch.cat(bands, dim=1).flatten(1, 2))  # type: ignore[operator]
+    windows = [_fold(attention, piece, projected, window, repeat=repeat) for band in bands for piece in band]
+    with without_autocast(tokens.device):
+        attended = iter(attend_together(windows) if together else [attend(w) for w in windows])
+    merged = [torch.cat([_unfold(next(attended), query, window) for query, *_ in band], dim=2) for band in bands]
+    return attention.proj(torch.cat(merged, dim=1).flatten(1, 2))  # type: ignore[operator]
+
+
+def attend(windows: Windows) -> Tensor:
+    """(M, L, N, D): windows of one shape."""
+    query, key, value = (t.transpose(1, 2) for t in windows[:3])
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=windows.bias).transpose(1, 2)
+
+
+def attend_together(windows: Sequence[Windows]) -> list[Tensor]:
+    """(M, L, N, D) each: windows of several shapes, without biases, in one call."""
+    query = torch.cat([w.query.flatten(0, 1) for w in windows])
+    key, value = (
+        torch.cat([t.flatten(0, 1) for t in ts]) for ts in zip(*((w.key, w.value) for w in windows), strict=True)
+    )
+    queries, keys = [w.query.shape[:2] for w in windows], [w.key.shape[:2] for w in windows]
+    begins, key_begins = _boundaries(queries, query.device), _boundaries(keys, query.device)
+    longest, key_longest = (max(length for _, length in shapes) for shapes in (queries, keys))
+    out = varlen.varlen_attn(query, key, value, begins, key_begins, longest, key_longest)
+    assert isinstance(out, Tensor)
+    return [t.unflatten(0, s) for t, s in zip(out.split([s.numel() for s in queries]), queries, strict=True)]
+
+
+def _boundaries(shapes: Sequence[torch.Size], device: torch.device) -> Tensor:
+    """Where each of M windows of L tokens begins, for every (M, L), and where the last one ends: int32, made on the device."""
+    begins, end = [], 0
+    for shape in shapes:
+        begin, end = end, end + shape.numel()
+        begins.append(torch.arange(begin, end, shape[1], dtype=torch.int32, device=device))
+    return torch.cat([*begins, torch.full((1,), end, dtype=torch.int32, device=device)])
 
 
 def _spans(size: int, window: int) -> Iterator[tuple[int, int]]:
@@ -92,29 +153,32 @@ def _spans(size: int, window: int) -> Iterator[tuple[int, int]]:
         yield whole, size
 
 
-def _attend(attention: nn.Module, maps: list[Tensor], projected: Projected, window: int) -> Tensor:
-    """Queries, keys and values (B, H, W, N, D) of windows of one shape -> attended (B, H, W, N*D)."""
-    B, H, W, N, D = maps[0].shape
+def _fold(attention: nn.Module, maps: list[Tensor], projected: Projected, window: int, *, repeat: bool) -> Windows:
+    """Queries, keys and values (B, H, W, N, D) in windows of one shape; of n padded keys n copies (`repeat`), or one with a bias."""
+    _, H, W, N, D = maps[0].shape
     h, w = min(window, H), min(window, W)
-    rows, columns = H // h, W // w
     query, key, value = (
-        m.reshape(B, rows, h, columns, w, N, D).permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, N, h * w, D) for m in maps
+        m.unflatten(2, (-1, w)).unflatten(1, (-1, h)).transpose(2, 3).reshape(-1, h * w, N, D) for m in maps
     )
-    num_padded = window * window - h * w
-    if num_padded:
+    if num_padded := window * window - h * w:
+        copies = num_padded if repeat else 1
         key, value = (
-            torch.cat([t, pad[:, None].to(t.dtype).expand(t.shape[0], -1, -1, -1)], dim=2)
+            torch.cat([t, pad.to(t.dtype).expand(t.shape[0], copies, -1, -1)], dim=1)
             for t, pad in ((key, projected.pad_key), (value, projected.pad_value))
         )
-    bias = _bias(attention, h, w, window, query)
+    bias = None if repeat else _bias(attention, h, w, window, query)
     if bias is not None:
         # log(n) in bf16 would be wrong by up to 1/100; the CPU's kernels take fp32 beside bf16, CUDA's do not
         wide = torch.promote_types(query.dtype, torch.float32)
         bias = bias.to(query.dtype if query.is_cuda else wide)
-    with without_autocast(query.device):
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    attended = attended.view(B, rows, columns, N, h, w, D).permute(0, 1, 4, 2, 5, 3, 6)
-    return attended.reshape(B, H, W, N * D)
+    return Windows(query, key, value, bias)
+
+
+def _unfold(attended: Tensor, query: Tensor, window: int) -> Tensor:
+    """Windows (M, h*w, N, D) of the map `query` (B, H, W, N, D) was cut from -> (B, H, W, N*D)."""
+    B, H, W, _, _ = query.shape
+    h, w = min(window, H), min(window, W)
+    return attended.flatten(2).view(B, H // h, W // w, h, w, -1).transpose(2, 3).reshape(B, H, W, -1)
 
 
 def _bias(attention: nn.Module, h: int, w: int, window: int, query: Tensor) -> Tensor | None:
@@ -157,4 +221,5 @@ def _project(attention: nn.Module, tokens: Tensor) -> Projected:
     )
     if isinstance(attention, Attention) and not isinstance(attention, FullNormAttention):
         query, key, pad_key = attention.q_norm(query), attention.k_norm(key), attention.k_norm(pad_key)
-    return Projected(query, key, value, pad_key, pad_value)
+    # norms give fp32 under autocast
+    return Projected(query.to(value.dtype), key.to(value.dtype), value, pad_key, pad_value)

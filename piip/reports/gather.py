@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from piip.home import home
 from piip.reports.figures import Histories, ap_against_cost, curves, png, resolutions_against_ap
 from piip.reports.html import Page, Plot
 from piip.reports.themes import DARK, LIGHT, Theme
@@ -36,7 +37,7 @@ def gather(experiment: str, store: Store, made: str) -> Page:
     members = trials_of(runs)
     return Page(
         experiment=experiment,
-        made=f"{made}, from {store.where}",
+        made=f"{made}, from {place(store.where)}",
         headline=headline(trials),
         trials=trials,
         plots=_plots(trials, _histories(members, store)),
@@ -60,13 +61,19 @@ def headline(trials: Sequence[Trial]) -> str:
     return answer + (f" Without a box AP: {absent}." if absent else "")
 
 
+def place(text: str) -> str:
+    """A path as a page may show it that others will read: from PIIP_HOME on; of another SQLite file the name alone."""
+    text = text.replace(f"{home()}/", "")
+    return Path(text).name if text.startswith("sqlite:") else text
+
+
 def provenance(runs: Sequence[RunInfo]) -> list[tuple[str, str]]:
     """Tags of the trials, each once: code, versions, hardware, data. Where trials differ, each value with its count."""
     values: dict[str, Counter[str]] = defaultdict(Counter)
     for run in runs:
         for tag, value in run.tags.items():
             if value and tag not in OF_ONE_RUN and not tag.startswith("mlflow."):
-                values[tag][value] += 1
+                values[tag][place(value)] += 1
     return [(tag, _counted(counts)) for tag, counts in sorted(values.items())]
 
 

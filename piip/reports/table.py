@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -31,16 +32,25 @@ COLUMNS: list[tuple[str, str, str, str]] = [
 STYLE = {"finished": "green", "failed": "bold red", "killed": "red", "running": "yellow"}
 
 
-def trial_table(runs: Sequence[RunInfo]) -> Table:
+def trial_table(runs: Sequence[RunInfo], width: int = 80) -> Table:
     """The trials among `runs` (a sweep's parent may be among them) as a terminal table; see `table_of`."""
-    return table_of(summary(runs))
+    return table_of(summary(runs), width)
 
 
-def table_of(rows: Sequence[Trial]) -> Table:
+def table_of(rows: Sequence[Trial], width: int = 80) -> Table:
     """Trials as a terminal table, best first, 80 columns wide where names are short.
 
     Columns without a figure are left out. Below the table: notes, and kernel and engine where all trials share them.
+
+    Args:
+        rows: From `summary`.
+        width: Characters; where they leave room for it, the beginning of each run's id (enough for --run-id) is a column.
     """
+    wide = _table(rows, ids=True)
+    return wide if Console(width=1000).measure(wide).maximum <= width else _table(rows, ids=False)
+
+
+def _table(rows: Sequence[Trial], *, ids: bool) -> Table:
     same, differing = shared([row for row in rows if row["box_ap"] is not None] or rows, ("kernel", "engine"))
     figures = [column for column in COLUMNS if any(row[column[2]] is not None for row in rows)]
     below = ["◆ Pareto front: no trial has a higher box AP at equal or fewer GFLOPs"]
@@ -56,10 +66,12 @@ def table_of(rows: Sequence[Trial]) -> Table:
     table.add_column("status", no_wrap=True, min_width=8)
     for heading in differing:
         table.add_column(heading, overflow="fold")
+    if ids:
+        table.add_column("run", no_wrap=True)
     for row in rows:
         cells = [row["label"], *(number(row[key], form) for _, _, key, form in figures)]
         status = f"[{STYLE.get(row['status'], 'cyan')}]{row['status']}[/]"
-        tail = [escape(row[key]) for key in differing]
+        tail = [escape(row[key]) for key in differing] + ([row["run_id"][:8]] if ids else [])
         table.add_row(str(row["number"]), "◆" if row["front"] else "", *map(escape, cells), status, *tail)
     return table
 

@@ -37,6 +37,7 @@ class Trial(TypedDict):
     gflops: float | None
     params_m: float | None
     images_per_second: float | None
+    """Mean over the training; of a trial that was never evaluated, the last logged."""
     peak_memory_gb: float | None
     minutes: float | None
     """Wall time of the worker's last attempt, known when the trial ended."""
@@ -69,9 +70,14 @@ def summary(runs: Sequence[RunInfo]) -> list[Trial]:
 
 
 def front(rows: Sequence[Trial], cost: str) -> list[Trial]:
-    """The trials no other beats in box AP at equal or lower `cost` ("gflops" or "params_m"), cheapest first."""
+    """The trials no other beats in box AP, to the three decimals shown, at equal or lower `cost`, cheapest first.
+
+    Args:
+        rows: Trials; those without AP or cost are left out.
+        cost: "gflops" or "params_m".
+    """
     measured = [row for row in rows if row["box_ap"] is not None and row[cost] is not None]
-    return [measured[i] for i in pareto_front([(row[cost], _or(row["box_ap"], 0.0)) for row in measured])]
+    return [measured[i] for i in pareto_front([(row[cost], round(_or(row["box_ap"], 0.0), 3)) for row in measured])]
 
 
 def _row(run: RunInfo) -> Trial:
@@ -88,7 +94,7 @@ def _row(run: RunInfo) -> Trial:
         mask_ap=_metric(run, "best/coco/mask_ap", "coco/mask_ap"),
         gflops=_metric(run, "cost/gflops"),
         params_m=_metric(run, "cost/params_m"),
-        images_per_second=_metric(run, "train/images_per_second"),
+        images_per_second=_metric(run, "train/images_per_second_mean", "train/images_per_second"),
         peak_memory_gb=_metric(run, "cost/peak_memory_gb"),
         minutes=None if seconds is None else seconds / 60,
         note=run.tags.get("piip.note") or run.tags.get("piip.failure", ""),

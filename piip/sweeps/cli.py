@@ -77,7 +77,7 @@ def main(
 
 def _main(rows: Rows, experiment: str, options: Options) -> int:
     place_home()
-    scale, why = choose_scale(rows, options.scale)
+    scale, why = choose_scale(rows, options.scale, own_data=bool(custom_sources(options)))
     print(f"scale {scale}: {why}", file=sys.stderr)
     specs = select(rows[scale], options)
     if options.list:
@@ -112,8 +112,8 @@ def place_home() -> None:
         print(f"PIIP_HOME is not set; this job writes to {home.home()}", file=sys.stderr)
 
 
-def choose_scale(rows: Rows, given: str | None) -> tuple[str, str]:
-    """The scale to run and why."""
+def choose_scale(rows: Rows, given: str | None, *, own_data: bool = False) -> tuple[str, str]:
+    """The scale to run and why; `own_data`: all four paths of the user's own files are given."""
     if given:
         if given not in rows:
             raise ValueError(f"this experiment has no scale {given!r}, only {', '.join(rows)}")
@@ -122,6 +122,8 @@ def choose_scale(rows: Rows, given: str | None) -> tuple[str, str]:
     if "coco" in rows and coco.is_dir():
         return "coco", f"{coco} is there"
     if "pico" in rows:
+        if own_data:
+            return "pico", "small networks, on your own data (--scale coco takes the paper's)"
         return "pico", f"no COCO at {coco}; data is made here (--scale coco and PIIP_DATA change that)"
     return next(iter(rows)), "the only one here"
 

@@ -114,7 +114,7 @@ def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str]]:
             "%d trials, %d at once, %d worker(s) each, on %s",
             len(todo), slots, sweep.resources.workers, _describe(resources),
         )  # fmt: skip
-        with Progress([p.trial for p in todo], [p.num_steps for p in todo]):
+        with Progress(todo):
             results = _tuner(sweep, todo, slots).fit()
     finally:
         ray.shutdown()

@@ -10,29 +10,30 @@ from rich.table import Table
 from piip.spec import ExperimentSpec
 from piip.sweeps.feasible import cost_of
 
-CAPTION = (
-    "real: the whole network at its largest input, attention and sampling counted (* backbone only: its head comes later); "
-    "published: by the papers' convention (piip/models/published.py), ours and theirs; MAC = 1 FLOP"
-)
+CAPTION = "real: the whole network at its largest input, attention and sampling counted (* backbone only: its head comes later)"
+PUBLISHED = "published: by the papers' convention (piip/models/published.py), ours and theirs"
 COLUMNS = ("row", "real GFLOPs", "params M", "published GFLOPs", "paper's", "params M", "paper's", "paper's result")
+OURS = 3
+"""Columns that every row fills; the others are the papers'."""
 
 
 def list_rows(
     specs: Sequence[ExperimentSpec], *, as_json: bool, markdown: bool = False, size: tuple[int, int] | None = None
 ) -> int:
-    """Print rows with cost, ours beside the paper's, at `size` (height, width) or each at its largest input."""
+    """Print rows with cost, ours beside the paper's where it has any, at `size` (height, width) or each at its largest input."""
     entries = [entry(spec, size) for spec in specs]
     if as_json:
         print(json.dumps(entries))
         return 0
-    lines = [cells(e) for e in entries]
+    columns, lines = _filled(COLUMNS, [cells(e) for e in entries])
     if markdown:
-        print(f"| {' | '.join(COLUMNS)} |\n|---|{'---:|' * (len(COLUMNS) - 2)}---|")
+        print(f"| {' | '.join(columns)} |\n|---|{'---:|' * (len(columns) - 2)}---|")
         for line in lines:
             print(f"| {' | '.join(line)} |")
         return 0
-    table = Table(caption=CAPTION)
-    for column in COLUMNS:
+    caption = [CAPTION, *([PUBLISHED] if len(columns) > OURS else []), "MAC = 1 FLOP"]
+    table = Table(caption="; ".join(caption))
+    for column in columns:
         table.add_column(column, justify="left" if column == "row" else "right", no_wrap=column == "row")
     for line in lines:
         table.add_row(*line)
@@ -41,6 +42,12 @@ def list_rows(
         if spec.paper and spec.paper.note:
             print(f"{spec.name}: {spec.paper.note}")
     return 0
+
+
+def _filled(columns: Sequence[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The table without those columns of the papers' that say nothing of any row."""
+    kept = [i for i in range(len(columns)) if i < OURS or any(line[i] != "-" for line in lines)]
+    return [columns[i] for i in kept], [[line[i] for i in kept] for line in lines]
 
 
 def entry(spec: ExperimentSpec, size: tuple[int, int] | None = None) -> dict[str, Any]:

@@ -36,7 +36,8 @@ class Planned:
     cost: Cost
     status: str
     """Of an earlier call with the same key: `FINISHED` trials are never run again."""
-    num_steps: int
+    plan: loop.Plan
+    """In steps; an epoch is as long as the data are many."""
 
 
 def sources_of(spec: ExperimentSpec, custom: Mapping[str, Source] | None = None) -> dict[str, Source]:
@@ -88,8 +89,8 @@ def plan_trials(
     planned = []
     for (trial, its_cost, tags), images in zip(trials, num_images, strict=True):
         record_trial(trial, its_cost, tags, experiment=experiment, parent_key=parent_key)
-        num_steps = loop.plan(trial.spec, -(-images // trial.spec.train.batch_size)).num_steps
-        planned.append(Planned(trial, its_cost, read_status(home.journal_dir(trial.key)), num_steps))
+        steps = loop.plan(trial.spec, -(-images // trial.spec.train.batch_size))
+        planned.append(Planned(trial, its_cost, read_status(home.journal_dir(trial.key)), steps))
     return parent_key, planned
 
 

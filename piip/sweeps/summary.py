@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from piip.reports.trials import summary
 from piip.sweeps.launch import Outcome, Sweep, final_metrics
 from piip.tracking.store import Store
 from piip.training.journal import read_record
+from piip.training.trial import Trial
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ def print_outcome(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
         print(json.dumps(_document(sweep, outcome) | {"trials": summary(mine), "report": reports[0]}))
         return
     console = Console(width=max(120, Console().width))
-    console.print(trial_table(mine))
+    console.print(trial_table(mine, width=100))
     _print_time(outcome)
     best = summary(mine)[0]
     for report in reports:
@@ -47,8 +49,24 @@ def print_outcome(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
     print("next:")
     ui = f"{python} -m mlflow ui --backend-store-uri {home.tracking_uri()}"
     print(f"  {ui}      # http://127.0.0.1:5000: experiment {sweep.experiment}, select runs, Compare")
-    print(f"  {python} -m piip.eval --run-id {best['run_id']}      # score the best trial again")
-    print(f"  {python} -m piip.predict --run-id {best['run_id']} YOUR_IMAGE.jpg -o drawn/")
+    print(f"  {python} -m piip.eval --run-id {best['run_id'][:8]}      # score the best trial again")
+    key = next(run.tags["piip.trial_key"] for run in mine if run.run_id == best["run_id"])
+    image = _surest(next(p.trial for p in outcome.planned if p.trial.key == key))
+    print(f"  {python} -m piip.predict --run-id {best['run_id'][:8]} {image} -o drawn/")
+
+
+def _surest(trial: Trial) -> str:
+    """A validation image and a threshold, as piip.predict takes them, that show something however weak the network is."""
+    predictions = home.journal_dir(trial.key) / "artifacts" / "predictions" / "val.json"
+    results = json.loads(predictions.read_text()) if predictions.is_file() else []
+    source = trial.sources["val"]
+    if not results or not source.annotations.is_file():
+        return "YOUR_IMAGE.jpg"
+    best = max(results, key=lambda result: result["score"])
+    names = {image["id"]: image["file_name"] for image in json.loads(source.annotations.read_text())["images"]}
+    threshold = min(0.5, 0.8 * best["score"])
+    image = shlex.quote(str(_shown(source.images / names[best["image_id"]])))
+    return f"{image} --score-threshold {threshold:.2g}"
 
 
 def _shown(path: Path) -> Path:

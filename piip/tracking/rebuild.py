@@ -38,10 +38,10 @@ def rebuild(store: Store, run_id: str, which: Which = "last") -> Rebuilt:
     """The network of a run with its last or best weights. No pretrained weights are fetched.
 
     Raises:
-        ValueError: No such run (the latest are listed), or its checkpoint is not on this machine.
+        ValueError: No such run (the latest are listed), several that begin so, or its checkpoint is not on this machine.
         CheckpointError: The checkpoint is damaged, or of another model.
     """
-    run = store.get_run(run_id)
+    run = store.find_run(run_id)
     spec = store.load_spec(run.run_id)
     place = run.tags.get("piip.checkpoint")
     if place is None:
@@ -57,7 +57,7 @@ def rebuild(store: Store, run_id: str, which: Which = "last") -> Rebuilt:
     if found is None:
         raise ValueError(f"run {run_id} ({run.name}, {run.status}) has no {which} checkpoint in {root}")
     model = build_model(spec.model, pretrained=False)
-    set_speed(model, spec.speed)
+    set_speed(model, spec.speed.anywhere)
     checkpoint.load_model(model, found)
     return Rebuilt(run, spec, model.eval(), found)
 

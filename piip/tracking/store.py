@@ -4,6 +4,7 @@ MLflow is a view; what was measured is in the journals (piip/training/journal.py
 run id is used: the fluent API keeps a global "active run", which trials running side by side would mix up.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _SPEC = "spec.json"
+_SHORT_ID = re.compile(r"[0-9a-f]{6,31}")
 PAGE = 1000
 """Runs per request."""
 
@@ -72,10 +74,10 @@ class Store(Writer):
             return [_info(run, experiment) for run in runs]
 
     def get_run(self, run_id: str) -> RunInfo:
-        """One run.
+        """One run by its whole id.
 
         Raises:
-            ValueError: There is none of that id (the message lists the latest five), or it was deleted.
+            ValueError: There is none of that id (the message lists the latest five trials), or it was deleted.
         """
         try:
             with self._talking() as client:
@@ -86,13 +88,29 @@ class Store(Writer):
         except RefusedError:
             raise ValueError(f"no run {run_id!r} at {self.where}. {self._latest()}") from None
 
+    def find_run(self, given: str) -> RunInfo:
+        """One run as people name it: its id, or as much of the beginning (six characters at least) as no other run has.
+
+        Raises:
+            ValueError: No run begins so, or several do (they are listed).
+        """
+        found = self._search(f"attributes.run_id LIKE '{given}%'") if _SHORT_ID.fullmatch(given) else []
+        if len(found) > 1:
+            raise ValueError(
+                f"{len(found)} runs at {self.where} begin with {given!r}: {', '.join(_short(r, 16) for r in found)}"
+            )
+        return self.get_run(found[0].info.run_id if found else given)
+
     def _latest(self) -> str:
-        """The end of an error message: the runs somebody may have meant."""
+        """The end of an error message: the trials somebody may have meant; neither sweeps nor what never started."""
+        begun = [r for r in self._search() if r.data.tags.get("piip.kind") != "sweep" and r.info.status != "SCHEDULED"]
+        return f"Latest: {', '.join(map(_short, begun[:5]))}" if begun else "It has no runs yet."
+
+    def _search(self, wanted: str = "") -> "list[Run]":
+        """The newest runs of all experiments, 100 at most."""
         with self._talking() as client:
             experiments = [e.experiment_id for e in client.search_experiments()]
-            runs = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=5)
-        listed = (f"{r.info.run_id} ({r.info.run_name}, {age(now_ms() - r.info.start_time)} ago)" for r in runs)
-        return f"Latest: {', '.join(listed)}" if runs else "It has no runs yet."
+            return client.search_runs(experiments, wanted, order_by=["attributes.start_time DESC"], max_results=100)
 
     def load_spec(self, run_id: str) -> ExperimentSpec:
         """The spec a run was made from, exactly: params are strings and cut, the artifact `spec.json` is not."""
@@ -187,6 +205,11 @@ def age(ms: int) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
+
+
+def _short(run: "Run", length: int = 8) -> str:
+    """`546c935d (mask_rcnn_..., 2 h ago)`."""
+    return f"{run.info.run_id[:length]} ({run.info.run_name}, {age(now_ms() - run.info.start_time)} ago)"
 
 
 def _info(run: "Run", experiment: str) -> RunInfo:

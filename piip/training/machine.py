@@ -9,6 +9,7 @@ import timm
 import torch
 import torchvision
 
+from piip.models.speed import active_attention
 from piip.ops.deform_attn import active_kernel
 from piip.spec import ExperimentSpec, PIIPSpec
 
@@ -26,7 +27,7 @@ def tags(spec: ExperimentSpec, engine: str, device: torch.device, world_size: in
     kernel = active_kernel(backbone.interaction.kernel, device.type) if isinstance(backbone, PIIPSpec) else "none"
     return {
         "piip.kernel": kernel,
-        "piip.attention": "sdpa",
+        "piip.attention": active_attention(spec.speed.attention, device, spec.train.precision),
         "piip.engine": engine,
         "piip.workers": str(world_size),
         "hardware.device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),

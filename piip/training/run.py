@@ -69,10 +69,10 @@ class _Run:
         # weights that a checkpoint, or the whole network's, will replace need not be fetched
         kept = checkpoint.last(self.root)
         model = build_model(self.spec.model, pretrained=kept is None and self.spec.model.weights is None)
-        set_speed(model, self.spec.speed)
         if kept is None:
             start_from(model, self.spec.model, [category["name"] for category in self.train_data.categories])
         model = model.to(device)
+        set_speed(model, self.spec.speed, precision=self.spec.train.precision)
         assert isinstance(model.backbone, PIIP | CNN)
         distances = model.backbone.layer_ids(exact=self.spec.optim.groups == "corrected")
         optimizer = build_optimizer(model, self.spec.optim, {f"backbone.{n}": d for n, d in distances.items()})
@@ -92,7 +92,10 @@ class _Run:
         self.worker_seconds = before.get("time/worker_seconds", 0.0)
         self.peak_memory_gb = before.get("cost/peak_memory_gb", 0.0)
         if self.journal:
-            self.journal.tag(machine.tags(self.spec, self.engine.name, device, world_size))
+            ran = machine.tags(self.spec, self.engine.name, device, world_size)
+            self.journal.tag(ran)
+            if device.type == "cuda":
+                log.warning("on %s: attention %s, kernel %s", device, ran["piip.attention"], ran["piip.kernel"])
 
     def train(self) -> None:
         """Run the loop; an evaluation that a crash cut off after its checkpoint is made up for first."""
@@ -147,7 +150,7 @@ class _Run:
             predictions.write_text(json.dumps(results))
             self.journal.artifact(predictions, "predictions/val.json")
             # the score last: where it is missing, a resumed trial evaluates again
-            self.journal.log(step, self._best(step, metrics) | self._spent() | metrics)
+            self.journal.log(step, self._best(step, metrics) | self._spent() | self._mean_speed(step) | metrics)
         self.report(metrics | {"step": float(step)})
 
     def _best(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
@@ -169,6 +172,10 @@ class _Run:
             "time/worker_seconds": self.worker_seconds + time.time() - self.began,
             "cost/peak_memory_gb": max(self.peak_memory_gb, machine.peak_memory_gb()),
         }
+
+    def _mean_speed(self, step: int) -> dict[str, float]:
+        """Images/s in training steps over all attempts, where the last logged value is of a few steps."""
+        return {"train/images_per_second_mean": step * self.spec.train.batch_size / self.train_timer.seconds}
 
     def _spent_before(self, manifest: Manifest) -> dict[str, float]:
         """`_spent` of the attempts before: as the checkpoint says, or the journal, which knows the evaluation after it too."""

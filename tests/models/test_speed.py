@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from piip.models.branches import Branch
 from piip.models.interaction import DeformableCrossAttention
 from piip.models.piip import PIIP
-from piip.models.speed import set_speed
+from piip.models.speed import active_attention, set_speed
 from piip.ops.deform_attn_packed import deform_attn_packed
 from piip.spec import BranchSpec, InteractionSpec, PIIPSpec, SpeedSpec
 
@@ -53,6 +53,45 @@ def test_in_bf16_no_switch_is_further_from_fp32_than_the_plain_form_by_a_fifth(s
 
     for truth, a, b in zip(exact, plain, switched, strict=True):
         assert (b - truth).norm() <= 1.2 * (a - truth).norm()
+
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("attention", "device", "precision", "capability", "problem"),
+    [
+        ("flash", CPU, "bf16", (9, 0), "runs on a CUDA GPU, the network is on cpu"),
+        ("varlen", CPU, "bf16", (9, 0), "runs on a CUDA GPU, the network is on cpu"),
+        ("flash", GPU, "fp32", (9, 0), "takes bf16, train.precision is fp32"),
+        ("flash", GPU, "bf16", (8, 0), "compute capability 9.0 or 10.0, this GPU has 8.0"),
+        ("varlen", GPU, "bf16", (7, 5), "compute capability 8.0, this GPU has 7.5"),
+        ("flash", GPU, "bf16", (9, 0), "pip install 'piip\\[flash\\]'"),
+    ],
+)
+def test_attention_that_cannot_run_says_why(monkeypatch, attention, device, precision, capability, problem):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr("piip.models.speed._has_flash_attention_4", lambda: False)
+
+    with pytest.raises(
+        RuntimeError, match=f"speed.attention='{attention}' cannot run: .*{problem}.* Take 'auto' or 'sdpa'"
+    ):
+        active_attention(attention, device, precision)
+    assert active_attention("auto", device, precision) == "sdpa"
+
+
+def test_flash_attention_is_chosen_where_it_can_run(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr("piip.models.speed._has_flash_attention_4", lambda: True)
+
+    assert active_attention("auto", GPU, "bf16") == "flash"
+    assert active_attention("auto", GPU, "fp32") == "sdpa"
+
+
+def test_a_run_of_a_gpu_is_rebuilt_with_switches_that_any_machine_has():
+    speed = SpeedSpec(windows="padded", interactions="fp32", attention="varlen")
+
+    assert speed.anywhere == PLAIN
 
 
 @pytest.mark.parametrize(("speed", "dtype"), [(PLAIN, torch.float32), (SpeedSpec(), torch.bfloat16)], ids=str)

@@ -1,12 +1,17 @@
 """Windows without padded work give what padded windows give: outputs and every gradient."""
 
+from functools import partial
+from itertools import pairwise
+
 import pytest
 import torch
+import torch.nn.functional as F
 from official import ATOL, fill, inputs, units
 from timm.layers import Attention
 from timm.models import beit
 from torch import nn
 
+from piip.models import windows
 from piip.models.attention import BiasedAttention, FullNormAttention, windowed, windowed_after_qkv
 from piip.models.internvit import RMS_NORM
 from piip.models.windows import window_attention, windowed_exact
@@ -33,6 +38,17 @@ def relative_positions() -> nn.Module:
 KINDS = [plain, head_norms, full_norms, relative_positions]
 
 
+def one_by_one(query, key, value, begins, key_begins, longest, key_longest):
+    """What PyTorch's varlen_attn, which runs on CUDA only, says it does: sequence after sequence."""
+    places = [list(pairwise(b.tolist())) for b in (begins, key_begins)]
+    assert [max(end - begin for begin, end in p) for p in places] == [longest, key_longest]
+    pieces = [
+        F.scaled_dot_product_attention(*(t[a:b].transpose(0, 1) for t, (a, b) in ((query, q), (key, k), (value, k))))
+        for q, k in zip(*places, strict=True)
+    ]
+    return torch.cat(pieces, dim=1).transpose(0, 1)
+
+
 def random(attention: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     for parameter in attention.parameters():
@@ -42,7 +58,7 @@ def random(attention: nn.Module) -> nn.Module:
 
 def outcome(attention, path, grid, padding):
     tokens = torch.randn(2, grid[0] * grid[1], 32, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
-    pad = {"padding": padding} if path is windowed_exact else {}
+    pad = {} if path in (windowed, windowed_after_qkv) else {"padding": padding}
     out = path(attention, tokens, grid, 4, **pad)
     weigh = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).double()
     given = [tokens, *attention.parameters()]
@@ -67,6 +83,19 @@ def test_exact_windows_are_windows_padded_after_qkv(grid):
     exact = outcome(attention, windowed_exact, grid, "after_qkv")
 
     torch.testing.assert_close(exact, outcome(attention, windowed_after_qkv, grid, "after_qkv"))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_windows_of_all_shapes_in_one_call_are_padded_windows(monkeypatch, kind, grid):
+    attention, calls = random(kind()), []
+    monkeypatch.setattr(windows, "HALF", (torch.float64,))
+    monkeypatch.setattr(windows.varlen, "varlen_attn", lambda *given: calls.append(1) or one_by_one(*given))
+
+    together = outcome(attention, partial(windowed_exact, together=True), grid, "before_qkv")
+
+    torch.testing.assert_close(together, outcome(attention, windowed, grid, "before_qkv"))
+    assert len(calls) == (kind is not relative_positions)
 
 
 @pytest.mark.parametrize(

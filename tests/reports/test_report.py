@@ -8,7 +8,7 @@ from synthetic import sweep
 
 from piip.report import main
 from piip.reports import build
-from piip.reports.gather import gather, headline, provenance, settings
+from piip.reports.gather import gather, headline, place, provenance, settings
 from piip.reports.html import render
 from piip.reports.trials import summary, trials_of
 
@@ -97,6 +97,13 @@ def test_how_it_was_made_counts_what_differs(store):
     shared = dict(settings(runs))
     assert shared["optim.lr"] == "0.0005"
     assert "model.backbone.kind" not in shared
+
+
+def test_a_page_shows_no_folder_of_the_machine_it_was_made_on(piip_home):
+    assert place(f"sqlite:///{piip_home}/mlflow.db") == "mlflow.db"
+    assert place("sqlite:////srv/shared/tracking.db") == "tracking.db"
+    assert place("http://mlflow:5000") == "http://mlflow:5000"
+    assert place(f"{piip_home}/data/demo/val") == "data/demo/val"
 
 
 def test_a_sweep_that_has_only_failed_still_has_a_report(store):

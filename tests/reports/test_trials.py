@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from rich.console import Console
 from synthetic import START, sweep
@@ -9,7 +11,7 @@ from piip.tracking.store import RunInfo
 
 def terminal(runs, width=80):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(trial_table(runs))
+    console.print(trial_table(runs, width))
     return console.export_text()
 
 
@@ -44,6 +46,23 @@ def test_front_holds_what_no_trial_beats():
     assert [row["label"] for row in front(rows, "gflops")] == by_gflops
     assert {row["label"] for row in rows if row["front"]} == set(by_gflops)
     assert [row["label"] for row in front(rows, "params_m")] == ["PIIP-TS 256/192", "PIIP-TSB 256/192/128"]
+
+
+def test_what_is_equal_as_shown_is_a_tie_that_the_cheaper_wins():
+    store = sweep()
+    store.runs[3].metrics["best/coco/box_ap"] = 0.4518  # at 1.52 GFLOPs; 0.452 is the best, at 3.41
+
+    assert [row["label"] for row in front(summary(store.runs), "gflops")][-1] == "PIIP-TSB 192/128/64"
+
+
+def test_images_per_second_are_the_mean_over_the_training_where_it_is_known():
+    store = sweep()
+    store.runs[1].metrics |= {"train/images_per_second": 9.5, "train/images_per_second_mean": 6.0}
+
+    speeds = {row["run_id"]: row["images_per_second"] for row in summary(store.runs)}
+
+    assert speeds[store.runs[1].run_id] == 6.0
+    assert speeds[store.runs[2].run_id] == 8.1
 
 
 def test_a_parent_is_no_trial_but_a_run_of_its_own_is():
@@ -96,6 +115,15 @@ def test_the_table_fits_80_columns_and_says_shared_things_once():
     ):
         assert part in text
     assert text.count("deepspeed") == 1
+
+
+def test_the_beginning_of_ids_is_a_column_where_it_fits():
+    runs = sweep().runs
+
+    assert "99999999" not in terminal(runs)
+    wide = terminal(runs, width=100)
+    assert re.search(r"failed +99999999 *$", wide, re.MULTILINE)
+    assert all(len(line.rstrip()) <= 100 for line in wide.splitlines())
 
 
 def test_the_table_shows_square_brackets_as_they_are():

@@ -94,7 +94,7 @@ def test_planning_opens_a_sweep_and_its_trials_once(tiny_coco):
 
     assert again == (parent_key, planned)
     assert [p.status for p in planned] == ["PENDING", "PENDING"]
-    assert [p.num_steps for p in planned] == [30, 30]
+    assert [p.plan.num_steps for p in planned] == [30, 30]
     folders = [plan.home.journal_dir(p.trial.key) for p in planned]
     assert {read_record(folder).parent_key for folder in folders} == {parent_key}
     assert all(p.trial.spec.model.head.num_classes == 3 for p in planned)  # as many as the data has

@@ -1,10 +1,55 @@
-from piip.sweeps.progress import line
+import io
+
+from tiny import ROWS
+
+from piip.models.cost import Cost
+from piip.sweeps.plan import Planned
+from piip.sweeps.progress import Progress, line
+from piip.training.journal import Journal, RunRecord, create_run
+from piip.training.loop import Plan
+from piip.training.trial import Trial
+
+PLAN = Plan(num_steps=30, eval_every=10, save_every=10, log_every=1)
 
 
 def test_a_line_has_step_loss_rate_and_time_left_whatever_a_crash_cost():
     # a step each 2 s, and two minutes between the fifth and the sixth
     losses = [(step, 3.0 - step / 10, 2000 * step + (120_000 if step > 5 else 0)) for step in range(1, 11)]
-    metrics = {"train/loss": losses, "train/images_per_second": [(10, 8.0, 0)], "coco/box_ap": [(5, 0.25, 0)]}
+    metrics = {"train/loss": losses, "train/images_per_second": [(10, 8.0, 0)], "coco/box_ap": [(10, 0.25, 0)]}
 
-    assert line(metrics, "RUNNING", 10, 30) == "step 10/30  loss 2.000  8.0 img/s  ETA 40 s  box AP 0.250"
-    assert line(metrics, "FINISHED", 30, 30) == "finished at step 30  box AP 0.250"
+    assert line(metrics, "RUNNING", PLAN) == "step 10/30  loss 2.000  8.0 img/s  ETA 40 s  box AP 0.250"
+    assert line(metrics, "FINISHED", PLAN) == "finished at step 10  box AP 0.250"
+
+
+def test_a_trial_that_evaluates_says_so():
+    metrics = {"train/loss": [(20, 2.0, 0)], "train/images_per_second": [(20, 8.0, 0)], "coco/box_ap": [(10, 0.25, 0)]}
+
+    assert line(metrics, "RUNNING", PLAN) == "step 20/30  loss 2.000  8.0 img/s  evaluating  box AP 0.250"
+    metrics["coco/box_ap"].append((20, 0.5, 0))
+    assert line(metrics, "RUNNING", PLAN).endswith("ETA -  box AP 0.500")
+
+
+def test_the_time_of_the_sweep_is_what_is_left_by_cost_at_the_pace_so_far(piip_home):
+    journals, planned = [], []
+    for key, spec, gflops in zip(("dear", "cheap"), ROWS["pico"], (2.0, 1.0), strict=True):
+        journals.append(Journal(create_run(RunRecord(key, key, "e", None)), attempt=key))
+        planned.append(Planned(Trial(spec, key, {}), Cost(gflops, 1.0, {}), "PENDING", PLAN))
+    log(journals[0], 5)  # by a command before this one
+    progress = Progress(planned, out=(out := io.StringIO()))
+    progress._look()
+    assert "sweep ETA" not in out.getvalue()
+
+    log(journals[0], 15)
+    progress._began -= 60
+    progress._look()
+
+    # 10 steps of 2 GFLOPs in a minute; 15 of 2 and 30 of 1 are left: three minutes
+    assert "1/2 mask_rcnn_piip_tb_scratch_96_64_pico30  step 15/30" in out.getvalue()
+    assert out.getvalue().endswith("sweep ETA 3 min\n")
+    journals[1].finish("FAILED")  # whose steps will not be taken
+    progress._look()
+    assert out.getvalue().endswith("failed at step 0  sweep ETA 1 min\n")
+
+
+def log(journal, step):
+    journal.log(step, {"train/loss": 2.0, "train/images_per_second": 8.0})

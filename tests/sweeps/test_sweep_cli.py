@@ -6,7 +6,9 @@ import pytest
 from tiny import ROWS
 
 from piip.data.sources import Source
+from piip.spec import PaperResult
 from piip.sweeps.cli import Options, choose_scale, custom_sources, main, parse_override, place_home, select
+from piip.sweeps.listing import list_rows
 
 NAMES = [row.name for row in ROWS["pico"]]
 
@@ -35,6 +37,11 @@ def test_an_override_without_a_value_is_refused():
 def test_the_scale_is_coco_where_coco_is(monkeypatch, tmp_path):
     rows = {"pico": ROWS["pico"], "coco": []}
     assert choose_scale(rows, None)[0] == "pico"
+    assert "data is made here" in choose_scale(rows, None)[1]
+    assert choose_scale(rows, None, own_data=True) == (
+        "pico",
+        "small networks, on your own data (--scale coco takes the paper's)",
+    )
 
     (tmp_path / "coco").mkdir()
     monkeypatch.setenv("PIIP_DATA", str(tmp_path))
@@ -93,6 +100,20 @@ def test_the_list_is_one_json_document(capsys):
     assert leaving.value.code == 0
     assert [entry["name"] for entry in entries] == NAMES
     assert all(entry["gflops"] > 0 and entry["params_m"] > 0 for entry in entries)
+
+
+def test_the_list_has_the_papers_columns_where_the_paper_has_figures(capsys):
+    printed = ROWS["pico"][0].override({"name": "printed", "paper": PaperResult(gflops=243).model_dump()})
+
+    list_rows(ROWS["pico"], as_json=False)
+    ours = capsys.readouterr().out
+    list_rows([*ROWS["pico"], printed], as_json=False, markdown=True)
+    both = capsys.readouterr().out.splitlines()
+
+    assert NAMES[0] in ours
+    assert "paper" not in ours
+    assert both[0] == "| row | real GFLOPs | params M | paper's |"
+    assert [line.split(" | ")[-1] for line in both[2:]] == ["- |", "- |", "243 |"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -152,14 +153,46 @@ def test_metrics_of_a_verb_run_twice_are_there_once(store):
         store.log_metrics(run_id, {"coco/AP@50": 1.0}, 1)
 
 
-def test_an_unknown_run_is_answered_with_the_latest_five(store):
+def test_an_unknown_run_is_answered_with_the_latest_five_trials_that_began(store):
     ids = [store.ensure_run(record(f"t{i}", created_ms=1_700_000_000_000 + i)) for i in range(6)]
+    sweep = store.ensure_run(record("sweep", created_ms=1_700_000_000_010, tags={"piip.kind": "sweep"}))
+    for run_id in (*ids, sweep):
+        store.set_status(run_id, "RUNNING", 1_700_000_000_020)
+    store.ensure_run(record("never_started", created_ms=1_700_000_000_030))
 
     for call in (store.get_run, store.load_spec, lambda run_id: store.history(run_id, "loss")):
         with pytest.raises(ValueError, match="no run '546c'") as caught:
             call("546c")
-        assert re.findall(r"[0-9a-f]{32}", str(caught.value)) == ids[:0:-1]
+        assert re.findall(r"([0-9a-f]{8}) \(", str(caught.value)) == [run_id[:8] for run_id in ids[:0:-1]]
         assert re.search(r"\(name of t5, \d+ d ago\)", str(caught.value))
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(store):
+    one, other = "546c935d" + "0" * 24, "546c935e" + "0" * 24
+    with store._talking() as client:
+        experiment = client.create_experiment("tests")
+        for run_id in (one, other):
+            made = client.create_run(experiment).info.run_id
+            _rename(Path(store.uri.removeprefix("sqlite:///")), made, run_id)
+
+    assert store.find_run("546c935d").run_id == store.find_run(one).run_id == one
+    with pytest.raises(ValueError, match=rf"2 runs .* begin with '546c93': .*{one[:16]}") as refused:
+        store.find_run("546c93")
+    assert other[:16] in str(refused.value)
+    for unknown in ("546c9", "546c935f", "546c93%"):
+        with pytest.raises(ValueError, match=f"no run '{unknown}'"):
+            store.find_run(unknown)
+
+
+def _rename(database: Path, old: str, new: str) -> None:
+    """MLflow chooses ids; two that begin alike are made by hand."""
+    with sqlite3.connect(database) as connection:
+        for (table,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall():
+            for column in {row[1] for row in connection.execute(f"pragma table_info({table})")} & {
+                "run_uuid",
+                "run_id",
+            }:
+                connection.execute(f"update {table} set {column} = ? where {column} = ?", (new, old))
 
 
 def test_an_unknown_experiment_is_answered_with_those_there_are(store):

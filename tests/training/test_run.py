@@ -90,6 +90,10 @@ def test_a_trial_records_what_its_page_needs(straight):
     assert metrics["train/loss"][0][1] == pytest.approx(sum(metrics[f"train/loss_{part}"][0][1] for part in (
         "objectness", "rpn_box", "classifier", "box", "mask")))  # fmt: skip
     assert metrics["cost/peak_memory_gb"][-1][1] > 0.1
+    seconds = {step: value for step, value, _ in metrics["time/train_seconds"]}
+    assert [(step, value) for step, value, _ in metrics["train/images_per_second_mean"]] == [
+        (step, pytest.approx(step * SPEC.train.batch_size / seconds[step])) for step in (2, 4)
+    ]
     assert read_status(folder) == "FINISHED"
     tags = {k: v for event, _ in read_events(folder) if event["kind"] == "tag" for k, v in event["tags"].items()}
     assert tags["piip.checkpoint"].endswith("/storage/straight")

@@ -1,0 +1,53 @@
+"""What SpeedSpec asks of a GPU gives what its plain form gives: `pytest -m gpu tests/models`."""
+
+import pytest
+import torch
+from test_speed import PLAIN, network
+
+from piip.models.speed import active_attention, set_speed
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+
+CUDA = torch.device("cuda")
+
+
+def outcome(changes, *, bf16=True):
+    """Maps and gradients of the small network, three steps in: what is compiled or captured on the way is in use by then."""
+    model = network().cuda()
+    set_speed(model, PLAIN.override({"attention": "sdpa"} | changes), precision="bf16" if bf16 else "fp32")
+    images = torch.randn(1, 3, 160, 96, generator=torch.Generator().manual_seed(1)).cuda()
+    for _ in range(3):
+        model.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+            maps = model(images)
+        sum((m.float() ** 2).mean() for m in maps).backward()
+    set_speed(model, PLAIN.override({"attention": "sdpa"}))
+    return [m.detach().float().clone() for m in maps], [p.grad.clone() for p in model.parameters()]
+
+
+def distance(some, others):
+    """Of two lists of tensors, as one vector each."""
+    return sum((a - b).double().square().sum() for a, b in zip(some, others, strict=True)).sqrt().item()
+
+
+def assert_no_further_from_fp32(changes):
+    """Maps and gradients in bf16 with a switch are no further from fp32 than without it, by a fifth."""
+    for exact, plain, switched in zip(outcome({}, bf16=False), outcome({}), outcome(changes), strict=True):
+        assert distance(switched, exact) <= 1.2 * distance(plain, exact)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "varlen", "flash"])
+@pytest.mark.parametrize("windows", ["padded", "exact"])
+def test_every_attention_is_scaled_dot_product_attention(attention, windows):
+    if attention == "flash" and active_attention("auto", CUDA, "bf16") != "flash":
+        pytest.skip("needs flash-attn-4 and compute capability 9.0 or 10.0")
+    assert_no_further_from_fp32({"windows": windows, "attention": attention})
+
+
+def test_a_gpu_gives_what_the_cpu_gives():
+    set_speed(model := network(), PLAIN)
+    images = torch.randn(1, 3, 160, 96, generator=torch.Generator().manual_seed(1))
+
+    torch.testing.assert_close(
+        [m.cpu() for m in outcome({"windows": "exact"}, bf16=False)[0]], model(images), atol=2e-4, rtol=1e-3
+    )
