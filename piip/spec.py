@@ -406,6 +406,10 @@ class SpeedSpec(Spec):
     """`sdpa`: what PyTorch chooses, FlashAttention 2 among it. `flash`: FlashAttention 4 in its place (the `flash` extra; bf16, compute
     capability 9.0 or 10.0). `varlen`: windows of unequal shapes in one call (CUDA, bf16). `auto`: `flash` where it can run, else `sdpa`."""
 
+    compile: Literal["off", "blocks", "cuda_graphs"] = "off"
+    """`blocks`: each branch's block and each interaction's injector goes through torch.compile, in training; every size of image compiles
+    anew, so let data.pad_multiple make few. `cuda_graphs`: these regions are captured and replayed, too (mode "reduce-overhead")."""
+
     @property
     def anywhere(self) -> Self:
         """The switches that decide about rounding; those that ask something of the machine, at their defaults."""
@@ -439,6 +443,14 @@ class ExperimentSpec(Spec):
     train: TrainSpec = TrainSpec()
     speed: SpeedSpec = SpeedSpec()
     paper: PaperResult | None = None
+
+    @model_validator(mode="after")
+    def _compiles_whole_weights(self) -> Self:
+        if self.speed.compile != "off" and self.train.engine == "deepspeed" and self.train.zero_stage == 3:
+            raise ValueError(
+                f"speed.compile {self.speed.compile!r} reads a block's weights, which train.zero_stage 3 shards. Take stage 2, or 'off'"
+            )
+        return self
 
     @property
     def digest(self) -> str:

@@ -188,7 +188,12 @@ def test_the_digest_remembers_everything_else(spec):
             }
             words |= {"engine": "ddp", "kernel": "cpp", "drop_path_rule": "linear", "window_padding": "after_qkv"}
             words |= {"positions": "resolution", "activation": "gelu_tanh", "groups": "corrected"}
-            words |= {"windows": "padded", "interactions": "fp32", "attention": {"auto": "sdpa"}.get(value, "dense")}
+            words |= {
+                "compile": "blocks",
+                "windows": "padded",
+                "interactions": "fp32",
+                "attention": {"auto": "sdpa"}.get(value, "dense"),
+            }
             changed = words.get(name.rsplit(".", 1)[-1]) or f"{value}x"
         elif name.endswith(".weights"):
             changed = "deit.pth"

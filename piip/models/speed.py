@@ -1,18 +1,21 @@
 """The switches of SpeedSpec, set on a network that is built; which attention runs."""
 
 import functools
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import attention as torch_attention
 
 from piip.models.branches import Branch
-from piip.models.interaction import DeformableCrossAttention
+from piip.models.interaction import DeformableCrossAttention, Injector
 from piip.spec import SpeedSpec
 
 Attention = Literal["sdpa", "flash", "varlen"]
+MOST_SIZES = 128
+"""Compiled forms of one region, over all branches, windows and sizes of image; dynamo's own limit of 8 is for one network part."""
 
 
 def set_speed(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32") -> None:
@@ -28,11 +31,38 @@ def set_speed(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32") ->
     """
     attention = active_attention(speed.attention, next(model.parameters()).device, precision)
     _use_flash_attention_4(attention == "flash")
+    _compile_regions(model, speed.compile)
     for module in model.modules():
         if isinstance(module, Branch):
             module.set_windows(exact=speed.windows == "exact", together=attention == "varlen")
         elif isinstance(module, DeformableCrossAttention):
             module.fp32 = speed.interactions == "fp32"
+
+
+def _compile_regions(model: nn.Module, choice: str) -> None:
+    """Branches' blocks and injectors, each compiled once for all that look alike; choice "off" undoes it."""
+    device = next(model.parameters()).device
+    if choice == "cuda_graphs" and device.type != "cuda":
+        raise RuntimeError(
+            f"speed.compile='cuda_graphs' needs a CUDA GPU, the network is on {device}. Take 'blocks' or 'off'."
+        )
+    mode = "reduce-overhead" if choice == "cuda_graphs" else None
+    for kind, name in ((Branch, "_block"), (Injector, "forward")):
+        plain = getattr(kind, name)
+        compiled = None
+        if choice != "off":
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_SIZES)
+            compiled = torch.compile(plain, fullgraph=True, dynamic=False, mode=mode)
+        for module in model.modules():
+            if isinstance(module, kind):
+                vars(module).pop(name, None)
+                if compiled:
+                    setattr(module, name, functools.partial(_in_training, compiled, plain, module))
+
+
+def _in_training(compiled: Callable[..., Tensor], plain: Callable[..., Tensor], *given: object) -> Tensor:
+    """The compiled form where gradients are wanted: evaluation sees too many sizes too few times."""
+    return (compiled if torch.is_grad_enabled() else plain)(*given)
 
 
 def active_attention(request: str, device: torch.device, precision: str) -> Attention:

@@ -38,6 +38,7 @@ class Engine:
         self.device = next(model.parameters()).device
         self._clip = spec.optim.clip_norm
         self._bf16 = spec.train.precision == "bf16"
+        self._cuda_graphs = spec.speed.compile == "cuda_graphs"
         self._micro_step = 0
         self._wrap(spec, micro_batch)
 
@@ -47,9 +48,15 @@ class Engine:
 
     def __call__(self, *inputs: Any) -> dict[str, Tensor]:
         """Losses of one micro batch, under autocast where the spec says bf16."""
-        self._micro_step += 1
+        self._begin()
         with self._exchange(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             return self._model(*inputs)
+
+    def _begin(self) -> None:
+        """A micro batch; captured graphs may write over what the last one left."""
+        self._micro_step += 1
+        if self._cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
 
     def _exchange(self) -> Any:
         """Gradients are averaged over ranks in the backward pass of a step's last micro batch only; DDP decides in forward."""
@@ -137,7 +144,7 @@ class ZeroEngine(Engine):
 
     @override
     def __call__(self, *inputs: Any) -> dict[str, Tensor]:
-        self._micro_step += 1
+        self._begin()
         return self._model(*inputs)  # under DeepSpeed's torch_autocast
 
     @override

@@ -1,9 +1,14 @@
 """Every switch of SpeedSpec gives what its plain form gives."""
 
+from functools import partial
+
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from piip.models import windows
 from piip.models.branches import Branch
 from piip.models.interaction import DeformableCrossAttention
 from piip.models.piip import PIIP
@@ -45,6 +50,100 @@ def outcome(speed, *, bf16=False):
 @pytest.mark.parametrize("speed", SWITCHES, ids=str)
 def test_each_switch_gives_outputs_and_gradients_of_the_plain_form(speed):
     torch.testing.assert_close(outcome(speed), outcome(PLAIN), atol=2e-5, rtol=1e-3)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that torch.compile makes, computed op by op: no compiler is waited for."""
+    seen = []
+
+    def count(graph, inputs):
+        seen.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    yield seen
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+def test_compiled_regions_are_whole_shared_and_equal(graphs, bf16):
+    exact = PLAIN.override({"windows": "exact"})
+
+    compiled = outcome(exact.override({"compile": "blocks"}), bf16=bf16)
+
+    # a graph that broke would have raised; four blocks in two branches, four injectors in two directions
+    assert len(graphs) == 4
+    torch.testing.assert_close(compiled, outcome(exact, bf16=bf16), atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_what_the_compiler_makes_of_the_regions_is_equal():
+    fast, slow = PLAIN.override({"compile": "blocks"}), PLAIN
+
+    torch.testing.assert_close(outcome(fast), outcome(slow), atol=2e-5, rtol=1e-3)
+    for truth, a, b in zip(outcome(slow)[0], outcome(slow, bf16=True)[0], outcome(fast, bf16=True)[0], strict=True):
+        assert (b - truth).norm() <= 1.2 * (a - truth).norm()
+
+
+def test_regions_are_compiled_in_training_only_and_can_be_left(graphs):
+    model = network()
+    set_speed(model, PLAIN.override({"compile": "blocks"}))
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 160, 96))
+    set_speed(model, PLAIN)
+    model(torch.zeros(1, 3, 160, 96))
+
+    assert graphs == []
+    assert model.state_dict().keys() == network().state_dict().keys()
+
+
+def test_cuda_graphs_need_cuda():
+    with pytest.raises(RuntimeError, match=r"speed\.compile='cuda_graphs' needs a CUDA GPU, the network is on cpu"):
+        set_speed(network(), SpeedSpec(compile="cuda_graphs"))
+
+
+class NoSyncs(TorchDispatchMode):
+    """Refuses what would make a CPU wait for a GPU: numbers and sizes that depend on data, constants that are copied over."""
+
+    WAIT = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_consecutive", "equal", "lift_fresh")
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        assert op.overloadpacket.__name__ not in self.WAIT, f"{op} waits for the GPU"
+        indices = (
+            args[1] if op.overloadpacket.__name__.startswith("index") and isinstance(args[1], list | tuple) else ()
+        )
+        assert all(i is None or i.dtype != torch.bool for i in indices), f"{op} with a mask waits for the GPU"
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("speed", [PLAIN, SpeedSpec()], ids=["plain", "fast"])
+def test_forward_and_backward_never_wait_for_a_gpu(speed):
+    model = network()
+    set_speed(model, speed)
+    images = torch.zeros(1, 3, 160, 96)
+
+    with NoSyncs():
+        torch.stack([m.mean() for m in model(images)]).sum().backward()
+    with pytest.raises(AssertionError, match="waits for the GPU"), NoSyncs():
+        images.sum().item()
+
+
+def test_fake_cuda_tensors_go_through_the_backbone(monkeypatch):
+    """What runs on CUDA only, without data: nothing is copied from the CPU and no size depends on data, or it would raise."""
+    model = network()
+    monkeypatch.setattr(windows, "HALF", (torch.float32,))
+    monkeypatch.setattr(windows.varlen, "varlen_attn", lambda query, *_: torch.empty_like(query))
+    with FakeTensorMode():
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                setattr(module, name, torch.nn.Parameter(torch.empty(parameter.shape, device="cuda")))
+            if isinstance(module, Branch):
+                module.set_windows(exact=True, together=True)
+        maps = model(torch.empty(1, 3, 160, 96, device="cuda"))
+
+    assert {m.device.type for m in maps} == {"cuda"}
 
 
 @pytest.mark.parametrize("speed", SWITCHES, ids=str)

@@ -5,6 +5,8 @@ import torch
 from test_speed import PLAIN, network
 
 from piip.models.speed import active_attention, set_speed
+from piip.spec import OptimSpec
+from piip.training.optim import build_optimizer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
@@ -51,3 +53,34 @@ def test_a_gpu_gives_what_the_cpu_gives():
     torch.testing.assert_close(
         [m.cpu() for m in outcome({"windows": "exact"}, bf16=False)[0]], model(images), atol=2e-4, rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("choice", ["blocks", "cuda_graphs"])
+@pytest.mark.parametrize("attention", ["sdpa", "varlen"])
+def test_compiled_and_captured_regions_are_the_plain_ones(choice, attention):
+    assert_no_further_from_fp32({"windows": "exact", "attention": attention, "compile": choice})
+
+
+@pytest.mark.parametrize("windows", ["padded", "exact"])
+def test_forward_and_backward_never_wait_for_the_gpu(windows):
+    model = network().cuda()
+    set_speed(model, PLAIN.override({"windows": windows}))
+    images = torch.zeros(1, 3, 160, 96, device="cuda")
+    model(images)  # kernels are compiled and looked up
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.stack([m.mean() for m in model(images)]).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_adamw_updates_all_weights_in_one_pass():
+    model = network().cuda()
+    optimizer = build_optimizer(model, OptimSpec(), model.layer_ids())
+
+    torch.stack([m.mean() for m in model(torch.zeros(1, 3, 160, 96, device="cuda"))]).sum().backward()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        optimizer.step()
+
+    assert any("FusedAdam" in event.key for event in profile.key_averages())
