@@ -409,6 +409,16 @@ class SpeedSpec(Spec):
     compile: Literal["off", "blocks", "cuda_graphs"] = "off"
     """`blocks`: each branch's block and each interaction's injector goes through torch.compile, in training; every size of image compiles
     anew, so let data.pad_multiple make few. `cuda_graphs`: these regions are captured and replayed, too (mode "reduce-overhead")."""
+    streams: bool = False
+    """Between interactions every branch runs on a CUDA stream of its own, beside the others."""
+
+    @model_validator(mode="after")
+    def _one_stream_is_captured(self) -> Self:
+        if self.streams and self.compile == "cuda_graphs":
+            raise ValueError(
+                "speed.streams and speed.compile 'cuda_graphs' exclude each other: graphs are captured on one stream"
+            )
+        return self
 
     @property
     def anywhere(self) -> Self:

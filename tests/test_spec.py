@@ -167,6 +167,13 @@ def test_a_spec_cannot_be_changed_in_place():
         TSB.optim.lr = 1.0  # pyright: ignore
 
 
+def test_compiled_regions_need_whole_weights():
+    with pytest.raises(
+        ValueError, match=r"speed\.compile 'blocks' reads a block's weights, which train\.zero_stage 3 shards"
+    ):
+        TSB.override({"speed.compile": "blocks", "train.zero_stage": 3})
+
+
 def test_the_digest_forgets_what_does_not_change_numbers():
     assert TSB.override({"name": "another", "paper": None, "model.backbone.label": "x"}).digest == TSB.digest
 

@@ -1,6 +1,7 @@
 """PIIP: parameter-inverted image pyramid networks, any number of branches."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -12,6 +13,7 @@ from piip.models.convnext import ConvNeXtBranch
 from piip.models.interaction import InteractionUnit
 from piip.models.merge import Merge, SimplePyramid
 from piip.models.resizing import Grid
+from piip.models.streams import side_by_side
 from piip.spec import PIIPSpec
 
 MergePoint = tuple[Sequence[Tensor], Sequence[Grid]]
@@ -45,6 +47,7 @@ class PIIP(nn.Module):
             nn.ModuleList(InteractionUnit(high, low, spec.interaction) for high, low in pairwise(step))
             for step in steps[:count]
         )
+        self.streams = False
         self.out_channels: list[int] = []
         self.merge_after = spec.merge_after
         self.merge, self.pyramid = None, None
@@ -107,8 +110,12 @@ class PIIP(nn.Module):
         tokens = [branch.embed(image) for branch, image in zip(self.branches, pyramid, strict=True)]
         points: dict[int, MergePoint] = {}
         for step in range(len(self.schedules[0])):
-            for i, branch in enumerate(self.branches):
-                tokens[i], grids[i] = branch.run(tokens[i], grids[i], *self.schedules[i][step])
+            shares = [
+                partial(branch.run, tokens[i], grids[i], *self.schedules[i][step])
+                for i, branch in enumerate(self.branches)
+            ]
+            ran = side_by_side(shares, tokens) if self.streams else [share() for share in shares]
+            tokens, grids = [t for t, _ in ran], [grid for _, grid in ran]
             if self.interactions:
                 self._interact(self.interactions[step], tokens, grids)
             if step in self.merge_after:

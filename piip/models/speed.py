@@ -11,6 +11,7 @@ from torch.nn import attention as torch_attention
 
 from piip.models.branches import Branch
 from piip.models.interaction import DeformableCrossAttention, Injector
+from piip.models.piip import PIIP
 from piip.spec import SpeedSpec
 
 Attention = Literal["sdpa", "flash", "varlen"]
@@ -29,12 +30,17 @@ def set_speed(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32") ->
     Raises:
         RuntimeError: A switch asks for what this machine does not have.
     """
-    attention = active_attention(speed.attention, next(model.parameters()).device, precision)
+    device = next(model.parameters()).device
+    attention = active_attention(speed.attention, device, precision)
+    if speed.streams and device.type != "cuda":
+        raise RuntimeError(f"speed.streams=true needs a CUDA GPU, the network is on {device}. Set it to false.")
     _use_flash_attention_4(attention == "flash")
     _compile_regions(model, speed.compile)
     for module in model.modules():
         if isinstance(module, Branch):
             module.set_windows(exact=speed.windows == "exact", together=attention == "varlen")
+        elif isinstance(module, PIIP):
+            module.streams = speed.streams
         elif isinstance(module, DeformableCrossAttention):
             module.fp32 = speed.interactions == "fp32"
 

@@ -1,5 +1,6 @@
 """Every switch of SpeedSpec gives what its plain form gives."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from piip.models.branches import Branch
 from piip.models.interaction import DeformableCrossAttention
 from piip.models.piip import PIIP
 from piip.models.speed import active_attention, set_speed
+from piip.models.streams import side_by_side
 from piip.ops.deform_attn_packed import deform_attn_packed
 from piip.spec import BranchSpec, InteractionSpec, PIIPSpec, SpeedSpec
 
@@ -102,6 +104,42 @@ def test_regions_are_compiled_in_training_only_and_can_be_left(graphs):
 def test_cuda_graphs_need_cuda():
     with pytest.raises(RuntimeError, match=r"speed\.compile='cuda_graphs' needs a CUDA GPU, the network is on cpu"):
         set_speed(network(), SpeedSpec(compile="cuda_graphs"))
+
+
+def test_streams_need_cuda_and_no_captured_graphs():
+    with pytest.raises(RuntimeError, match=r"speed\.streams=true needs a CUDA GPU, the network is on cpu"):
+        set_speed(network(), SpeedSpec(streams=True))
+    with pytest.raises(ValueError, match="exclude each other"):
+        SpeedSpec(streams=True, compile="cuda_graphs")
+
+
+def test_every_branch_waits_for_the_interaction_before_and_the_interaction_after_for_every_branch(monkeypatch):
+    said = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            said.append(f"{self.name} waits for {other.name}")
+
+    sides = [Stream("first"), Stream("second")]
+    monkeypatch.setattr("piip.models.streams._streams", lambda *_: sides)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream("main"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: said.append(f"on {stream.name}") or nullcontext())
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda tensor, stream: said.append(f"{tensor.item()} kept for {stream.name}")
+    )
+
+    results = side_by_side(
+        [lambda: (torch.tensor(3), (1, 1)), lambda: (torch.tensor(4), (1, 1))], [torch.tensor(1), torch.tensor(2)]
+    )
+
+    assert [tokens.item() for tokens, _ in results] == [3, 4]
+    assert said == [
+        "first waits for main", "1 kept for first", "on first", "second waits for main", "2 kept for second", "on second",
+        "main waits for first", "3 kept for main", "main waits for second", "4 kept for main",
+    ]  # fmt: skip
 
 
 class NoSyncs(TorchDispatchMode):

@@ -61,6 +61,16 @@ def test_compiled_and_captured_regions_are_the_plain_ones(choice, attention):
     assert_no_further_from_fp32({"windows": "exact", "attention": attention, "compile": choice})
 
 
+@pytest.mark.parametrize("compiled", ["off", "blocks"])
+def test_branches_on_streams_are_branches_one_after_another(compiled):
+    torch.testing.assert_close(
+        outcome({"streams": True, "compile": compiled}, bf16=False),
+        outcome({"compile": compiled}, bf16=False),
+        atol=2e-5,
+        rtol=1e-3,  # atomic additions come in any order
+    )
+
+
 @pytest.mark.parametrize("windows", ["padded", "exact"])
 def test_forward_and_backward_never_wait_for_the_gpu(windows):
     model = network().cuda()
