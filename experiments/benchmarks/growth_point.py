@@ -1,6 +1,7 @@
 """One point of growth.py: forward and backward pass of a network in processes made for it, timed, and their memory."""
 
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
@@ -54,8 +55,10 @@ class Point:
 
 def measure(point: Point, most_seconds: float) -> dict[str, float]:
     """`seconds` of a forward and backward pass and `gb` at the worst moment, in processes made for it."""
+    multiprocessing.set_forkserver_preload(["piip.models"])  # a process then starts without seconds of imports
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(work, (point, most_seconds, folder), nprocs=point.workers)
+        given = (point, most_seconds, folder)
+        torch.multiprocessing.start_processes(work, given, nprocs=point.workers, start_method="forkserver")
         return json.loads((Path(folder) / "result.json").read_text())
 
 

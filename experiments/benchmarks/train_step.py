@@ -25,15 +25,16 @@ def classification() -> tuple[ExperimentSpec, tuple[object, ...]]:
     """TSB 368/192/128 and two images of labels."""
     row = classifier_20ep(piip("TSB", (368, 192, 128)))
     random = torch.Generator().manual_seed(0)
-    return row, (torch.randn(2, 3, 368, 368, generator=random), torch.tensor([3, 500]))
+    inputs = torch.randn(2, 3, 368, 368, generator=random), torch.tensor([3, 500])
+    return row, tuple(t.to(timing.device()) for t in inputs)
 
 
 def detection() -> tuple[ExperimentSpec, tuple[object, ...]]:
     """TSB 784/560/336, two images padded to 784 x 560."""
-    return mask_rcnn_1x(piip("TSB", (784, 560, 336))), detection_inputs(560, 784, batch=2)
+    return mask_rcnn_1x(piip("TSB", (784, 560, 336))), detection_inputs(560, 784, 2, timing.device())
 
 
-def detection_inputs(height: int, width: int, batch: int, device: torch.device | str = "cpu") -> tuple[object, ...]:
+def detection_inputs(height: int, width: int, batch: int, device: torch.device) -> tuple[object, ...]:
     """Random images, their sizes, and five objects each, for a network to train on."""
     random = torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, height, width, generator=random)
@@ -57,7 +58,10 @@ class Step:
 
     def __init__(self, row: ExperimentSpec, inputs: tuple[object, ...]) -> None:
         torch.manual_seed(0)
-        self.model, self.inputs = make_comparable(build_model(row.model, pretrained=False)).train(), inputs
+        images = inputs[0]
+        assert isinstance(images, Tensor)
+        self.device, self.inputs = images.device, inputs
+        self.model = make_comparable(build_model(row.model, pretrained=False)).train().to(self.device)
         # a rate of nearly zero: the network stays the same through the rounds
         self.optimizers = {
             fused: torch.optim.AdamW(self.model.parameters(), lr=1e-12, weight_decay=0.05, fused=fused)
@@ -67,7 +71,7 @@ class Step:
     def loss(self, form: Form) -> Tensor:
         """Sum of the losses."""
         torch.manual_seed(1)  # the samplers of proposals
-        with form.autocast(torch.device("cpu")):
+        with form.autocast(self.device):
             losses = self.model(*self.inputs)
         return torch.stack(list(losses.values())).sum()
 
@@ -89,7 +93,7 @@ def measure(case: str, threads: int, rounds: int) -> list[timing.Row]:
     step = Step(*CASES[case]())
     methods = {name: step.run(form) for name, form in forms().items()}
     losses = {name: method() for name, method in methods.items()}
-    seconds = timing.interleaved(methods, rounds=rounds)
+    seconds = timing.interleaved(methods, rounds=rounds, where=step.device)
     first = next(iter(methods))
     return [
         {
