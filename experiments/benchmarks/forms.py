@@ -12,7 +12,7 @@ from piip.models.interaction import DeformableCrossAttention
 from piip.models.speed import set_speed
 from piip.spec import SpeedSpec
 
-OFFICIAL = SpeedSpec(windows="padded", interactions="fp32")
+OFFICIAL = SpeedSpec(windows="padded", interactions="fp32", attention="sdpa")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Form:
 
     def apply(self, network: nn.Module) -> None:
         """Makes a network compute in this form."""
-        set_speed(network, self.speed)
+        set_speed(network, self.speed, precision="bf16" if self.bf16 else "fp32")
         for module in network.modules():
             if isinstance(module, Attention):
                 module.fused_attn = self.sdpa  # type: ignore[misc]
