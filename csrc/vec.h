@@ -181,13 +181,13 @@ inline Vec<A, 4> wide_sums(Vec<A, N> a, Vec<A, N> b, Vec<A, N> c, Vec<A, N> d) {
 template <class A, int W>
 inline Vec<A, 4> four_dots(const Channels<A, W>& a, const Channels<A, W>& b, const Channels<A, W>& c, const Channels<A, W>& d,
                            const Channels<A, W>& out) {
-  if constexpr (W == 0) {
-    return Vec<A, 4>{};
-  } else if constexpr (Channels<A, W>::kFirst == 2) {  // float64 on short vectors
+  if constexpr (Channels<A, W>::kFirst == 2) {  // float64 on short vectors
     return sums<A>(a.dot(out), b.dot(out), c.dot(out), d.dot(out));
   } else if constexpr (W == 2 * Channels<A, W>::kFirst) {
     return wide_sums<A, W / 2>(a.first * out.first + a.rest.first * out.rest.first, b.first * out.first + b.rest.first * out.rest.first,
                                c.first * out.first + c.rest.first * out.rest.first, d.first * out.first + d.rest.first * out.rest.first);
+  } else if constexpr (W == Channels<A, W>::kFirst) {
+    return wide_sums<A, W>(a.first * out.first, b.first * out.first, c.first * out.first, d.first * out.first);
   } else {
     return wide_sums<A, Channels<A, W>::kFirst>(a.first * out.first, b.first * out.first, c.first * out.first, d.first * out.first) +
            four_dots(a.rest, b.rest, c.rest, d.rest, out.rest);
