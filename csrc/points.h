@@ -22,14 +22,14 @@ struct Points {
   int64_t offsets_size, logits_size;    // elements from the first query's first to the last query's last
   int64_t padded;                       // entries here
   bool in_lanes;                        // a head's points are neighbouring lanes of one vector
-  A width, height;                      // of the map and its border on one side: the last coordinate
+  A width, height;                      // of the map
   Int<A> row, pixel;                    // of the planes
   Entries<A> attention;                 // softmax of the logits over a head's points
   Entries<A> weight[4];                 // attention * bilinear, of the corners top left, top right, bottom left and right
   Entries<A> x, y;                      // the location's fraction of a pixel
   Entries<A, 4> dot;                    // backward: output gradient . corner, four for each point
   Entries<Int<A>> corner, head_start;   // top left corner, and start of the head, in the planes
-  std::vector<A> x_reference, y_reference;  // reference point of each column and row of queries, in pixels of the planes
+  std::vector<A> x_reference, y_reference;  // reference point of each column and row of queries, in value pixels, minus 0.5
 
   Points(const Call& call, const Planes<A>& planes)
       : call(call),
@@ -37,15 +37,15 @@ struct Points {
         logits_size((call.batch * call.queries() - 1) * call.logits_row + call.heads * call.points),
         padded((call.heads_per_group * call.points + L - 1) / L * L),
         in_lanes(call.points <= L && (call.points & (call.points - 1)) == 0),
-        width(A(call.value_width + kBorder)), height(A(call.value_height + kBorder)), row(Int<A>(planes.row)), pixel(Int<A>(planes.pixel)),
+        width(A(call.value_width)), height(A(call.value_height)), row(Int<A>(planes.row)), pixel(Int<A>(planes.pixel)),
         x_reference(call.query_width), y_reference(call.query_height) {
     if constexpr (kPoints == 0) {
       for (auto* entries : {&attention, &weight[0], &weight[1], &weight[2], &weight[3], &x, &y}) entries->resize(padded);
       dot.resize(4 * padded), corner.resize(padded), head_start.resize(padded);
     }
     for (int64_t i = 0; i < padded; ++i) head_start[i] = Int<A>(i / call.points * planes.plane);
-    for (int64_t c = 0; c < call.query_width; ++c) x_reference[c] = A((c + 0.5) / call.query_width * call.value_width - 0.5 + kBorder);
-    for (int64_t r = 0; r < call.query_height; ++r) y_reference[r] = A((r + 0.5) / call.query_height * call.value_height - 0.5 + kBorder);
+    for (int64_t c = 0; c < call.query_width; ++c) x_reference[c] = A((c + 0.5) / call.query_width * call.value_width - 0.5);
+    for (int64_t r = 0; r < call.query_height; ++r) y_reference[r] = A((r + 0.5) / call.query_height * call.value_height - 0.5);
   }
 
   int64_t points() const { return kPoints == 0 ? call.points : kPoints; }
@@ -84,11 +84,12 @@ struct Points {
     }
   }
 
-  // Integer part of a coordinate, clamped to 0 ... last; `coordinate` becomes its fraction.
-  [[gnu::always_inline]] static I split(V& coordinate, A last) {
-    const V positive = larger(coordinate, V{}), bounded = smaller(positive, V{} + last);  // NaN gives 0
-    const I whole = __builtin_convertvector(bounded, I);
-    coordinate = bounded - __builtin_convertvector(whole, V);
+  // Integer part of a coordinate, as a column or row of a plane, from 0 on; `coordinate` becomes its fraction. That may be -1e-7, where
+  // a coordinate is nearer to a pixel than the sum with kBorder can tell: no matter for an interpolation.
+  [[gnu::always_inline]] static I split(V& coordinate, A size) {
+    const V inside = larger(coordinate, V{} - A(kBorder)), bounded = smaller(inside, V{} + size);  // NaN gives -kBorder
+    const I whole = __builtin_convertvector(bounded + A(kBorder), I);
+    coordinate = bounded - (__builtin_convertvector(whole, V) - A(kBorder));
     return whole;
   }
 
