@@ -399,12 +399,19 @@ class SpeedSpec(Spec):
 
     windows: Literal["exact", "padded"] = "exact"
     """`exact`: window attention on real tokens, padded ones as one key of their number's weight. `padded`: as published."""
-    interactions: Literal["mixed", "fp32"] = "mixed"
-    """Under bf16. `mixed`: the attention's value and output layers in bf16, offsets and softmax in fp32. `fp32`: all of them, as
-    the official code."""
-    attention: Literal["auto", "sdpa", "flash", "varlen"] = "auto"
-    """`sdpa`: what PyTorch chooses, FlashAttention 2 among it. `flash`: FlashAttention 4 in its place (the `flash` extra; bf16, compute
-    capability 9.0 or 10.0). `varlen`: windows of unequal shapes in one call (CUDA, bf16). `auto`: `flash` where it can run, else `sdpa`."""
+    interactions: Literal["mixed", "bf16", "fp32"] = "mixed"
+    """Under bf16. `mixed`: the attention's value and output layers in bf16, offsets and softmax in fp32. `bf16`: the product that
+    gives offsets and logits in bf16, too; their biases are added, and everything after is done, in fp32. `fp32`: all of them, as the
+    official code."""
+    attention: Literal["auto", "sdpa", "products", "flash", "varlen"] = "auto"
+    """`sdpa`: what PyTorch chooses, FlashAttention 2 among it. `products`: two matrix products and a softmax (all logits are held).
+    `flash`: FlashAttention 4 (the `flash` extra; bf16, compute capability 9.0 or 10.0). `varlen`: windows of unequal shapes in one
+    call (CUDA, bf16). `auto`: `flash` where it can run, `products` on the CPU in bf16, else `sdpa`."""
+    heads: Literal["bf16", "fp32"] = "fp32"
+    """Layers of proposals, box and mask heads under bf16; boxes, RoIAlign, NMS and losses stay fp32. `fp32`: as the official code."""
+    memory: Literal["kept", "returned"] = "kept"
+    """`kept`: the process keeps the memory that a step frees for the next one; the most it ever held stays resident (glibc only).
+    `returned`: as the C library does by itself."""
 
     compile: Literal["off", "blocks", "cuda_graphs"] = "off"
     """`blocks`: each branch's block and each interaction's injector goes through torch.compile, in training; every size of image compiles
@@ -423,7 +430,7 @@ class SpeedSpec(Spec):
     @property
     def anywhere(self) -> Self:
         """The switches that decide about rounding; those that ask something of the machine, at their defaults."""
-        return type(self)(windows=self.windows, interactions=self.interactions)
+        return type(self)(windows=self.windows, interactions=self.interactions, heads=self.heads)
 
 
 class PaperResult(Spec):

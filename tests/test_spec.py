@@ -197,6 +197,8 @@ def test_the_digest_remembers_everything_else(spec):
             words |= {"positions": "resolution", "activation": "gelu_tanh", "groups": "corrected"}
             words |= {
                 "compile": "blocks",
+                "heads": "bf16",
+                "memory": "returned",
                 "windows": "padded",
                 "interactions": "fp32",
                 "attention": {"auto": "sdpa"}.get(value, "dense"),

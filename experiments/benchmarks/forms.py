@@ -2,17 +2,20 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from timm.layers import Attention, DropPath
+from timm.layers import DropPath
 from torch import nn
 
 from piip.models.branches import Branch
 from piip.models.interaction import DeformableCrossAttention
+from piip.models.merge import Doubling
 from piip.models.speed import set_speed
 from piip.spec import SpeedSpec
 
-OFFICIAL = SpeedSpec(windows="padded", interactions="fp32", attention="sdpa")
+OFFICIAL = SpeedSpec(windows="padded", interactions="fp32", attention="products", memory="returned")
+PLAIN_FP32 = "+ freed memory kept (plain fp32, all on)"
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Form:
 
     speed: SpeedSpec = OFFICIAL
     kernel: str = "reference"
-    sdpa: bool = False
+    doubling: bool = False
     fused_optimizer: bool = False
     bf16: bool = False
 
@@ -29,10 +32,10 @@ class Form:
         """Makes a network compute in this form."""
         set_speed(network, self.speed, precision="bf16" if self.bf16 else "fp32")
         for module in network.modules():
-            if isinstance(module, Attention):
-                module.fused_attn = self.sdpa  # type: ignore[misc]
-            elif isinstance(module, DeformableCrossAttention):
+            if isinstance(module, DeformableCrossAttention):
                 module.kernel = self.kernel
+            elif isinstance(module, Doubling):
+                module.forward = partial((Doubling if self.doubling else nn.ConvTranspose2d).forward, module)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """bf16 where the form says so; enter it around the forward pass."""
@@ -43,15 +46,20 @@ def forms() -> dict[str, Form]:
     """Cumulative, reference first."""
     form = Form()
     found = {"official-equivalent fp32": form}
-    for name, change in (
-        ("+ compiled deformable attention", {"kernel": "auto"}),
-        ("+ SDPA", {"sdpa": True}),
-        ("+ exact windows", {"speed": OFFICIAL.override({"windows": "exact"})}),
-        ("+ one-pass AdamW (plain fp32, all on)", {"fused_optimizer": True}),
-        ("+ bf16, interactions fp32", {"bf16": True}),
-        ("+ bf16 in interactions", {"speed": SpeedSpec()}),
+    for name, change, switch in (
+        ("+ compiled deformable attention", {"kernel": "auto"}, {}),
+        ("+ SDPA", {}, {"attention": "sdpa"}),
+        ("+ exact windows", {}, {"windows": "exact"}),
+        ("+ transposed convolutions as products", {"doubling": True}, {}),
+        ("+ one-pass AdamW", {"fused_optimizer": True}, {}),
+        (PLAIN_FP32, {}, {"memory": "kept"}),
+        ("+ bf16, interactions fp32", {"bf16": True}, {}),
+        ("+ attention that suits bf16", {}, {"attention": "auto"}),
+        ("+ bf16 in interactions", {}, {"interactions": "mixed"}),
+        ("+ bf16 in their offsets", {}, {"interactions": "bf16"}),
+        ("+ bf16 in heads", {}, {"heads": "bf16"}),
     ):
-        form = replace(form, **change)
+        form = replace(form, **change, speed=form.speed.override(switch))
         found[name] = form
     return found
 

@@ -5,15 +5,15 @@
 
 Networks are TSB with random weights, batch 2: classification at 368/192/128, Mask R-CNN at half of 1568/1120/672. The reference does
 what the official code does: interactions wholly in fp32 over grid_sample, attention by two matrix products and a softmax, padded
-windows, fp32. Every line adds one switch to the line above; `plain fp32` lines keep every number to rounding. Each step is forward,
-backward and AdamW; `difference` is that of the loss from the reference's, as a part of it.
+windows, fp32, glibc's allocator as it is. Every line adds one switch to the line above; lines up to `plain fp32` keep every number to
+rounding. Each step is forward, backward and AdamW; `difference` is that of the loss from the reference's, as a part of it.
 """
 
 from collections.abc import Callable
 
 import timing
 import torch
-from forms import Form, forms, make_comparable
+from forms import PLAIN_FP32, Form, forms, make_comparable
 from torch import Tensor, nn
 
 from piip.models import build_model
@@ -89,9 +89,12 @@ class Step:
         return step
 
 
-def measure(case: str, threads: int, rounds: int) -> list[timing.Row]:
+def measure(case: str, threads: int, rounds: int, *, brief: bool = False) -> list[timing.Row]:
     step = Step(*CASES[case]())
     methods = {name: step.run(form) for name, form in forms().items()}
+    if brief:
+        ends = (0, list(methods).index(PLAIN_FP32), len(methods) - 1)
+        methods = {name: method for i, (name, method) in enumerate(methods.items()) if i in ends}
     losses = {name: method() for name, method in methods.items()}
     seconds = timing.interleaved(methods, rounds=rounds, where=step.device)
     first = next(iter(methods))
@@ -110,6 +113,7 @@ def measure(case: str, threads: int, rounds: int) -> list[timing.Row]:
 
 def main() -> None:
     options = timing.parser(__doc__ or "")
+    options.add_argument("--brief", action="store_true", help="the reference, all on in fp32, and all on in bf16 only")
     options.set_defaults(threads=[1], rounds=5)
     given = options.parse_args()
     rows: list[timing.Row] = []
@@ -117,7 +121,7 @@ def main() -> None:
         torch.set_num_threads(threads)
         for case in timing.chosen(list(CASES), given.only):
             timing.progress(f"{case}, {threads} threads")
-            rows += measure(case, threads, given.rounds)
+            rows += measure(case, threads, given.rounds, brief=given.brief)
     timing.report(rows, as_json=given.json)
 
 

@@ -13,6 +13,25 @@ from piip.models.resizing import Grid, resize_relative_positions
 # B batch, H W grid height and width, L = H * W tokens, C channels, N heads, D channels per head
 
 
+def dot_product(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, *, fused: bool) -> Tensor:
+    """Scaled dot-product attention of (..., L, D) over (..., K, D), `bias` added to the logits.
+
+    Args:
+        query: (..., L, D), value and result alike.
+        key: (..., K, D).
+        value: (..., K, D).
+        bias: Broadcast to (..., L, K).
+        fused: By PyTorch's kernel; else, as in timm, by two products and a softmax, which hold all logits. On the CPU in bf16 the
+            kernel's backward pass takes two to five times as long as theirs.
+    """
+    if fused:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if bias is not None:
+        logits = logits + bias
+    return logits.softmax(dim=-1).to(value.dtype) @ value
+
+
 def windowed(attention: nn.Module, tokens: Tensor, grid: Grid, window: int) -> Tensor:
     """Self-attention inside non-overlapping window x window squares.
 
@@ -34,7 +53,7 @@ def windowed_after_qkv(attention: Attention, tokens: Tensor, grid: Grid, window:
     """
     folded, padded = fold(attention.qkv(tokens), grid, window)
     query, key, value = folded.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    attended_BNLD = F.scaled_dot_product_attention(query, key, value)
+    attended_BNLD = dot_product(query, key, value, fused=attention.fused_attn)
     return attention.proj(unfold(attended_BNLD.transpose(1, 2).flatten(2), grid, padded, window))
 
 
@@ -137,5 +156,5 @@ class FullNormAttention(Attention):
         query, key, value = self.qkv(x).chunk(3, dim=-1)
         query, key = self.q_norm(query), self.k_norm(key)
         query, key, value = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (query, key, value))
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = dot_product(query, key, value, fused=self.fused_attn)
         return self.proj(attended.transpose(1, 2).flatten(2))

@@ -37,7 +37,8 @@ class DeformableCrossAttention(nn.Module):
     """Every query looks at `num_points` places per head, around its own position, in the neighbour's map.
 
     Offsets and the softmax over points stay in fp32 under autocast: an offset of a few pixels in bf16 moves in steps of 1/64 px.
-    With `fp32` set all four linear layers do, as in the official code.
+    Without `fp32_offsets` their product is in bf16 and their bias, which holds most of those pixels, is added in fp32. With `fp32` set
+    all four linear layers are in fp32, as in the official code.
 
     Args:
         query_dim: Channels of the queries and of the output.
@@ -54,7 +55,7 @@ class DeformableCrossAttention(nn.Module):
                 f"int({query_dim} channels * value_ratio {spec.value_ratio}). Heads that fit: {fits}"
             )
         self.num_heads, self.num_points, self.kernel = spec.num_heads, spec.num_points, spec.kernel
-        self.width, self.fp32 = width, False
+        self.width, self.fp32, self.fp32_offsets = width, False, True
         self.sampling_offsets = nn.Linear(query_dim, self.num_heads * self.num_points * 2)
         self.attention_weights = nn.Linear(query_dim, self.num_heads * self.num_points)
         self.value_proj = nn.Linear(feature_dim, width)
@@ -84,20 +85,24 @@ class DeformableCrossAttention(nn.Module):
 
     def _attend(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Tensor:
         value_BKND = self.value_proj(feature).unflatten(-1, (self.num_heads, -1))
+        packed = self._offsets_and_logits(query)
         with without_autocast(query.device):
-            packed = self._offsets_and_logits(query.float())
             sampled = deform_attn_packed(
                 value_BKND, packed, value_hw=feature_grid, query_hw=query_grid, kernel=self.kernel
             )
         return self.output_proj(sampled)
 
     def _offsets_and_logits(self, query: Tensor) -> Tensor:
-        """What the two layers give, side by side: (B, Q, 3 * N * P), by one product."""
+        """What the two layers give, side by side: (B, Q, 3 * N * P) in fp32, by one product."""
         layers = self.sampling_offsets, self.attention_weights
         if hasattr(layers[0].weight, "ds_status"):  # ZeRO-3 gathers a layer's weights for that layer's own call only
-            return torch.cat([layer(query) for layer in layers], dim=-1)
+            with without_autocast(query.device):
+                return torch.cat([layer(query.float()) for layer in layers], dim=-1)
         weight, bias = (torch.cat(both) for both in zip(*((x.weight, x.bias) for x in layers), strict=True))
-        return F.linear(query, weight, bias)
+        if not self.fp32_offsets and torch.is_autocast_enabled(query.device.type):
+            return F.linear(query, weight) + bias
+        with without_autocast(query.device):
+            return F.linear(query.float(), weight, bias)
 
 
 class DenseCrossAttention(nn.Module):

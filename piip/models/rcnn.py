@@ -22,6 +22,15 @@ Target = dict[str, Tensor]
 Prediction = dict[str, Tensor]
 
 
+class FloatRPNHead(RPNHead):
+    """torchvision's, with outputs in fp32 under autocast, too."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps (B, C, H_l, W_l) -> objectness (B, A, H_l, W_l) and deltas (B, 4 * A, H_l, W_l) of A anchors."""
+        objectness, deltas = super().forward(x)
+        return [o.float() for o in objectness], [d.float() for d in deltas]
+
+
 class RPN(RegionProposalNetwork):
     """torchvision's region proposals with mmdetection's loss."""
 
@@ -60,12 +69,13 @@ class RoIHeads(TorchvisionRoIHeads):
         return [{"boxes": b, "labels": c, "scores": s, "masks": m} for b, c, s, m in found], {}
 
     def _boxes(self, features: Sequence[Tensor], proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return self.box_predictor(self.box_head(self.box_roi_pool(features, proposals)))
+        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals)))
+        return logits.float(), deltas.float()
 
     def _masks(self, features: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
         pooled = self.mask_roi_pool(features, boxes)
         # channels-last: on the CPU the transposed and the 1x1 convolution then take half the time and a seventh
-        return self.mask_predictor(self.mask_head(pooled.contiguous(memory_format=torch.channels_last)))
+        return self.mask_predictor(self.mask_head(pooled.contiguous(memory_format=torch.channels_last))).float()
 
     def _losses(self, features: Sequence[Tensor], proposals: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
@@ -125,8 +135,11 @@ class MaskRCNN(nn.Module):
     """Backbone, feature pyramid, region proposals, box and mask heads.
 
     Images come resized, normalised and padded; nothing is resized here. Backbone and neck run under whatever autocast is on;
-    proposals and heads run in fp32 (the official code keeps them there; torchvision's roi_align and nms refuse bf16 on the CPU).
+    proposals and heads run in fp32, as in the official code. Without `fp32_heads` their layers run under autocast, too, and boxes,
+    RoIAlign, NMS and losses in fp32 (torchvision's roi_align and nms refuse bf16 on the CPU).
     """
+
+    fp32_heads = True
 
     def __init__(self, backbone: nn.Module, spec: MaskRCNNSpec) -> None:
         super().__init__()
@@ -155,7 +168,9 @@ class MaskRCNN(nn.Module):
         features = self.features(images)
         image_list = ImageList(images, [(height, width) for height, width in sizes])
         targets = None if targets is None else list(targets)
-        with torch.autocast(images.device.type, enabled=False):
+        device = images.device.type
+        low = not self.fp32_heads and torch.is_autocast_enabled(device)
+        with torch.autocast(device, torch.get_autocast_dtype(device), enabled=low):
             features = OrderedDict((name, feature.float()) for name, feature in features.items())
             proposals, rpn_losses = self.rpn(image_list, features, targets)
             levels = list(features.values())[:-1]  # the fifth level is for proposals only
@@ -181,7 +196,7 @@ def build_rpn(spec: MaskRCNNSpec) -> RPN:
     """Region proposals on five levels, with mmdetection's figures."""
     return RPN(
         Anchors(spec.anchor_scale, strides=(4, 8, 16, 32, 64)),  # type: ignore[arg-type]
-        RPNHead(spec.fpn_channels, num_anchors=len(RATIOS)),
+        FloatRPNHead(spec.fpn_channels, num_anchors=len(RATIOS)),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,  # and every object's best anchor is positive (match_low_quality)
         batch_size_per_image=256,

@@ -1,20 +1,25 @@
 """The switches of SpeedSpec, set on a network that is built; which attention runs."""
 
+import ctypes
 import functools
+import platform
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Literal
 
+import timm.layers
 import torch
+from timm.models import beit
 from torch import Tensor, nn
 from torch.nn import attention as torch_attention
 
 from piip.models.branches import Branch
 from piip.models.interaction import DeformableCrossAttention, Injector
 from piip.models.piip import PIIP
+from piip.models.rcnn import MaskRCNN
 from piip.spec import SpeedSpec
 
-Attention = Literal["sdpa", "flash", "varlen"]
+Attention = Literal["sdpa", "products", "flash", "varlen"]
 MOST_SIZES = 128
 """Compiled forms of one region, over all branches, windows and sizes of image; dynamo's own limit of 8 is for one network part."""
 
@@ -30,6 +35,7 @@ def set_speed(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32") ->
     Raises:
         RuntimeError: A switch asks for what this machine does not have.
     """
+    keep_freed_memory(speed.memory == "kept")
     device = next(model.parameters()).device
     attention = active_attention(speed.attention, device, precision)
     if speed.streams and device.type != "cuda":
@@ -42,7 +48,27 @@ def set_speed(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32") ->
         elif isinstance(module, PIIP):
             module.streams = speed.streams
         elif isinstance(module, DeformableCrossAttention):
-            module.fp32 = speed.interactions == "fp32"
+            module.fp32, module.fp32_offsets = speed.interactions == "fp32", speed.interactions != "bf16"
+        elif isinstance(module, MaskRCNN):
+            module.fp32_heads = speed.heads == "fp32"
+        elif isinstance(module, timm.layers.Attention | beit.Attention):
+            module.fused_attn = attention != "products"  # type: ignore[misc]
+
+
+def keep_freed_memory(wanted: bool) -> None:
+    """Tells glibc's allocator, for the whole process, to keep freed memory; or to give it back as it does by itself.
+
+    It gives back what is free at the end of its heap as soon as that is twice the largest block ever freed (at most 64 MB): gradients
+    and activations, every step, and the kernel then zeroes each of their pages anew.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    for option, kept, returned in ((_M_TRIM_THRESHOLD, 2**31 - 1, 2**26), (_M_MMAP_THRESHOLD, 2**30, 2**25)):
+        assert libc.mallopt(option, kept if wanted else returned) == 1
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def _compile_regions(model: nn.Module, choice: str) -> None:
@@ -77,6 +103,8 @@ def active_attention(request: str, device: torch.device, precision: str) -> Atte
     Raises:
         RuntimeError: It was asked for by name and cannot run here.
     """
+    if request == "auto" and device.type == "cpu" and precision == "bf16":
+        return "products"
     if request == "auto":
         return "sdpa" if _problem("flash", device, precision) else "flash"
     if problem := _problem(request, device, precision):
@@ -86,7 +114,7 @@ def active_attention(request: str, device: torch.device, precision: str) -> Atte
 
 def _problem(attention: str, device: torch.device, precision: str) -> str:
     """Why it cannot run; empty where it can."""
-    if attention == "sdpa":
+    if attention in ("sdpa", "products"):
         return ""
     if device.type != "cuda":
         return f"it runs on a CUDA GPU, the network is on {device}"

@@ -16,7 +16,7 @@ from timm.models import beit
 from torch import Tensor, nn
 from torch.nn.attention import varlen
 
-from piip.models.attention import BiasedAttention, FullNormAttention, windowed, windowed_after_qkv
+from piip.models.attention import BiasedAttention, FullNormAttention, dot_product, windowed, windowed_after_qkv
 from piip.models.interaction import without_autocast
 from piip.models.resizing import Grid
 
@@ -110,15 +110,16 @@ def windowed_exact(
     ]
     windows = [_fold(attention, piece, projected, window, repeat=repeat) for band in bands for piece in band]
     with without_autocast(tokens.device):
-        attended = iter(attend_together(windows) if together else [attend(w) for w in windows])
+        fused: bool = attention.fused_attn  # type: ignore[assignment]
+        attended = iter(attend_together(windows) if together else [attend(w, fused=fused) for w in windows])
     merged = [torch.cat([_unfold(next(attended), query, window) for query, *_ in band], dim=2) for band in bands]
     return attention.proj(torch.cat(merged, dim=1).flatten(1, 2))  # type: ignore[operator]
 
 
-def attend(windows: Windows) -> Tensor:
-    """(M, L, N, D): windows of one shape."""
+def attend(windows: Windows, *, fused: bool = True) -> Tensor:
+    """(M, L, N, D): windows of one shape. `fused`: as for `attention.dot_product`."""
     query, key, value = (t.transpose(1, 2) for t in windows[:3])
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=windows.bias).transpose(1, 2)
+    return dot_product(query, key, value, windows.bias, fused=fused).transpose(1, 2)
 
 
 def attend_together(windows: Sequence[Windows]) -> list[Tensor]:

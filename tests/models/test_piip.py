@@ -6,7 +6,7 @@ from torch import nn
 from piip.models import build_backbone, build_model
 from piip.models.branches import block_ranges
 from piip.models.interaction import DeformableCrossAttention
-from piip.models.merge import SimplePyramid
+from piip.models.merge import Doubling, SimplePyramid
 from piip.presets import DEIT, PICO, piip
 from piip.spec import BranchSpec, CNNSpec, InteractionSpec, ModelSpec, PIIPSpec, UPerNetSpec
 
@@ -78,6 +78,20 @@ def test_trained_interactions_carry_features_to_every_branch():
 
     for seen, expected in zip(tokens, alone, strict=True):
         assert not torch.allclose(seen, expected, atol=1e-3)
+
+
+def test_doubling_is_a_transposed_convolution():
+    doubling, plain = Doubling(6).double(), nn.ConvTranspose2d(6, 6, 2, stride=2).double()
+    plain.load_state_dict(doubling.state_dict())
+    image = torch.randn(2, 6, 3, 5, dtype=torch.float64, requires_grad=True)
+    weigh = torch.randn(2, 6, 6, 10, dtype=torch.float64)
+
+    ours, theirs = (
+        [layer(image), *torch.autograd.grad((layer(image) * weigh).sum(), [image, layer.weight, layer.bias])]
+        for layer in (doubling, plain)
+    )
+
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_no_interactions_merge_only():

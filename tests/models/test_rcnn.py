@@ -144,6 +144,33 @@ def test_bf16_trains_and_predicts(kind):
     assert predictions[0]["boxes"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("fp32", [True, False])
+def test_heads_compute_in_bf16_only_where_they_may(fp32):
+    model, layers = model_of("piip"), {}
+    model.fp32_heads = fp32
+    for name in (
+        "rpn.head.cls_logits",
+        "roi_heads.box_predictor.bbox_pred",
+        "roi_heads.mask_predictor.mask_fcn_logits",
+    ):
+        model.get_submodule(name).register_forward_hook(
+            lambda *called, name=name: layers.update({name: called[2].dtype})
+        )
+    images = torch.rand(2, 3, 96, 64)
+
+    def losses(bf16):
+        torch.manual_seed(1)  # the samplers of proposals
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return model(images, SIZES, TARGETS)
+
+    low = losses(True)
+    assert set(layers.values()) == {torch.float32 if fp32 else torch.bfloat16}
+    assert all(loss.dtype == torch.float32 for loss in low.values())
+    full = losses(False)
+    for name in ("loss_objectness", "loss_rpn_box", "loss_classifier"):  # those of few positive proposals are of others
+        assert low[name].item() == pytest.approx(full[name].item(), rel=0.05), name
+
+
 def test_evaluation_of_an_image_does_not_depend_on_its_neighbour():
     model = model_of("piip").eval()
     images = torch.rand(2, 3, 96, 64)

@@ -1,5 +1,7 @@
 """Every switch of SpeedSpec gives what its plain form gives."""
 
+import platform
+import resource
 from contextlib import nullcontext
 from functools import partial
 
@@ -18,8 +20,18 @@ from piip.models.streams import side_by_side
 from piip.ops.deform_attn_packed import deform_attn_packed
 from piip.spec import BranchSpec, InteractionSpec, PIIPSpec, SpeedSpec
 
-PLAIN = SpeedSpec(windows="padded", interactions="fp32")
-SWITCHES = [PLAIN.override({name: choice}) for name, choice in (("windows", "exact"), ("interactions", "mixed"))]
+PLAIN = SpeedSpec(windows="padded", interactions="fp32", attention="sdpa", memory="returned")
+SWITCHES = [
+    PLAIN.override(change)
+    for change in (
+        {"windows": "exact"},
+        {"interactions": "mixed"},
+        {"interactions": "bf16"},
+        {"attention": "products"},
+        {"attention": "products", "windows": "exact"},
+        {"memory": "kept"},
+    )
+]
 
 
 def network() -> PIIP:
@@ -41,7 +53,7 @@ def network() -> PIIP:
 
 def outcome(speed, *, bf16=False):
     model = network()
-    set_speed(model, speed)
+    set_speed(model, speed, precision="bf16" if bf16 else "fp32")
     images = torch.randn(1, 3, 160, 96, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         maps = model(images)
@@ -214,7 +226,7 @@ def test_attention_that_cannot_run_says_why(monkeypatch, attention, device, prec
         RuntimeError, match=f"speed.attention='{attention}' cannot run: .*{problem}.* Take 'auto' or 'sdpa'"
     ):
         active_attention(attention, device, precision)
-    assert active_attention("auto", device, precision) == "sdpa"
+    assert active_attention("auto", device, precision) == ("products" if device == CPU else "sdpa")
 
 
 def test_flash_attention_is_chosen_where_it_can_run(monkeypatch):
@@ -226,12 +238,39 @@ def test_flash_attention_is_chosen_where_it_can_run(monkeypatch):
 
 
 def test_a_run_of_a_gpu_is_rebuilt_with_switches_that_any_machine_has():
-    speed = SpeedSpec(windows="padded", interactions="fp32", attention="varlen")
+    speed = SpeedSpec(windows="padded", interactions="fp32", heads="bf16", attention="varlen")
 
-    assert speed.anywhere == PLAIN
+    assert speed.anywhere == SpeedSpec(windows="padded", interactions="fp32", heads="bf16")
 
 
-@pytest.mark.parametrize(("speed", "dtype"), [(PLAIN, torch.float32), (SpeedSpec(), torch.bfloat16)], ids=str)
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_kept_memory_is_not_asked_for_again():
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [torch.ones(1_000_000) for _ in range(40)]
+        del blocks
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    counts = {}
+    for memory in ("returned", "kept"):
+        set_speed(torch.nn.Linear(1, 1), SpeedSpec(memory=memory))
+        faults()
+        counts[memory] = faults()
+
+    # 160 MB, all but 64 MB of which are given back; pages are of 4 to 64 kB
+    assert counts["returned"] > 96e6 / 65536
+    assert counts["kept"] < counts["returned"] / 10
+
+
+@pytest.mark.parametrize(
+    ("speed", "dtype"),
+    [
+        (PLAIN, torch.float32),
+        (SpeedSpec(), torch.bfloat16),
+        (SpeedSpec(interactions="bf16"), torch.bfloat16),
+    ],
+    ids=str,
+)
 def test_the_attentions_outer_layers_have_the_dtype_that_was_asked_for(monkeypatch, speed, dtype):
     model, seen, sampled = network(), set(), set()
 
