@@ -6,7 +6,7 @@
 TSB and SBL with random weights on landscape images, 7 to 5, as detection has them. The official form: interactions in fp32 over
 grid_sample, attention by two matrix products and a softmax, padded windows (`official` in forms.py); ours: every switch on. The figures
 are milliseconds, and times as fast as the official form in the same precision and in fp32; `difference` is that of the maps from
-the official fp32 ones, relative to their largest number, or for gradients that of their norm.
+the official fp32 ones, by norm, or with gradients that of all gradients' norm.
 """
 
 from collections.abc import Callable

@@ -81,9 +81,12 @@ def geomean(ratios: Sequence[float]) -> float:
 
 
 def difference(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
-    """The largest between two lists of tensors, relative to the largest number of the true one."""
+    """The largest distance of a tensor from the true one, as a part of the true one's norm.
+
+    By norm, because the gradient of a sampling place jumps where a pixel ends: single numbers may both be right and differ.
+    """
     pairs = zip(found, truth, strict=True)
-    return max(((f.float() - t.float()).abs().max() / t.float().abs().max()).item() for f, t in pairs)
+    return max(((f.float() - t.float()).norm() / t.float().norm()).item() for f, t in pairs)
 
 
 def exponent(sizes: Sequence[float], figures: Sequence[float]) -> float:

@@ -7,7 +7,7 @@
 A unit is all that two neighbouring branches do in an exchange: projections, norms, deformable attention and ConvFFN of both directions.
 b1 sees the smallest image. `plain` computes as the official code does, over grid_sample and with interactions wholly in fp32 under
 bf16 too; `ours` is what training runs. Milliseconds, and how many times slower than ours in the same precision; `difference` is the
-largest of the outputs' from the plain fp32 path's, relative to its largest number. Gradients are those of all weights and tokens.
+largest of the outputs' (or gradients') from the plain fp32 path's, by norm. Gradients are those of all weights and tokens.
 """
 
 import copy
