@@ -141,18 +141,18 @@ void backward(const SamplingCall& call, int64_t begin, int64_t end) {
         for (int64_t block = 0; block < channels; block += W) {
           const int64_t count = std::min<int64_t>(W, call.channels - block);
           const auto out = read_channels<A, W>(call.grad_out, (place + h) * call.channels + block, count, size);
-          // A pixel's value, and its gradient behind it, which grows.
-          const auto visit = [&](A* at_value, A weight) {
+          // The gradient behind a pixel's value grows; what the value says about that of its weight, to be summed up.
+          const auto visit = [&](A* at_value, A weight) __attribute__((always_inline)) {
             auto sum = Channels<A, W>::from(at_value + channels);
             sum.add(weight, out);
             sum.to(at_value + channels);
-            return Channels<A, W>::from(at_value);
+            return Channels<A, W>::from(at_value).products(out);
           };
           for (int64_t i = h * table.points; i < (h + 1) * table.points; ++i) {
             A *above = data + at[i] + block, *below = above + row[i];
             const auto top_left = visit(above, w0[i]), top_right = visit(above + pixel, w1[i]);
             const auto bottom_left = visit(below, w2[i]), bottom_right = visit(below + pixel, w3[i]);
-            const Vec<A, 4> dots = four_dots(top_left, top_right, bottom_left, bottom_right, out);
+            const Vec<A, 4> dots = sums<A, Channels<A, W>::kLast>(top_left, top_right, bottom_left, bottom_right);
             store(dot + 4 * i, kWhole || block == 0 ? dots : load<Vec<A, 4>>(dot + 4 * i) + dots);
           }
         }

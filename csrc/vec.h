@@ -52,15 +52,6 @@ inline V smaller(V a, V b) {
   return a < b ? a : b;
 }
 
-// (sum of a, sum of b, sum of c, sum of d)
-template <class A>
-inline Vec<A, 4> sums(Vec<A, 4> a, Vec<A, 4> b, Vec<A, 4> c, Vec<A, 4> d) {
-  using I = Vec<Int<A>, 4>;
-  const Vec<A, 4> ab = __builtin_shuffle(a, b, I{0, 4, 1, 5}) + __builtin_shuffle(a, b, I{2, 6, 3, 7});
-  const Vec<A, 4> cd = __builtin_shuffle(c, d, I{0, 4, 1, 5}) + __builtin_shuffle(c, d, I{2, 6, 3, 7});
-  return __builtin_shuffle(ab, cd, I{0, 1, 4, 5}) + __builtin_shuffle(ab, cd, I{2, 3, 6, 7});
-}
-
 // start, start + step, start + 2 step, ...: a mask for __builtin_shuffle
 template <class A>
 inline Vec<Int<A>, kLanes<A>> lanes(int start, int step) {
@@ -69,19 +60,17 @@ inline Vec<Int<A>, kLanes<A>> lanes(int start, int step) {
   return v;
 }
 
-// Adds lanes N apart until four are left.
-template <class A, int N>
-inline Vec<A, 4> fold(const Vec<A, N>& v) {
-  if constexpr (N == 4) {
+// Adds the upper half of the lanes to the lower, until M are left.
+template <int M, class A, int N>
+[[gnu::always_inline]] inline Vec<A, M> folded(const Vec<A, N>& v) {
+  if constexpr (N == M) {
     return v;
-  } else if constexpr (N == 2) {
-    return Vec<A, 4>{v[0], v[1], 0, 0};
   } else {
     struct Halves {
       Vec<A, N / 2> low, high;
     } halves;
     std::memcpy(&halves, &v, sizeof(v));
-    return fold<A, N / 2>(halves.low + halves.high);
+    return folded<M, A, N / 2>(halves.low + halves.high);
   }
 }
 
@@ -101,27 +90,29 @@ inline Vec<uint16_t, N> to_bf16(const Vec<float, N>& x) {
   return __builtin_convertvector(kept, Vec<uint16_t, N>);
 }
 
-// W channels in registers, in as few vectors as the instruction set allows: 12 floats are 8 + 4 on AVX2.
+// W channels in registers, in as few vectors as the instruction set allows: 12 floats are 8 + 4 on AVX2. Inline always:
+// GCC would pass wide ones through memory.
 template <class A, int W>
 struct Channels {
   static constexpr int kFirst = W >= 16 && kLanes<A> >= 16 ? 16 : W >= 8 && kLanes<A> >= 8 ? 8 : kLanes<A> >= 4 ? 4 : 2;
+  static constexpr int kLast = W == kFirst ? kFirst : Channels<A, W - kFirst>::kLast;  // of the last vector
   Vec<A, kFirst> first{};
   Channels<A, W - kFirst> rest;
 
-  static Channels from(const A* p) {
+  [[gnu::always_inline]] static Channels from(const A* p) {
     Channels c;
     c.first = load<Vec<A, kFirst>>(p);
     c.rest = Channels<A, W - kFirst>::from(p + kFirst);
     return c;
   }
-  static Channels from(const uint16_t* bf16) {
+  [[gnu::always_inline]] static Channels from(const uint16_t* bf16) {
     Channels c;
     c.first = from_bf16<kFirst>(load<Vec<uint16_t, kFirst>>(bf16));
     c.rest = Channels<A, W - kFirst>::from(bf16 + kFirst);
     return c;
   }
   // Zero from channel `count` on, whatever was there.
-  Channels only(int count) const {
+  [[gnu::always_inline]] Channels only(int count) const {
     Vec<Int<A>, kFirst> lane;
     for (int i = 0; i < kFirst; ++i) lane[i] = i;
     Channels c;
@@ -129,30 +120,36 @@ struct Channels {
     c.rest = rest.only(count - kFirst);
     return c;
   }
-  void to(A* p) const {
+  [[gnu::always_inline]] void to(A* p) const {
     store(p, first);
     rest.to(p + kFirst);
   }
-  void to(uint16_t* bf16) const {
+  [[gnu::always_inline]] void to(uint16_t* bf16) const {
     store(bf16, to_bf16<kFirst>(first));
     rest.to(bf16 + kFirst);
   }
-  void add(A weight, const Channels& other) {
+  [[gnu::always_inline]] void add(A weight, const Channels& other) {
     first += weight * other.first;
     rest.add(weight, other.rest);
   }
-  void add(const Channels& other) {
+  [[gnu::always_inline]] void add(const Channels& other) {
     first += other.first;
     rest.add(other.rest);
   }
-  // Four partial sums of the products, to be added up later.
-  Vec<A, 4> dot(const Channels& other) const {
-    return fold<A, kFirst>(first * other.first) + rest.dot(other.rest);
+  // The products with another's channels, added up until one short vector is left.
+  [[gnu::always_inline]] Vec<A, kLast> products(const Channels& other) const {
+    const Vec<A, kLast> sum = folded<kLast, A, kFirst>(first * other.first);
+    if constexpr (W == kFirst) {
+      return sum;
+    } else {
+      return sum + rest.products(other.rest);
+    }
   }
 };
 
 template <class A>
 struct Channels<A, 0> {
+  static constexpr int kLast = 0;
   static Channels from(const A*) { return {}; }
   static Channels from(const uint16_t*) { return {}; }
   Channels only(int) const { return {}; }
@@ -160,37 +157,23 @@ struct Channels<A, 0> {
   void to(uint16_t*) const {}
   void add(A, const Channels&) {}
   void add(const Channels&) {}
-  Vec<A, 4> dot(const Channels&) const { return Vec<A, 4>{}; }
 };
 
-// The sums of four vectors, in one of four.
+// (sum of a, sum of b, sum of c, sum of d)
 template <class A, int N>
-inline Vec<A, 4> wide_sums(Vec<A, N> a, Vec<A, N> b, Vec<A, N> c, Vec<A, N> d) {
-  Vec<Int<A>, N> low, high, left, right;  // within every four lanes: a0 b0 a1 b1; a2 b2 a3 b3; a0 a1 b0 b1; a2 a3 b2 b3
-  for (int i = 0; i < N; ++i) {
-    const int four = i / 4 * 4, lane = i % 4;
-    low[i] = four + lane / 2 + lane % 2 * N, high[i] = low[i] + 2;
-    left[i] = four + lane % 2 + lane / 2 * N, right[i] = left[i] + 2;
-  }
-  const Vec<A, N> ab = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-  const Vec<A, N> cd = __builtin_shuffle(c, d, low) + __builtin_shuffle(c, d, high);
-  return fold<A, N>(__builtin_shuffle(ab, cd, left) + __builtin_shuffle(ab, cd, right));
-}
-
-// a . out, b . out, c . out, d . out
-template <class A, int W>
-inline Vec<A, 4> four_dots(const Channels<A, W>& a, const Channels<A, W>& b, const Channels<A, W>& c, const Channels<A, W>& d,
-                           const Channels<A, W>& out) {
-  if constexpr (Channels<A, W>::kFirst == 2) {  // float64 on short vectors
-    return sums<A>(a.dot(out), b.dot(out), c.dot(out), d.dot(out));
-  } else if constexpr (W == 2 * Channels<A, W>::kFirst) {
-    return wide_sums<A, W / 2>(a.first * out.first + a.rest.first * out.rest.first, b.first * out.first + b.rest.first * out.rest.first,
-                               c.first * out.first + c.rest.first * out.rest.first, d.first * out.first + d.rest.first * out.rest.first);
-  } else if constexpr (W == Channels<A, W>::kFirst) {
-    return wide_sums<A, W>(a.first * out.first, b.first * out.first, c.first * out.first, d.first * out.first);
+[[gnu::always_inline]] inline Vec<A, 4> sums(Vec<A, N> a, Vec<A, N> b, Vec<A, N> c, Vec<A, N> d) {
+  if constexpr (N == 2) {
+    return Vec<A, 4>{a[0] + a[1], b[0] + b[1], c[0] + c[1], d[0] + d[1]};
   } else {
-    return wide_sums<A, Channels<A, W>::kFirst>(a.first * out.first, b.first * out.first, c.first * out.first, d.first * out.first) +
-           four_dots(a.rest, b.rest, c.rest, d.rest, out.rest);
+    Vec<Int<A>, N> low, high, left, right;  // within every four lanes: a0 b0 a1 b1; a2 b2 a3 b3; a0 a1 b0 b1; a2 a3 b2 b3
+    for (int i = 0; i < N; ++i) {
+      const int four = i / 4 * 4, lane = i % 4;
+      low[i] = four + lane / 2 + lane % 2 * N, high[i] = low[i] + 2;
+      left[i] = four + lane % 2 + lane / 2 * N, right[i] = left[i] + 2;
+    }
+    const Vec<A, N> ab = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+    const Vec<A, N> cd = __builtin_shuffle(c, d, low) + __builtin_shuffle(c, d, high);
+    return folded<4, A, N>(__builtin_shuffle(ab, cd, left) + __builtin_shuffle(ab, cd, right));
   }
 }
 
