@@ -1,9 +1,6 @@
 // Reading and writing the elements of an Array in vectors, as the arithmetic type A. In the instruction set's namespace, as vec.h.
 #pragma once
 #include <algorithm>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 #include "array.h"
 #include "vec.h"

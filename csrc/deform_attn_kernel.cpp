@@ -8,100 +8,20 @@
 // This file is compiled once per instruction set; PIIP_ISA is its namespace.
 #include "deform_attn_kernel.h"
 
+#include "group.h"
 #include "points.h"
 
 namespace piip::PIIP_ISA {
 namespace {
 
-// One group of heads of one image.
-struct Group {
-  const Call& call;
-  int64_t image, first_head, heads;
-  Group(const Call& call, int64_t item)
-      : call(call),
-        image(item / call.groups_per_image()),
-        first_head(item % call.groups_per_image() * call.heads_per_group),
-        heads(std::min(call.heads_per_group, call.heads - first_head)) {}
-
-  // Where the group's channels of a query start in the output.
-  int64_t channel_at(int64_t query) const { return (query * call.heads + first_head) * call.channels; }
-
-  // visit(row, column, the query among those of all images, a later query)
-  template <class Visit>
-  void for_each_query(Visit visit) const {
-    constexpr int64_t kAhead = 12;
-    const int64_t last = call.batch * call.queries() - 1;
-    int64_t query = image * call.queries();
-    for (int64_t r = 0; r < call.query_height; ++r)
-      for (int64_t c = 0; c < call.query_width; ++c, ++query) visit(r, c, query, std::min(query + kAhead, last));
-  }
-
-  // visit(row, column, place of the group's first head at this pixel, in channels)
-  template <class A, bool kPrefetch, class Visit>
-  void for_each_pixel(const Array& array, Visit visit) const {
-    constexpr int64_t kAhead = 16;
-    const int64_t step = call.heads * call.channels, pixels = call.value_height * call.value_width;
-    const int64_t last = (call.batch * pixels * call.heads - heads) * call.channels;
-    int64_t place = (image * pixels * call.heads + first_head) * call.channels;
-    for (int64_t y = 0; y < call.value_height; ++y)
-      for (int64_t x = 0; x < call.value_width; ++x, place += step) {
-        if constexpr (kPrefetch) prefetch<A, 0>(array, std::min(place + kAhead * step, last), heads * call.channels);
-        visit(y, x, place);
-      }
-  }
-
-  // Writes a block of a head's channels. Whole vectors, whose padding the next block or head overwrites; only the last is counted.
-  template <class A, int W>
-  [[gnu::always_inline]] void write_channels(const Array& array, int64_t query, int64_t head, int64_t block, const Channels<A, W>& v) const {
-    const int64_t place = channel_at(query) + head * call.channels + block;
-    if (place + W <= channel_at(query) + heads * call.channels) {
-      for_stored<A>(array, place, [&](auto* to) { v.to(to); });
-    } else {
-      A all[W];
-      v.to(all);
-      write(array, place, std::min<int64_t>(W, call.channels - block), all);
-    }
-  }
-
-  // Copies the value; the rest of each pixel, if there is more, becomes zero.
-  template <class A, int W>
-  void read_value(Planes<A>& planes) const {
-    const int64_t size = call.batch * call.value_height * call.value_width * call.heads * call.channels;
-    for_each_pixel<A, true>(call.value, [&](int64_t y, int64_t x, int64_t place) {
-      A* pixel = planes.at(y, x);
-      for (int64_t h = 0; h < heads; ++h, pixel += planes.plane, place += call.channels) {
-        for (int64_t block = 0; block < planes.channels; block += W) {
-          const int64_t count = std::min<int64_t>(W, call.channels - block);
-          read_channels<A, W>(call.value, place + block, count, size).to(pixel + block);
-        }
-        for (int64_t block = planes.channels; block < planes.pixel; block += W) Channels<A, W>{}.to(pixel + block);
-      }
-    });
-  }
-
-  template <class A, int W>
-  void write_grad_value(Planes<A>& planes, A* row) const {
-    for_each_pixel<A, false>(call.grad_value, [&](int64_t y, int64_t x, int64_t place) {
-      const A* gradient = planes.at(y, x) + planes.channels;
-      for (int64_t h = 0; h < heads; ++h, gradient += planes.plane)
-        for (int64_t block = 0; block < planes.channels; block += W)
-          Channels<A, W>::from(gradient + block).to(row + h * call.channels + block);  // the next head overwrites padding
-      stream(call.grad_value, place, heads * call.channels, row);
-    });
-    finish_streams();
-  }
-};
-
-// Blocks of W channels; kWhole where one block is the whole pixel, so that the compiler knows the distance between pixels.
 // A head's four points where a vector holds two pixels: those beside each other are one load, the weights of both one shuffle.
 template <int W, class A>
 [[gnu::always_inline]] inline Channels<A, W> sample_pairs(const Points<A, 4>& points, const A* data, int64_t row, int64_t head) {
   constexpr int L = 2 * W;
   using V = Vec<A, L>;
   using I = Vec<Int<A>, L>;
-  const auto w = [&](int corner) { return load<Vec<A, 4>>(&points.weight[corner][4 * head]); };
-  const auto joined = [](auto a, auto b) { return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7); };
-  const V weights = __builtin_shufflevector(joined(w(0), w(1)), joined(w(2), w(3)), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const auto of = [&](int corner) { return &points.weight[corner][4 * head]; };
+  const V weights = four_joined(of(0), of(1), of(2), of(3));
   V upper{}, lower{};
 #pragma GCC unroll 4
   for (int p = 0; p < 4; ++p) {
@@ -111,14 +31,12 @@ template <int W, class A>
     upper += __builtin_shuffle(weights, top) * load<V>(corner);
     lower += __builtin_shuffle(weights, bottom) * load<V>(corner + row);
   }
-  const V both = upper + lower;
-  Channels<A, W> low, high;
-  low.first = __builtin_shufflevector(both, both, 0, 1, 2, 3, 4, 5, 6, 7);
-  high.first = __builtin_shufflevector(both, both, 8, 9, 10, 11, 12, 13, 14, 15);
-  low.add(high);
-  return low;
+  Channels<A, W> sum;
+  sum.first = folded<W, A, L>(upper + lower);
+  return sum;
 }
 
+// Blocks of W channels; kWhole where one block is the whole pixel, so that the compiler knows the distance between pixels.
 template <class A, int W, bool kWhole, int kPoints>
 void forward(const Call& call, int64_t begin, int64_t end) {
   Planes<A> value(call, 1);

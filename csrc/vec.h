@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 namespace piip::PIIP_ISA {
 
@@ -72,6 +75,23 @@ template <int M, class A, int N>
     std::memcpy(&halves, &v, sizeof(v));
     return folded<M, A, N / 2>(halves.low + halves.high);
   }
+}
+
+// Four times four floats in one vector.
+[[gnu::always_inline]] inline Vec<float, 16> four_joined(const float* a, const float* b, const float* c, const float* d) {
+  Vec<float, 16> v;
+#if defined(__AVX512F__)
+  __m512 all = _mm512_castps128_ps512(_mm_loadu_ps(a));
+  all = _mm512_insertf32x4(all, _mm_loadu_ps(b), 1);
+  all = _mm512_insertf32x4(all, _mm_loadu_ps(c), 2);
+  all = _mm512_insertf32x4(all, _mm_loadu_ps(d), 3);
+  std::memcpy(&v, &all, sizeof(v));
+#else
+  int i = 0;
+  for (const float* four : {a, b, c, d})
+    for (int k = 0; k < 4; ++k) v[i++] = four[k];
+#endif
+  return v;
 }
 
 // A vector from bf16, the upper halves of float32, and back: to nearest, ties to even.
