@@ -64,6 +64,19 @@ def forms() -> dict[str, Form]:
     return found
 
 
+def gpu_forms() -> dict[str, Form]:
+    """What SpeedSpec has for a GPU, in bf16: each a change to the last of `forms`."""
+    fastest = list(forms().values())[-1]
+    choices: dict[str, dict[str, object]] = {
+        "windows of all shapes in one call": {"attention": "varlen"},
+        "branches on streams": {"streams": True},
+        "compiled blocks": {"compile": "blocks"},
+        "compiled blocks, branches on streams": {"compile": "blocks", "streams": True},
+        "compiled blocks in CUDA graphs": {"compile": "cuda_graphs"},
+    }
+    return {name: replace(fastest, speed=fastest.speed.override(choice)) for name, choice in choices.items()}
+
+
 def ends() -> dict[str, Form]:
     """The official code's form and our fastest, in fp32 and in bf16."""
     fastest = list(forms().values())[-1]

@@ -5,15 +5,16 @@
 
 Networks are TSB with random weights, batch 2: classification at 368/192/128, Mask R-CNN at half of 1568/1120/672. The reference does
 what the official code does: interactions wholly in fp32 over grid_sample, attention by two matrix products and a softmax, padded
-windows, fp32, glibc's allocator as it is. Every line adds one switch to the line above; lines up to `plain fp32` keep every number to
-rounding. Each step is forward, backward and AdamW; `difference` is that of the loss from the reference's, as a part of it.
+windows, fp32, glibc's allocator as it is. Every line with a + adds one switch to the line above, the others (on a GPU) change the
+last of those; lines up to `plain fp32` keep every number to rounding. Each step is forward, backward and AdamW; `difference` is that
+of the loss from the reference's, as a part of it.
 """
 
 from collections.abc import Callable
 
 import timing
 import torch
-from forms import PLAIN_FP32, Form, forms, make_comparable
+from forms import PLAIN_FP32, Form, forms, gpu_forms, make_comparable
 from torch import Tensor, nn
 
 from piip.models import build_model
@@ -91,9 +92,10 @@ class Step:
 
 def measure(case: str, threads: int, rounds: int, *, brief: bool = False) -> list[timing.Row]:
     step = Step(*CASES[case]())
-    methods = {name: step.run(form) for name, form in forms().items()}
+    found = forms() | (gpu_forms() if step.device.type == "cuda" else {})
+    methods = {name: step.run(form) for name, form in found.items()}
     if brief:
-        ends = (0, list(methods).index(PLAIN_FP32), len(methods) - 1)
+        ends = (0, list(methods).index(PLAIN_FP32), len(forms()) - 1)
         methods = {name: method for i, (name, method) in enumerate(methods.items()) if i in ends}
     losses = {name: method() for name, method in methods.items()}
     seconds = timing.interleaved(methods, rounds=rounds, where=step.device)

@@ -53,10 +53,10 @@ class Engine:
             return self._model(*inputs)
 
     def _begin(self) -> None:
-        """A micro batch; captured graphs may write over what the last one left."""
-        self._micro_step += 1
-        if self._cuda_graphs:
+        """A micro batch. With a step's first one, captured graphs may write over what they gave before: gradients are gone by then."""
+        if self._cuda_graphs and self._micro_step % self.accumulate == 0:
             torch.compiler.cudagraph_mark_step_begin()
+        self._micro_step += 1
 
     def _exchange(self) -> Any:
         """Gradients are averaged over ranks in the backward pass of a step's last micro batch only; DDP decides in forward."""

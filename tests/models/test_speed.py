@@ -94,10 +94,14 @@ def test_compiled_regions_are_whole_shared_and_equal(graphs, bf16):
 
 @pytest.mark.slow
 def test_what_the_compiler_makes_of_the_regions_is_equal():
-    fast, slow = PLAIN.override({"compile": "blocks"}), PLAIN
+    torch.testing.assert_close(outcome(PLAIN.override({"compile": "blocks"})), outcome(PLAIN), atol=2e-5, rtol=1e-3)
 
-    torch.testing.assert_close(outcome(fast), outcome(slow), atol=2e-5, rtol=1e-3)
-    for truth, a, b in zip(outcome(slow)[0], outcome(slow, bf16=True)[0], outcome(fast, bf16=True)[0], strict=True):
+
+@pytest.mark.long
+def test_what_the_compiler_makes_of_the_regions_in_bf16_is_as_close_to_fp32():
+    fast = PLAIN.override({"compile": "blocks"})
+
+    for truth, a, b in zip(outcome(PLAIN)[0], outcome(PLAIN, bf16=True)[0], outcome(fast, bf16=True)[0], strict=True):
         assert (b - truth).norm() <= 1.2 * (a - truth).norm()
 
 

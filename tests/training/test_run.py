@@ -3,6 +3,7 @@
 import logging
 import shutil
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -269,3 +270,16 @@ def test_fine_tuning_starts_from_weights_alone_and_resumes_from_its_own_checkpoi
     }  # the optimizer began anew, and went on after the kill
     for name, value in weights("tuned", 4).items():
         torch.testing.assert_close(value, begun[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_as_plain_ones(sources, monkeypatch):
+    # the graphs, computed op by op: what a compiler makes of them is tests/models/test_speed.py's
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=lambda graph, _: graph))
+    losses = []
+    for choice in ("off", "blocks"):
+        plain = pico_spec(train__engine="deepspeed", train__steps=2, train__micro_batch=1)
+        train(choice, plain.override({"speed.compile": choice}), sources)
+        losses.append(recorded(choice)["train/loss"])
+
+    assert losses[0] == losses[1]
