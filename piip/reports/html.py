@@ -17,8 +17,8 @@ WIDEST = 1200
 
 LEGEND = (
     "Click a heading to sort. Shaded, with ◆: on the Pareto front, that is, no trial has a higher box AP at equal or fewer "
-    "GFLOPs. AP is COCO AP@[.5:.95], the best over the training. Minutes are the wall time of the worker that finished the "
-    "trial. A dash: not recorded."
+    "GFLOPs. AP is COCO AP@[.5:.95], the best over the training. Images/s are the mean over the training steps. "
+    "Minutes are the wall time of the worker that finished the trial. A dash: not recorded."
 )
 
 

@@ -16,7 +16,7 @@ from piip.training.loop import Plan
 
 Metrics = dict[str, list[tuple[int, float, int]]]
 """Of one journal: name -> (step, value, timestamp in ms)."""
-EARLY = 0.02
+EARLY = 0.05
 """Part of the sweep before which nothing is said of the time it will take: Ray is still starting workers."""
 
 
