@@ -166,7 +166,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad_out, Tensor value, Tenso
 }
 
 std::tuple<Tensor, Tensor> backward_packed(Tensor grad_out, Tensor value, Tensor packed, int64_t value_height,
-                                           int64_t value_width, int64_t query_height, int64_t query_width) {
+                                           int64_t value_width, int64_t query_height, int64_t query_width,
+                                           bool /* deterministic: it is so anyway */) {
   grad_out = dense(grad_out), value = dense(value), packed = dense(packed);
   piip::Call call = describe_packed(value, packed, value_height, value_width, query_height, query_width);
   Tensor grad_value = torch::stable::empty_like(value), grad_packed = torch::stable::empty_like(packed);

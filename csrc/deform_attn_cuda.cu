@@ -1,16 +1,9 @@
-// Launches of the CUDA kernels for one storage: PIIP_VALUE and PIIP_LOCATION are types of deform_attn_cuda_types.h, PIIP_STORAGE the
-// name of the pair. Compiled by nvcc once per storage; by a C++ compiler in tests/ops, which run the kernels on the CPU.
-#ifdef __CUDACC__
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-#endif
-
-#include <algorithm>
-#include <type_traits>
-
+// Launches of the CUDA kernels for one storage: PIIP_VALUE and PIIP_LOCATION are types of cuda_types.h, PIIP_STORAGE the name of the
+// pair. Compiled by nvcc once per storage; by a C++ compiler in tests/ops, which run the kernels on the CPU.
+#include "cuda_launch.h"
 #include "deform_attn_cuda.h"
-#include "deform_attn_cuda_kernel.h"
+#include "deform_attn_cuda_planes.h"
+#include "deform_attn_cuda_points.h"
 
 namespace piip::cuda {
 namespace {
@@ -18,58 +11,22 @@ namespace {
 using T = PIIP_VALUE;
 using L = PIIP_LOCATION;
 
-template <class Storage>
-const typename Storage::Item* in(const void* pointer) {
-  return static_cast<const typename Storage::Item*>(pointer);
-}
-template <class Storage>
-typename Storage::Item* out(void* pointer) {
-  return static_cast<typename Storage::Item*>(pointer);
+Sizes sizes_of(const Call& call) {  // the weights of a head add up to 1, so a query adds one term to a pixel
+  return grid_sizes(call.value_height * call.value_width, call.query_height, call.query_width, call.heads, call.channels, call.points, 1);
 }
 
-#ifdef __CUDACC__
-// Threads next to each other in x, `lanes` at a time, exchange what they have.
-template <class... Parameters, class... Arguments>
-void launch(int lanes, void (*kernel)(Parameters...), dim3 grid, dim3 block, void* stream, Arguments... arguments) {
-  (void)lanes;
-  kernel<<<grid, block, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
-}
-#endif
-
-Sizes sizes_of(const Call& call) {
-  Sizes sizes{};
-  sizes.value_height = call.value_height, sizes.value_width = call.value_width;
-  sizes.query_width = call.query_width, sizes.queries = call.query_height * call.query_width;
-  sizes.heads = call.heads, sizes.channels = call.channels, sizes.points = call.points;
-  sizes.step_x = static_cast<double>(call.value_width) / call.query_width;
-  sizes.step_y = static_cast<double>(call.value_height) / call.query_height;
-  const auto bits = [](int64_t n) {  // the smallest with n <= 2^bits
-    int bits = 0;
-    while ((int64_t{1} << bits) < n) ++bits;
-    return bits;
-  };
-  sizes.count_bits = bits(sizes.queries);
-  sizes.divide_shift = bits(sizes.query_width);  // Granlund and Montgomery, 1994, figure 4.1
-  sizes.divide_by = (((uint64_t{1} << sizes.divide_shift) - sizes.query_width) << 32) / sizes.query_width + 1;
-  return sizes;
+AttentionGiven<L> given(const Call& call) {
+  return {in<L>(call.offsets), in<L>(call.logits), call.offsets_row, call.logits_row, static_cast<int>(call.value_height),
+          static_cast<int>(call.value_width), static_cast<float>(static_cast<double>(call.value_width) / call.query_width),
+          static_cast<float>(static_cast<double>(call.value_height) / call.query_height)};
 }
 
-// Blocks of heads x queries of one image.
-template <int D>
-struct Grid {
-  static constexpr int kLanes = Layout<T, D>::kThreadsPerHead;
-  dim3 grid, block;
-  explicit Grid(const Call& call) {
-    const int64_t heads = std::min<int64_t>(call.heads, kThreads / kLanes), queries = call.query_height * call.query_width;
-    block = dim3(heads * kLanes, kThreads / (heads * kLanes), 1);
-    grid = dim3((queries + block.y - 1) / block.y, (call.heads + heads - 1) / heads, call.batch);
-  }
-};
-
-// run(D, P) for special() calls, run(0, 0) for the rest.
+// run(D, Attention<L, P>*) for special() calls, D and P 0 for the rest.
 template <class Run>
 void for_sizes(const Call& call, Run run) {
-  const auto with = [&](auto channels) { run(channels, std::integral_constant<int, decltype(channels)::value ? 4 : 0>{}); };
+  const auto with = [&](auto channels) {
+    run(channels, static_cast<Attention<L, decltype(channels)::value ? 4 : 0>*>(nullptr));
+  };
   switch (special(call) ? call.channels : 0) {
     case 6: return with(std::integral_constant<int, 6>{});
     case 12: return with(std::integral_constant<int, 12>{});
@@ -81,49 +38,86 @@ void for_sizes(const Call& call, Run run) {
   }
 }
 
-const char* last_error() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
-
 const char* forward(const Call& call, void* stream) {
-  for_sizes(call, [&](auto channels, auto points) {
-    constexpr int D = decltype(channels)::value, P = decltype(points)::value;
-    const Grid<D> grid(call);
-    launch(grid.kLanes, forward_kernel<T, L, D, P>, grid.grid, grid.block, stream, sizes_of(call), in<T>(call.value),
-           in<L>(call.offsets), in<L>(call.logits), out<T>(call.out));
+  const Sizes sizes = sizes_of(call);
+  for_sizes(call, [&](auto channels, auto* points) {
+    constexpr int D = decltype(channels)::value;
+    using Points = std::remove_pointer_t<decltype(points)>;
+    const Grid<T, D> grid(call.batch, sizes);
+    launch(grid.kLanes, forward_kernel<D, T, Points>, grid.grid, grid.block, stream, sizes, given(call), in<T>(call.value),
+           out<T>(call.out));
   });
   return last_error();
+}
+
+// All gradients, or without the value's where Sum is void.
+template <class Sum>
+void launch_backward(const Call& call, const Sizes& sizes, void* stream) {
+  const AttentionGradients<L> gradients{out<L>(call.grad_offsets), out<L>(call.grad_logits), call.kept};
+  for_sizes(call, [&](auto channels, auto* points) {
+    constexpr int D = decltype(channels)::value;
+    using Points = std::remove_pointer_t<decltype(points)>;
+    const Grid<T, D> grid(call.batch, sizes);
+    launch(grid.kLanes, backward_kernel<D, Sum, T, Points>, grid.grid, grid.block, stream, sizes, given(call), gradients,
+           in<T>(call.grad_out), in<T>(call.value), static_cast<Sum*>(call.sums), static_cast<const uint32_t*>(call.largest));
+  });
 }
 
 template <class Sum>
-void backward_with(const Call& call, void* stream) {
-  auto* sums = static_cast<Sum*>(call.sums);
-  const int64_t pixels = call.batch * call.value_height * call.value_width * call.heads * call.channels;
-  const int64_t outputs = call.batch * call.query_height * call.query_width * call.heads * call.channels;
-  const auto blocks = [](int64_t count) { return dim3(std::min<int64_t>((count + kThreads - 1) / kThreads, 1024), 1, 1); };
-  if (call.largest)
-    launch(32, largest_kernel<T>, blocks(outputs), dim3(kThreads, 1, 1), stream, in<T>(call.grad_out), outputs, call.largest);
-  for_sizes(call, [&](auto channels, auto points) {
-    constexpr int D = decltype(channels)::value, P = decltype(points)::value;
-    using GradLogits = std::conditional_t<P == 0, Float, L>;
-    const Grid<D> grid(call);
-    launch(grid.kLanes, backward_kernel<T, L, D, P, Sum, GradLogits>, grid.grid, grid.block, stream, sizes_of(call),
-           in<T>(call.grad_out), in<T>(call.value), in<L>(call.offsets), in<L>(call.logits), sums, out<L>(call.grad_offsets),
-           out<GradLogits>(call.grad_logits), static_cast<const uint32_t*>(call.largest));
-  });
+void backward_in_memory(const Call& call, void* stream) {
+  const Sizes sizes = sizes_of(call);
+  const int64_t pixels = call.batch * sizes.pixels * call.heads * call.channels;
+  if (call.largest) find_largest<T>(in<T>(call.grad_out), call.batch * sizes.queries * call.heads * call.channels, call.largest, stream);
+  launch_backward<Sum>(call, sizes, stream);
   if (call.sums != call.grad_value)
-    launch(1, round_kernel<T, Sum>, blocks(pixels), dim3(kThreads, 1, 1), stream, static_cast<const Sum*>(sums), pixels,
-           static_cast<const uint32_t*>(call.largest), sizes_of(call).count_bits, out<T>(call.grad_value));
+    launch(1, round_kernel<false, T, Sum>, blocks_for(pixels), dim3(kThreads, 1, 1), stream, static_cast<const Sum*>(call.sums), pixels,
+           static_cast<const uint32_t*>(call.largest), sizes.count_bits, out<T>(call.grad_value));
+}
+
+// Channels of a block's planes, the more the fewer times points are found; 0 where not even one channel's plane fits.
+int channels_of_planes(const Call& call) {
+  const int64_t pixels = call.value_height * call.value_width, queries = call.query_height * call.query_width;
+  if (queries * call.points > 1 << 24 || call.heads > 65535) return 0;  // sums of weights keep 5 fraction bits and more
+  for (const int channels : {4, 2, 1})
+    if (call.channels % channels == 0 && plane_bytes(pixels, channels) <= shared_memory_per_block()) return channels;
+  return 0;
+}
+
+void backward_in_planes(const Call& call, void* stream) {
+  const Sizes sizes = sizes_of(call);
+  launch_backward<void>(call, sizes, stream);
+  const auto with = [&](auto channels, auto* points) {
+    constexpr int C = decltype(channels)::value;
+    using Points = std::remove_pointer_t<decltype(points)>;
+    const dim3 block(std::min(kPlaneThreads, (sizes.queries + 31) / 32 * 32), 1, 1);
+    const dim3 grid(call.channels / C, call.heads, call.batch);
+    launch_shared(plane_bytes(sizes.pixels, C), planes_kernel<C, T, Points>, grid, block, stream, sizes, given(call),
+                  in<T>(call.grad_out), out<T>(call.grad_value), std::min(16, 29 - sizes.count_bits));
+  };
+  const auto with_points = [&](auto channels) {
+    call.points == 4 && call.aligned ? with(channels, static_cast<Attention<L, 4>*>(nullptr))
+                                     : with(channels, static_cast<Attention<L, 0>*>(nullptr));
+  };
+  switch (channels_of_planes(call)) {
+    case 4: return with_points(std::integral_constant<int, 4>{});
+    case 2: return with_points(std::integral_constant<int, 2>{});
+    default: return with_points(std::integral_constant<int, 1>{});
+  }
 }
 
 const char* backward(const Call& call, void* stream) {
-  call.largest ? backward_with<int64_t>(call, stream) : backward_with<float>(call, stream);
+  switch (call.kind) {
+    case Sums::floats: backward_in_memory<float>(call, stream); break;
+    case Sums::integers: backward_in_memory<int64_t>(call, stream); break;
+    case Sums::planes: backward_in_planes(call, stream); break;
+  }
   return last_error();
 }
 
+bool planes_fit(const Call& call) { return channels_of_planes(call) > 0; }
+
 }  // namespace
 
-extern const Kernels PIIP_STORAGE = {forward, backward};
+extern const Kernels PIIP_STORAGE = {forward, backward, planes_fit};
 
 }  // namespace piip::cuda

@@ -6,25 +6,31 @@
 
 namespace piip::cuda {
 
-// One call. All pointers are on the GPU, contiguous and 16-byte aligned. Shapes: value (batch, value_height * value_width, heads,
-// channels), offsets (batch, queries, heads, points, 2), logits (batch, queries, heads, points), out (batch, queries, heads *
-// channels); the gradients as what they belong to.
+// What the value's gradient is added up in: floats in memory, in any order; or integers, whose bits do not depend on the order: int64 in
+// memory, or int32 in planes of a block's own memory, for maps that fit there.
+enum class Sums : int64_t { floats, integers, planes };
+
+// One call. All pointers are on the GPU. Shapes: value (batch, value_height * value_width, heads, channels), offsets (batch, queries,
+// heads, points, 2), logits (batch, queries, heads, points), out (batch, queries, heads * channels), all contiguous and 16-byte aligned,
+// except that from one query's offsets to the next it is `offsets_row` items, from logits to logits `logits_row`: the two may lie side
+// by side in one tensor. The gradients lie as what they belong to.
 struct Call {
   int64_t batch, heads, channels, points;
   int64_t value_height, value_width, query_height, query_width;
+  int64_t offsets_row, logits_row;
+  int64_t aligned;  // 1 where every query's offsets and logits begin at a multiple of 16 bytes
   const void *value, *offsets, *logits, *grad_out;
   void *out, *grad_value, *grad_offsets, *grad_logits;
-  // The value's gradient is summed here, from zeros: float32, or int64 where `largest` is given. May be grad_value if that is float32.
-  void* sums;
-  // Room for one number, zero: asks for sums in fixed point, whose bits do not depend on the order of the atomic additions.
-  uint32_t* largest;
+  Sums kind;
+  void* sums;         // floats or integers, zeros at first; may be grad_value if that is float32. Not for planes
+  uint32_t* largest;  // room for a number, zero, for integers
+  float* kept;  // room for as many floats as there are logits, for backward, unless special(call)
 };
 
-// Has code of its own: the widths and number of points of PIIP's networks. In all other calls grad_logits is float32, whatever the
-// logits are: the kernel keeps numbers there that it needs again.
+// Has code of its own: the widths and number of points of PIIP's networks.
 constexpr bool special(const Call& call) {
   for (const int channels : {6, 12, 24, 32, 40, 100})
-    if (call.channels == channels) return call.points == 4;
+    if (call.channels == channels) return call.points == 4 && call.aligned;
   return false;
 }
 
@@ -33,12 +39,13 @@ using Launch = const char* (*)(const Call&, void* stream);
 
 struct Kernels {
   Launch forward, backward;
+  bool (*planes_fit)(const Call&);  // whether backward can do with Sums::planes on the present device
 };
 
 // Value, out and grad_out are of the first type, offsets and logits of the second.
 extern const Kernels float_float, half_half, half_float, bfloat_bfloat, bfloat_float;
 
-// The design of the first public kernels, for experiments/benchmarks only: deform_attn_classic.cu. float32, locations in [0, 1] in
+// The design of the first public kernels, for experiments/benchmarks only: deform_attn_classic_cuda.cu. float32, locations in [0, 1] in
 // place of offsets and weights after the softmax in place of logits.
 extern const Kernels classic;
 

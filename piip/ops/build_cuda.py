@@ -26,10 +26,11 @@ from piip.ops.build import BuildError, Library
 
 log = logging.getLogger(__name__)
 
+OPS = ("deform_attn", "sampling")  # <name>_cuda.cpp is PyTorch's side, <name>_cuda.cu the kernels
 FLAGS = ("-O3", "-std=c++20", "-lineinfo", "-Xcompiler", "-fPIC")
 LINK = ("-shared", "-cudart", "static", f"-L{build.TORCH / 'lib'}", "-ltorch_cuda", "-ltorch_cpu")
 ARCHITECTURES = ("80", "90", "100")  # A100, H100 and H200, B200; code for a GPU that is here is made for what it is
-STORAGES = {  # name -> types of the value, and of offsets and logits (csrc/deform_attn_cuda_types.h)
+STORAGES = {  # name -> types of the value, and of offsets and logits (csrc/cuda_types.h)
     "float_float": ("Float", "Float"),
     "half_half": ("Half", "Half"),
     "half_float": ("Half", "Float"),
@@ -100,7 +101,7 @@ def find_nvcc() -> str:
 
 
 def storage_flags(name: str) -> tuple[str, ...]:
-    """What nvcc has to know to compile deform_attn_cuda.cu for one storage."""
+    """What nvcc has to know to compile <op>_cuda.cu for one storage."""
     value, location = STORAGES[name]
     return f"-DPIIP_STORAGE={name}", f"-DPIIP_VALUE={value}", f"-DPIIP_LOCATION={location}"
 
@@ -135,12 +136,12 @@ def _compile(nvcc: list[str], compiler: list[str], architectures: Sequence[str],
     folder, library = build.sources(), scratch / "piip_ops_cuda.so"
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     torch_side = (*build.FLAGS, build.STABLE_ABI, "-DUSE_CUDA", f"-I{build.TORCH / 'include'}")
-    commands = {
-        "ops": [*compiler, *torch_side, "-c", str(folder / "deform_attn_cuda.cpp")],
-        "classic": [*nvcc, *FLAGS, *codes, "-c", str(folder / "deform_attn_classic.cu")],
-    }
-    for name in STORAGES:
-        commands[name] = [*nvcc, *FLAGS, *codes, *storage_flags(name), "-c", str(folder / "deform_attn_cuda.cu")]
+    commands = {"classic": [*nvcc, *FLAGS, *codes, "-c", str(folder / "deform_attn_classic_cuda.cu")]}
+    for op in OPS:
+        commands[op] = [*compiler, *torch_side, "-c", str(folder / f"{op}_cuda.cpp")]
+        for name in STORAGES:
+            source = str(folder / f"{op}_cuda.cu")
+            commands[f"{op}_{name}"] = [*nvcc, *FLAGS, *codes, *storage_flags(name), "-c", source]
     objects = [str(scratch / f"{name}.o") for name in commands]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [
@@ -166,7 +167,7 @@ def _digest(parts: Sequence[str]) -> str:
     ]
     parts += [flag for name in STORAGES for flag in storage_flags(name)]
     digest = hashlib.sha256("\n".join(parts).encode())
-    for file in sorted(build.sources().glob("deform_attn_c*")):
+    for file in sorted((*build.sources().glob("*cuda*"), *build.sources().glob("sampling*.h"))):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

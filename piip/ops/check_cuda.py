@@ -1,5 +1,6 @@
 """What nvcc made of the CUDA kernels: registers, spills, vector instructions. `python -m piip.ops.build --cuda --check` needs no GPU."""
 
+import itertools
 import os
 import re
 import shutil
@@ -14,17 +15,20 @@ from pathlib import Path
 from piip.ops import build, build_cuda
 from piip.ops.build import BuildError
 
-KERNEL = re.compile(r"(forward|backward)_kernel\w*?Li(\d+)ELi(\d+)E([fl]?)")
+KERNEL = re.compile(r"(forward|backward|planes)_kernelILi(\d+)E([flv]?)\w*?(Li0E)?E*vNS")
+SUMS = {"l": ", integers", "v": ", no value"}  # template argument of backward -> how the value's gradient is summed
 
 
 @dataclass(frozen=True)
 class Kernel:
     """One kernel for one storage and architecture."""
 
+    op: str
     storage: str
     architecture: str
     name: str
-    """As `backward 24, fixed point`: direction, channels of a head (`any`), how the value's gradient is summed."""
+    """As `backward 24, integers`: direction, channels of a head (`any`), how the value's gradient is summed; or `planes 4, any`: channels
+    of a block, any number of points."""
     registers: int
     spilled: int
     """Bytes of the stack: spills and arrays that are no registers."""
@@ -32,21 +36,23 @@ class Kernel:
     loads: dict[str, int]
     """Global loads by size in bits."""
     reds: dict[str, int]
-    """Atomic additions to global memory by kind: F32x4, F32x2, F32, 64."""
+    """Atomic additions by kind: F32x4, F32x2, F32 and 64 to global memory, ATOMS to shared memory, CAS for loops around one."""
 
     def faults(self) -> list[str]:
         """What must not be."""
         faults = [f"{self.spilled} bytes of stack"] if self.spilled else []
+        if self.name.startswith("planes"):
+            return faults + (["no native shared additions"] if "ATOMS" not in self.reds or "CAS" in self.reds else [])
         if "any" not in self.name and not self.loads.get("128"):
             faults.append("no load of 128 bits")
-        sums_floats = self.name.startswith("backward") and "any" not in self.name and "fixed" not in self.name
+        sums_floats = self.name.startswith("backward") and "any" not in self.name and "," not in self.name
         if sums_floats and int(self.architecture) >= 90 and not (self.reds.keys() & {"F32x4", "F32x2"}):
             faults.append("no vector RED")
         return faults
 
 
-def kernels(storage: str, architecture: str) -> list[Kernel]:
-    """Compiles one storage for one architecture and reads what came out.
+def kernels(op: str, storage: str, architecture: str) -> list[Kernel]:
+    """Compiles one of `build_cuda.OPS` for one storage and architecture and reads what came out.
 
     Raises:
         BuildError: No nvcc, no nvdisasm, or one of them failed.
@@ -63,15 +69,16 @@ def kernels(storage: str, architecture: str) -> list[Kernel]:
             "-v",
             *build_cuda.storage_flags(storage),
         )
-        command = [build_cuda.find_nvcc(), *flags, str(build.sources() / "deform_attn_cuda.cu"), "-o", target]
-        resources = _resources(build.run(command, f"compiling the CUDA kernels ({storage}, sm_{architecture})"))
+        command = [build_cuda.find_nvcc(), *flags, str(build.sources() / f"{op}_cuda.cu"), "-o", target]
+        resources = _resources(build.run(command, f"compiling the CUDA kernels ({op}, {storage}, sm_{architecture})"))
         code = _code(build.run([disassembler, target], "disassembling"))
     found = []
     for symbol, (registers, spilled) in resources.items():
         if (match := KERNEL.search(symbol)) is None:
             continue
-        direction, channels, _, sums = match.groups()
-        name = f"{direction} {channels if channels != '0' else 'any'}{', fixed point' if sums == 'l' else ''}"
+        direction, channels, sums, any_points = match.groups()
+        name = f"{direction} {channels if channels != '0' else 'any'}{SUMS.get(sums, '')}"
+        name += ", any" if direction == "planes" and any_points else ""
         counts = code[symbol]
         loads, reds = {}, {}
         for instruction, count in counts.items():
@@ -79,10 +86,13 @@ def kernels(storage: str, architecture: str) -> list[Kernel]:
             if kind[0] == "LDG":
                 width = next((k for k in kind if k in ("64", "128", "U16", "U8")), "32").lstrip("U")
                 loads[width] = loads.get(width, 0) + count
+            elif kind[0] == "ATOMS":
+                what = "CAS" if "CAS" in instruction else "ATOMS"
+                reds[what] = reds.get(what, 0) + count
             elif kind[0] in ("RED", "REDG"):
                 what = next(k for k in kind if k.startswith("F32") or k == "64")
                 reds[what] = reds.get(what, 0) + count
-        found.append(Kernel(storage, architecture, name, registers, spilled, sum(counts.values()), loads, reds))
+        found.append(Kernel(op, storage, architecture, name, registers, spilled, sum(counts.values()), loads, reds))
     return found
 
 
@@ -124,10 +134,12 @@ def find_nvdisasm() -> str:
 
 
 def main(
-    storages: Sequence[str] = tuple(build_cuda.STORAGES), architectures: Sequence[str] = build_cuda.ARCHITECTURES
+    ops: Sequence[str] = build_cuda.OPS,
+    storages: Sequence[str] = tuple(build_cuda.STORAGES),
+    architectures: Sequence[str] = build_cuda.ARCHITECTURES,
 ) -> int:
     """Prints a line per kernel; 1 where one has a fault."""
-    todo = [(storage, architecture) for architecture in architectures for storage in storages]
+    todo = list(itertools.product(ops, storages, architectures))
     try:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = [kernel for part in pool.map(kernels, *zip(*todo, strict=True)) for kernel in part]
@@ -135,12 +147,13 @@ def main(
         print(error, file=sys.stderr)
         return 1
     print(
-        f"{'storage':14} {'sm':>4} {'kernel':26} {'registers':>9} {'stack':>5} {'instructions':>12}  loads (bits: number)     additions"
+        f"{'op':12}{'storage':14} {'sm':>4} {'kernel':26} {'registers':>9} {'stack':>5} {'instructions':>12}  "
+        "loads (bits: number)     additions"
     )
-    for kernel in sorted(found, key=lambda k: (int(k.architecture), k.storage, k.name)):
+    for kernel in sorted(found, key=lambda k: (k.op, int(k.architecture), k.storage, k.name)):
         loads = ", ".join(f"{bits}: {n}" for bits, n in sorted(kernel.loads.items(), key=lambda item: -int(item[0])))
         reds = ", ".join(f"{kind}: {n}" for kind, n in kernel.reds.items())
-        which = f"{kernel.storage:14} {kernel.architecture:>4} {kernel.name:26}"
+        which = f"{kernel.op:12}{kernel.storage:14} {kernel.architecture:>4} {kernel.name:26}"
         size = f"{kernel.registers:9} {kernel.spilled:5} {kernel.instructions:12}"
         print(f"{which} {size}  {loads:24} {reds}  {'; '.join(kernel.faults())}".rstrip())
     faulty = [kernel for kernel in found if kernel.faults()]

@@ -1,4 +1,4 @@
-"""What the ops share that have a reference and a C++ kernel: which of the two runs, and the dtypes it takes."""
+"""What msda and dcnv3 share, which have a reference and kernels for the CPU and CUDA: which of them runs, and the dtypes it takes."""
 
 import torch
 from torch import Tensor
@@ -7,26 +7,33 @@ from torch._subclasses.fake_tensor import FakeTensor
 from piip.ops.kernels import active_kernel
 
 
-def takes_reference(op: str, kernel: str, value: Tensor) -> bool:
-    """Whether plain PyTorch runs `op`, as `active_kernel` chooses. Tensors without data (meta, fake) record the op itself.
+def choose(op: str, kernel: str, value: Tensor) -> str:
+    """What runs `op`: "reference", "cpp" or "cuda", as `active_kernel` chooses; "cpp" where tensors have no data (meta, fake).
 
-    On devices other than the CPU there is the reference only: "auto" takes it, a kernel asked for by name is an error.
+    The latter record the op itself. There is no Triton kernel: where "auto" or PIIP_KERNEL come to "triton" the reference runs.
 
     Raises:
         ValueError: No such kernel.
         RuntimeError: `kernel` cannot run here.
     """
     if value.is_meta or isinstance(value, FakeTensor):
-        return False
-    if value.device.type == "cpu":
-        return active_kernel(kernel) != "cpp"
-    if kernel not in ("auto", "reference"):
-        raise RuntimeError(f"kernel={kernel!r}: {op} has none on {value.device}. Take 'auto' or 'reference'.")
-    return True
+        return "cpp"
+    if kernel == "triton":
+        raise RuntimeError(f"kernel='triton': {op} has none. Take 'auto', 'cuda' or 'reference'.")
+    chosen = active_kernel(kernel, value.device.type, value.dtype)
+    return "reference" if chosen == "triton" else chosen
 
 
-def prepare(*tensors: Tensor, bf16: bool) -> tuple[Tensor, ...]:
-    """The tensors in the dtype of the arithmetic: float64 where the first is, else float32 (the C++ kernels also read `bf16`)."""
-    arithmetic = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-    keeps = bf16 and arithmetic == torch.float32
-    return tuple(t if keeps and t.dtype == torch.bfloat16 else t.to(arithmetic) for t in tensors)
+def prepare(value: Tensor, *others: Tensor, kernel: str) -> tuple[Tensor, ...]:
+    """The tensors in dtypes that a kernel reads.
+
+    The arithmetic is float64 where the value is, else float32. "cpp" also reads bf16; "cuda" float16 and bf16, the others all in
+    one dtype, the value's or float32.
+    """
+    if kernel == "cuda":
+        value = value if value.dtype in (torch.float16, torch.bfloat16) else value.float()
+        location = value.dtype if all(t.dtype == value.dtype for t in others) else torch.float32
+        return value, *(t.to(location) for t in others)
+    arithmetic = torch.float64 if value.dtype == torch.float64 else torch.float32
+    keeps = kernel == "cpp" and arithmetic == torch.float32
+    return tuple(t if keeps and t.dtype == torch.bfloat16 else t.to(arithmetic) for t in (value, *others))

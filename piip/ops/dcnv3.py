@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from piip.ops import msda
-from piip.ops.choice import prepare, takes_reference
+from piip.ops.choice import choose, prepare
 from piip.ops.gradients import differentiable
 
 # B batch, H W value map, Ho Wo output map, G groups, D channels per group, K taps of a group
@@ -48,7 +48,9 @@ def dcnv3(
         dilation: Pixels between taps.
         offset_scale: Factor of offsets and of the taps' distance.
         remove_center: There is no tap in the middle.
-        kernel: "reference" (PyTorch ops), "cpp" (csrc/, CPU only) or "auto": "cpp" where it can run. PIIP_KERNEL replaces "auto".
+        kernel: "reference" (PyTorch ops), "cpp" (csrc/, CPU), "cuda" (csrc/, at most 64 taps) or "auto": the fastest that can run.
+            PIIP_KERNEL replaces "auto". On a GPU the gradient of `value` is summed by atomic additions, in any order: its last bits
+            vary, unless `torch.use_deterministic_algorithms(True)`, which is slower.
 
     Returns:
         (B, Ho, Wo, G * D).
@@ -59,10 +61,10 @@ def dcnv3(
     """
     _check(value, offsets, mask, (kernel_size, stride, pad, dilation, groups, remove_center))
     given, grid = value.dtype, (kernel_size, stride, pad, dilation, groups, offset_scale, remove_center)
-    if takes_reference("dcnv3", kernel, value):
-        value, offsets, mask = prepare(value, offsets, mask, bf16=False)
+    chosen = choose("dcnv3", kernel, value)
+    value, offsets, mask = prepare(value, offsets, mask, kernel=chosen)
+    if chosen == "reference":
         return reference(value, offsets, mask, *grid).to(given)
-    value, offsets, mask = prepare(value, offsets, mask, bf16=True)
     return _run(value, offsets, mask, *grid).to(given)
 
 
@@ -138,7 +140,7 @@ _INPUTS = (
     "SymInt groups, float offset_scale, bool remove_center"
 )
 _LIBRARY.define(f"dcnv3_forward({_INPUTS}) -> Tensor")
-_LIBRARY.define(f"dcnv3_backward(Tensor grad_out, {_INPUTS}) -> (Tensor, Tensor, Tensor)")
+_LIBRARY.define(f"dcnv3_backward(Tensor grad_out, {_INPUTS}, *, bool deterministic=False) -> (Tensor, Tensor, Tensor)")
 
 
 @torch.library.register_fake("piip::dcnv3_forward", lib=_LIBRARY)
@@ -147,7 +149,9 @@ def _(value: Tensor, offsets: Tensor, mask: Tensor, *grid: Any) -> Tensor:
 
 
 @torch.library.register_fake("piip::dcnv3_backward", lib=_LIBRARY)
-def _(grad_out: Tensor, value: Tensor, offsets: Tensor, mask: Tensor, *grid: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    grad_out: Tensor, value: Tensor, offsets: Tensor, mask: Tensor, *grid: Any, deterministic: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     value, offsets, mask = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (value, offsets, mask))
     return value, offsets, mask
 

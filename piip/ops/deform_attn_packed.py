@@ -28,10 +28,11 @@ def deform_attn_packed(
 
     Args:
         value: (B, Hv * Wv, N, D) pixels of the map, row by row.
-        packed: (B, Hq * Wq, 3 * N * P): first x, y of every head's points, then every head's logits. float32, or bf16.
+        packed: (B, Hq * Wq, 3 * N * P): first x, y of every head's points, then every head's logits.
         value_hw: Rows and columns of the value map.
         query_hw: Rows and columns of the query grid.
-        kernel: As for `deform_attn`. Any but "cpp" gets the two views.
+        kernel: As for `deform_attn`. "cpp" reads packed float32 and bf16, "cuda" float32 and the value's dtype; all else gets
+            the two views.
 
     Returns:
         (B, Hq * Wq, N * D) in the dtype of `value`.
@@ -47,8 +48,8 @@ def deform_attn_packed(
             f"got {tuple(packed.shape)}"
         )
     without_data = value.is_meta or isinstance(value, FakeTensor)
-    fp32 = value.dtype in (torch.float32, torch.bfloat16) and packed.dtype in (torch.float32, torch.bfloat16)
-    if without_data or not fp32 or active_kernel(kernel, value.device.type) != "cpp":
+    chosen = "" if without_data else active_kernel(kernel, value.device.type)
+    if not _readable(value, packed, chosen):
         offsets, logits = _apart(packed, num_heads)
         return deform_attn(value, offsets, logits, value_hw, query_hw, kernel=kernel)
     wanted = (value.shape[0], query_hw[0] * query_hw[1], width)
@@ -60,6 +61,14 @@ def deform_attn_packed(
     return run_op(_FORWARD, _differentiate, value, packed, *value_hw, *query_hw)
 
 
+def _readable(value: Tensor, packed: Tensor, kernel: str) -> bool:
+    """Whether a kernel reads these dtypes as they are."""
+    cpp = (torch.float32, torch.bfloat16)
+    if kernel == "cpp":
+        return value.dtype in cpp and packed.dtype in cpp
+    return kernel == "cuda" and value.dtype in (*cpp, torch.float16) and packed.dtype in (torch.float32, value.dtype)
+
+
 def _apart(packed: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
     offsets, logits = packed.split([packed.shape[-1] // 3 * 2, packed.shape[-1] // 3], -1)
     return offsets.unflatten(-1, (num_heads, -1, 2)), logits.unflatten(-1, (num_heads, -1))
@@ -69,7 +78,8 @@ _LIBRARY = torch.library.Library("piip", "FRAGMENT")
 _SHAPES = "SymInt value_height, SymInt value_width, SymInt query_height, SymInt query_width"
 _LIBRARY.define(f"deform_attn_packed_forward(Tensor value, Tensor packed, {_SHAPES}) -> Tensor")
 _LIBRARY.define(
-    f"deform_attn_packed_backward(Tensor grad_out, Tensor value, Tensor packed, {_SHAPES}) -> (Tensor, Tensor)"
+    f"deform_attn_packed_backward(Tensor grad_out, Tensor value, Tensor packed, {_SHAPES}, *, bool deterministic=False) "
+    "-> (Tensor, Tensor)"
 )
 _FORWARD = torch.ops.piip.deform_attn_packed_forward.default
 _BACKWARD = torch.ops.piip.deform_attn_packed_backward.default
@@ -81,7 +91,7 @@ def _(value: Tensor, packed: Tensor, *hw: int) -> Tensor:
 
 
 @torch.library.register_fake("piip::deform_attn_packed_backward", lib=_LIBRARY)
-def _(grad_out: Tensor, value: Tensor, packed: Tensor, *hw: int) -> tuple[Tensor, Tensor]:
+def _(grad_out: Tensor, value: Tensor, packed: Tensor, *hw: int, deterministic: bool = False) -> tuple[Tensor, Tensor]:
     return (
         torch.empty_like(value, memory_format=torch.contiguous_format),
         torch.empty_like(packed, memory_format=torch.contiguous_format),
@@ -95,7 +105,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    return *_BACKWARD(grad_out, *ctx.saved_tensors, *ctx.hw), None, None, None, None
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return *_BACKWARD(grad_out, *ctx.saved_tensors, *ctx.hw, deterministic=deterministic), None, None, None, None
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:

@@ -13,8 +13,8 @@ from piip.ops.eager import run_op
 def differentiable(op: str, library: torch.library.Library) -> Callable[..., Tensor]:
     """Registers `piip::<op>_backward` as the gradient of `piip::<op>_forward`, and returns what calls the latter.
 
-    The forward op takes tensors first, then sizes. The backward op takes the gradient of the output and the same; it gives a
-    gradient for each tensor, and has no gradient of its own.
+    The forward op takes tensors first, then sizes. The backward op takes the gradient of the output, the same, and whether
+    its bits must not vary (`deterministic`); it gives a gradient for each tensor, and has no gradient of its own.
     """
     forward_op = getattr(torch.ops.piip, f"{op}_forward").default
     backward_op = getattr(torch.ops.piip, f"{op}_backward").default
@@ -25,7 +25,9 @@ def differentiable(op: str, library: torch.library.Library) -> Callable[..., Ten
         ctx.hw = inputs[len(tensors) :]  # named as in run_op
 
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        return *backward_op(grad_out, *ctx.saved_tensors, *ctx.hw), *(None for _ in ctx.hw)
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        gradients = backward_op(grad_out, *ctx.saved_tensors, *ctx.hw, deterministic=deterministic)
+        return *gradients, *(None for _ in ctx.hw)
 
     def no_second_derivative(ctx: Any, *grads: Any) -> None:
         raise NotImplementedError(f"the compiled {op} has no second derivative; take kernel='reference'")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from piip.ops.choice import prepare, takes_reference
+from piip.ops.choice import choose, prepare
 from piip.ops.gradients import differentiable
 
 # B batch, S pixels of all levels, Q queries, N heads, D channels per head, L levels, P points
@@ -39,7 +39,9 @@ def msda(
         spatial_shapes: Rows and columns of each level, as numbers: a tensor would have to be fetched from the device.
         sampling_locations: (B, Q, N, L, P, 2) x, y; 0 and 1 are the outer edges of the map.
         attention_weights: (B, Q, N, L, P).
-        kernel: "reference" (PyTorch ops), "cpp" (csrc/, CPU only) or "auto": "cpp" where it can run. PIIP_KERNEL replaces "auto".
+        kernel: "reference" (PyTorch ops), "cpp" (csrc/, CPU), "cuda" (csrc/, at most 64 levels) or "auto": the fastest that can run.
+            PIIP_KERNEL replaces "auto". On a GPU the gradient of `value` is summed by atomic additions, in any order: its last bits
+            vary, unless `torch.use_deterministic_algorithms(True)`, which is slower.
 
     Returns:
         (B, Q, N * D).
@@ -50,11 +52,10 @@ def msda(
     """
     shapes = [(int(rows), int(columns)) for rows, columns in spatial_shapes]
     _check(value, shapes, sampling_locations, attention_weights)
-    given, tensors = value.dtype, (value, sampling_locations, attention_weights)
-    if takes_reference("msda", kernel, value):
-        value, locations, weights = prepare(*tensors, bf16=False)
+    given, chosen = value.dtype, choose("msda", kernel, value)
+    value, locations, weights = prepare(value, sampling_locations, attention_weights, kernel=chosen)
+    if chosen == "reference":
         return reference(value, shapes, locations, weights).to(given)
-    value, locations, weights = prepare(*tensors, bf16=True)
     hw = [size for shape in shapes for size in shape]
     return _run(value, locations, weights, hw).to(given)
 
@@ -108,7 +109,7 @@ def _check(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weig
 _LIBRARY = torch.library.Library("piip", "FRAGMENT")
 _INPUTS = "Tensor value, Tensor sampling_locations, Tensor attention_weights, SymInt[] spatial_shapes"
 _LIBRARY.define(f"msda_forward({_INPUTS}) -> Tensor")
-_LIBRARY.define(f"msda_backward(Tensor grad_out, {_INPUTS}) -> (Tensor, Tensor, Tensor)")
+_LIBRARY.define(f"msda_backward(Tensor grad_out, {_INPUTS}, *, bool deterministic=False) -> (Tensor, Tensor, Tensor)")
 
 
 @torch.library.register_fake("piip::msda_forward", lib=_LIBRARY)
@@ -118,7 +119,13 @@ def _(value: Tensor, locations: Tensor, weights: Tensor, hw: Sequence[int]) -> T
 
 @torch.library.register_fake("piip::msda_backward", lib=_LIBRARY)
 def _(
-    grad_out: Tensor, value: Tensor, locations: Tensor, weights: Tensor, hw: Sequence[int]
+    grad_out: Tensor,
+    value: Tensor,
+    locations: Tensor,
+    weights: Tensor,
+    hw: Sequence[int],
+    *,
+    deterministic: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     value, locations, weights = (
         torch.empty_like(t, memory_format=torch.contiguous_format) for t in (value, locations, weights)

@@ -1,3 +1,8 @@
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -28,3 +33,25 @@ def kernel(request):
     if request.param == "cpp":
         request.getfixturevalue("compiled")
     return request.param
+
+
+@pytest.fixture(scope="session")
+def on_host(tmp_path_factory):
+    """(dtype of the value, dtype of the points, architecture) -> the launches of csrc/<op>_cuda.cu on the CPU; compiled when asked for."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    folder, libraries = tmp_path_factory.mktemp("cuda_on_host"), {}
+    types = {torch.float32: "Float", torch.float16: "Half", torch.bfloat16: "BFloat"}
+
+    def library(value, location, architecture=900, op="deform_attn"):
+        target = folder / f"{op}_{types[value]}_{types[location]}_{architecture}.so"
+        if target not in libraries:
+            flags = ["-std=c++20", "-O1", "-w", "-fPIC", "-shared", f"-I{build.sources()}"]
+            flags += [f"-DPIIP_VALUE={types[value]}", f"-DPIIP_LOCATION={types[location]}", "-DPIIP_STORAGE=storage"]
+            flags += [f"-D__CUDA_ARCH__={architecture}", f"-DPIIP_SAMPLING={int(op == 'sampling')}"]
+            source = str(Path(__file__).with_name("cuda_on_host.cpp"))
+            subprocess.run(["g++", *flags, source, "-o", str(target)], check=True)
+            libraries[target] = ctypes.CDLL(str(target))
+        return libraries[target]
+
+    return library

@@ -1,18 +1,22 @@
-// As much of CUDA as csrc/deform_attn_cuda*.h use, for a C++ compiler: kernels then run on the CPU, one thread after the other. Threads
+// As much of CUDA as csrc/*cuda*.h use, for a C++ compiler: kernels then run on the CPU, one thread after the other. Threads
 // that exchange values through a shuffle take turns there, as coroutines.
 #pragma once
 #include <ucontext.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #define __device__
 #define __global__
-#define __launch_bounds__(threads)
+#define __grid_constant__
+#define __shared__
+#define __launch_bounds__(...)
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -45,6 +49,9 @@ inline unsigned __umulhi(unsigned a, unsigned b) { return (uint64_t{a} * b) >> 3
 inline int __float2int_rz(float x) {  // saturates; NaN is 0
   return std::isnan(x) ? 0 : x >= 2147483648.f ? INT32_MAX : x < -2147483648.f ? INT32_MIN : static_cast<int>(x);
 }
+inline int __float2int_rn(float x) { return std::isnan(x) ? 0 : std::lrint(x); }
+inline int __float2int_ru(float x) { return std::isnan(x) ? 0 : static_cast<int>(std::ceil(x)); }
+inline int __clz(uint32_t x) { return std::countl_zero(x); }
 inline long long __float2ll_rn(float x) { return std::isnan(x) ? INT64_MIN : std::llrint(x); }
 inline float __uint_as_float(uint32_t x) { float f; std::memcpy(&f, &x, 4); return f; }
 inline uint32_t __float_as_uint(float x) { uint32_t u; std::memcpy(&u, &x, 4); return u; }
@@ -74,7 +81,8 @@ inline void atomicMax(uint32_t* to, uint32_t what) { *to = max(*to, what); }
 
 struct Lane {
   ucontext_t state;
-  std::vector<char> stack = std::vector<char>(256 * 1024);
+  static constexpr size_t kStack = 64 * 1024;
+  std::unique_ptr<char[]> stack{new char[kStack]};
   uint32_t shown;
   bool done = false;
 };
@@ -90,6 +98,8 @@ inline void take_turns() {
   swapcontext(&lanes_in_step[lane].state, &all_lanes);
   blockIdx = block, threadIdx = thread, lane_now = lane;
 }
+
+inline void __syncthreads() { take_turns(); }  // where all threads of a block are lanes
 
 template <class X>
 X __shfl_xor_sync(unsigned, X x, int step) {
@@ -114,13 +124,16 @@ void launch(int lanes, void (*kernel)(Parameters...), dim3 grid, dim3 block, voi
       for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
         for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x)
           for (threadIdx.y = 0; threadIdx.y < block.y; ++threadIdx.y)
-            for (threadIdx.x = lane; threadIdx.x < block.x; threadIdx.x += lanes) kernel(arguments...);
+            for (threadIdx.x = lane; threadIdx.x < block.x; threadIdx.x += lanes) {
+              kernel(arguments...);
+              if (lanes > 1) take_turns();  // nobody begins the next block before all have left this one
+            }
   };
   if (lanes == 1) return work_of_lane(0);
   lanes_in_step = std::vector<Lane>(lanes);
   for (Lane& lane : lanes_in_step) {
     getcontext(&lane.state);
-    lane.state.uc_stack.ss_sp = lane.stack.data(), lane.state.uc_stack.ss_size = lane.stack.size();
+    lane.state.uc_stack.ss_sp = lane.stack.get(), lane.state.uc_stack.ss_size = Lane::kStack;
     lane.state.uc_link = &all_lanes;
     makecontext(&lane.state, [] { work_of_lane(lane_now), lanes_in_step[lane_now].done = true; }, 0);
   }
@@ -133,4 +146,11 @@ void launch(int lanes, void (*kernel)(Parameters...), dim3 grid, dim3 block, voi
       lane_now = turn;
       left -= lane.done;
     }
+}
+
+inline int64_t shared_memory_per_block() { return 227 * 1024; }  // of an H100
+
+template <class... Parameters, class... Arguments>
+void launch_shared(int64_t, void (*kernel)(Parameters...), dim3 grid, dim3 block, void* stream, Arguments... arguments) {
+  launch(block.x, kernel, grid, block, stream, arguments...);
 }

@@ -5,6 +5,7 @@ import torch
 
 from piip.ops import build_cuda
 from piip.ops.deform_attn import active_kernel, deform_attn
+from piip.ops.deform_attn_packed import deform_attn_packed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
@@ -92,6 +93,44 @@ def test_deterministic_gradients_have_the_same_bits(kernel, dim, dtype):
                 assert torch.equal(a, b)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(("dtype", "location"), [(FP32, FP32), (FP16, FP32), (BF16, BF16)])
+@pytest.mark.parametrize("heads", [16, 3])  # rows of three heads in bf16 are no multiple of 16 bytes
+@pytest.mark.parametrize(("dim", "points"), [(6, 4), (32, 4), (12, 3), (7, 4)])
+def test_packed_is_apart(dtype, location, heads, dim, points):
+    (value, offsets, logits), grad_out = inputs(dim, points, (5, 7), (4, 3), dtype, location, heads=heads)
+    packed = torch.cat([offsets.detach().flatten(2), logits.detach().flatten(2)], -1).requires_grad_()
+    out = deform_attn_packed(value, packed, (5, 7), (4, 3), kernel="cuda")
+    expected, *gradients = outcome([value, offsets, logits], grad_out, (5, 7), (4, 3), "cuda")
+    grad_value, grad_packed = torch.autograd.grad(out, (value, packed), grad_out)
+    apart = torch.cat([g.flatten(2) for g in gradients[1:]], -1)
+    for a, e in ((out, expected), (grad_value, gradients[0]), (grad_packed, apart)):
+        assert (a.double() - e.double()).abs().max() <= TOLERANCE[a.dtype] * max(1.0, e.abs().max().item())
+
+
+def test_packed_is_read_and_written_without_a_copy():
+    value = torch.randn(2, 35, 16, 6, device="cuda", dtype=BF16, requires_grad=True)
+    packed = torch.randn(2, 12, 192, device="cuda", dtype=BF16, requires_grad=True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        out = deform_attn_packed(value, packed, (5, 7), (4, 3), kernel="cuda")
+        torch.autograd.grad(out, (value, packed), torch.ones_like(out))
+    names = [event.key.lower() for event in profile.key_averages()]
+    assert any("backward_kernel" in name for name in names)
+    assert not [name for name in names if "copy" in name or "cat" in name]
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+@pytest.mark.parametrize("dim", [6, 12, 7, 32])
+def test_every_way_to_add_up_the_gradient_is_the_same(dim, dtype):
+    assert build_cuda.load(), build_cuda.problem()
+    given, grad_out = inputs(dim, 4, (50, 70), (98, 70), dtype, heads=16)
+    tensors = [t.detach() for t in given]
+    backward = torch.ops.piip.deform_attn_sums_backward
+    floats, *others = (backward(grad_out, *tensors, 50, 70, 98, 70, kind) for kind in (0, 1, 2))
+    for other in others:
+        for a, e in zip(other, floats, strict=True):
+            assert (a.double() - e.double()).abs().max() <= TOLERANCE[a.dtype] * max(1.0, e.abs().max().item())
 
 
 @pytest.mark.parametrize(("batch", "query_hw"), [(0, (4, 3)), (2, (0, 3)), (2, (4, 3))])

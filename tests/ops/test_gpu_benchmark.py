@@ -1,5 +1,6 @@
 """What experiments/benchmarks/gpu_kernels.py does without a GPU; with one it holds every method to float64 itself."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,14 @@ import pytest
 import torch
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "gpu_kernels.py"
+
+
+@pytest.fixture
+def gpu_kernels(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import gpu_kernels
+
+    return gpu_kernels
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -19,18 +28,61 @@ def test_without_a_gpu_the_benchmark_is_one_line_and_a_failure():
     assert done.stderr.count("\n") == 1
 
 
-def test_the_cases_are_the_paper_rows_at_1568x1120(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    import gpu_kernels
-
+def test_the_cases_are_the_paper_rows_at_1568x1120(gpu_kernels):
     cases = gpu_kernels.cases()
     assert list(cases)[:5] == ["TSB interaction", "TSB b3->b2 D12", "TSB b2->b3 D6", "TSB b2->b1 D24", "TSB b1->b2 D12"]
     # 192, 384 and 768 channels, halved, over 16 heads
     assert [d.dim for d in cases["TSB interaction"]] == [12, 6, 24, 12]
     assert [d.dim for d in cases["SBL interaction"]] == [24, 12, 32, 24]
+
+
+def test_methods_get_the_inputs_they_take(gpu_kernels):
     tiny = gpu_kernels.Direction((3, 4), (5, 6), 6)
-    given, grad_out = tiny.tensors("bf16", "cpu")
-    plain = gpu_kernels.run(gpu_kernels.plain, given, tiny)
-    exact = gpu_kernels.run(gpu_kernels.reference, [t.double() for t in given], tiny)
-    assert plain.dtype == grad_out.dtype == torch.bfloat16
-    torch.testing.assert_close(plain.double(), exact, rtol=1e-2, atol=1e-2)
+    (value, offsets, logits), grad_out = gpu_kernels.METHODS["plain"].inputs(tiny, "bf16", "cpu")
+    (_, packed), _ = gpu_kernels.METHODS["cuda"].inputs(tiny, "bf16", "cpu")
+    assert torch.equal(packed, torch.cat([offsets.flatten(2), logits.flatten(2)], -1))
+    assert packed.is_leaf
+    assert packed.requires_grad
+
+    out = gpu_kernels.METHODS["plain"]([value, offsets, logits], tiny)
+    gradients = gpu_kernels.METHODS["plain"].gradients(out, [value, offsets, logits], grad_out)
+
+    exact = gpu_kernels.reference(value.double(), offsets.double(), logits.double(), (3, 4), (5, 6))
+    torch.testing.assert_close(out.double(), exact, rtol=1e-2, atol=1e-2)
+    assert [g.shape for g in gradients] == [value.shape, offsets.shape, logits.shape]
+
+
+def test_list_says_what_has_to_move(gpu_kernels, capsys):
+    assert gpu_kernels.main(["--list", "--json", "--only", "TSB"]) == 0
+    rows = {row["case"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    # b3->b2 in bf16, batch 2, 16 heads: 6860 pixels and 3500 queries of 12 channels, 12 numbers for a head's 4 points
+    assert rows["TSB b3->b2 D12"]["forward MB"] == pytest.approx(2 * 16 * 2 * (6860 * 12 + 3500 * (12 + 12)) / 1e6)
+    assert rows["TSB b3->b2 D12"]["backward MB"] == pytest.approx(2 * 16 * 2 * (2 * 6860 * 12 + 3500 * (24 + 12)) / 1e6)
+    parts = [row["backward MB"] for case, row in rows.items() if case != "TSB interaction"]
+    assert rows["TSB interaction"]["backward MB"] == pytest.approx(sum(parts))
+
+
+def test_ncu_says_a_command_for_the_case(gpu_kernels, capsys):
+    assert gpu_kernels.main(["--ncu", "--only", "SBL inter", "--once", "cuda, planes"]) == 0
+    assert "--once 'cuda, planes' --only 'SBL interaction' --storage bf16" in capsys.readouterr().out
+
+
+def test_rows_and_bars_come_from_microseconds(gpu_kernels):
+    forward, backward = {"cuda": 40.0, "classic": 200.0, "plain": 150.0}, {"cuda": 160.0, "classic": 1600.0}
+    row = gpu_kernels.row("TSB interaction", "cuda", "bf16", forward, backward, 1e-3)
+    assert row["forward x classic"] == 5.0
+    assert row["forward x plain"] == 3.75
+    assert row["forward GB/s"] == pytest.approx(gpu_kernels.megabytes("TSB interaction", "bf16")[0] / 40e-6 / 1e3)
+    said = gpu_kernels.bars([row, row | {"method": "triton"}])
+    assert said == {
+        "bar, TSB interaction, forward us": "40, wanted at most 45: met",
+        "bar, TSB interaction, backward us": "160, wanted at most 150: MISSED",
+        "bar, TSB interaction, forward x": "3.75, wanted at least 4: MISSED",
+    }  # plain was not timed backward
+
+
+def test_a_wrong_name_says_which_there_are(gpu_kernels):
+    with pytest.raises(SystemExit, match=r"no such case. There are: TSB interaction"):
+        gpu_kernels.main(["--only", "XL"])
+    with pytest.raises(SystemExit):
+        gpu_kernels.main(["--methods", "magic"])

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from piip.ops import build, build_cuda, kernels
+from piip.ops.choice import choose, prepare
 from piip.ops.kernels import active_kernel
 
 
@@ -56,3 +59,36 @@ def test_without_a_gpu_cuda_says_so(monkeypatch):
     monkeypatch.delenv("PIIP_KERNEL", raising=False)
     with pytest.raises(RuntimeError, match="PyTorch sees no CUDA GPU"):
         active_kernel("cuda", "cuda")
+
+
+def on_gpu(dtype=torch.float32):
+    return SimpleNamespace(device=torch.device("cuda"), dtype=dtype, is_meta=False)
+
+
+def test_msda_and_dcnv3_take_their_cuda_kernel_or_plain_pytorch(problems, monkeypatch):
+    assert choose("msda", "auto", on_gpu()) == "cuda"
+    assert choose("msda", "auto", on_gpu(torch.float64)) == "reference"
+    monkeypatch.setenv("PIIP_KERNEL", "triton")
+    assert choose("msda", "auto", on_gpu()) == "reference"
+    monkeypatch.delenv("PIIP_KERNEL")
+    problems["cuda"] = "no nvcc."
+    assert choose("msda", "auto", on_gpu()) == "reference"
+    with pytest.raises(RuntimeError, match=r"kernel='cuda' cannot run: no nvcc. Or take 'reference'"):
+        choose("msda", "cuda", on_gpu())
+    with pytest.raises(RuntimeError, match=r"kernel='triton': dcnv3 has none. Take 'auto', 'cuda' or 'reference'"):
+        choose("dcnv3", "triton", on_gpu())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "given", "wanted"),
+    [
+        ("cuda", ("float16", "float16", "float16"), ("float16", "float16", "float16")),
+        ("cuda", ("bfloat16", "float32", "bfloat16"), ("bfloat16", "float32", "float32")),
+        ("cuda", ("bfloat16", "float16", "float16"), ("bfloat16", "float32", "float32")),
+        ("cpp", ("float16", "bfloat16", "float32"), ("float32", "bfloat16", "float32")),
+        ("reference", ("float64", "float32", "bfloat16"), ("float64", "float64", "float64")),
+    ],
+)
+def test_tensors_get_dtypes_that_the_kernel_reads(kernel, given, wanted):
+    tensors = prepare(*(torch.ones(2, dtype=getattr(torch, d)) for d in given), kernel=kernel)
+    assert [t.dtype for t in tensors] == [getattr(torch, d) for d in wanted]

@@ -1,22 +1,24 @@
-// Storage types of the CUDA kernels, vectors of them in as few loads as alignment allows, and additions to memory that others add to.
+// Storage types of the CUDA kernels, and vectors of them in as few loads as alignment allows.
 #pragma once
 #include <cstdint>
 
 namespace piip::cuda {
 
-// A storage type: `Item` in memory, `pack` and `unpack` between floats and 32-bit words.
+// A storage type: `Item` in memory, `pack` and `unpack` between floats and 32-bit words, `low` the first of a word.
 struct Float {
   using Item = float;
   static constexpr int kPerWord = 1;
-  __device__ static void unpack(uint32_t word, float* to) { to[0] = __uint_as_float(word); }
+  __device__ static float low(uint32_t word) { return __uint_as_float(word); }
+  __device__ static void unpack(uint32_t word, float* to) { to[0] = low(word); }
   __device__ static uint32_t pack(const float* from) { return __float_as_uint(from[0]); }
 };
 
 struct Half {
   using Item = uint16_t;
   static constexpr int kPerWord = 2;
+  __device__ static float low(uint32_t word) { return __half2float(__ushort_as_half(word & 0xffff)); }
   __device__ static void unpack(uint32_t word, float* to) {
-    to[0] = __half2float(__ushort_as_half(word & 0xffff));
+    to[0] = low(word);
     to[1] = __half2float(__ushort_as_half(word >> 16));
   }
   __device__ static uint32_t pack(const float* from) {
@@ -27,8 +29,9 @@ struct Half {
 struct BFloat {
   using Item = uint16_t;
   static constexpr int kPerWord = 2;
-  __device__ static void unpack(uint32_t word, float* to) {  // bf16 is the upper half of a float
-    to[0] = __uint_as_float(word << 16);
+  __device__ static float low(uint32_t word) { return __uint_as_float(word << 16); }  // bf16 is the upper half of a float
+  __device__ static void unpack(uint32_t word, float* to) {
+    to[0] = low(word);
     to[1] = __uint_as_float(word & 0xffff0000);
   }
   __device__ static uint32_t pack(const float* from) {
@@ -69,9 +72,7 @@ struct Packed {
   }
   __device__ void to_floats(float* to) const {
     if constexpr (kBytes == 2) {
-      float pair[2];
-      T::unpack(word[0], pair);
-      to[0] = pair[0];
+      to[0] = T::low(word[0]);
     } else {
 #pragma unroll
       for (int i = 0; i < kWords; ++i) T::unpack(word[i], to + i * T::kPerWord);
@@ -117,41 +118,16 @@ __device__ void store_all(typename T::Item* to, const float (&from)[N]) {
   for (int i = 0; i < N; i += kStep) Packed<T, kStep>::from_floats(from + i).store(to + i);
 }
 
-// Adds weight * from to N floats. From sm_90 on, four or two of them are one instruction (red.global.v4.f32).
-template <int N>
-__device__ void add(float* to, const float* from, float weight) {
-#if __CUDA_ARCH__ >= 900
-  if constexpr (N % 4 == 0) {
-#pragma unroll
-    for (int i = 0; i < N; i += 4)
-      atomicAdd(reinterpret_cast<float4*>(to + i),
-                make_float4(weight * from[i], weight * from[i + 1], weight * from[i + 2], weight * from[i + 3]));
-    return;
-  } else if constexpr (N % 2 == 0) {
-#pragma unroll
-    for (int i = 0; i < N; i += 2)
-      atomicAdd(reinterpret_cast<float2*>(to + i), make_float2(weight * from[i], weight * from[i + 1]));
-    return;
-  }
-#endif
-#pragma unroll
-  for (int i = 0; i < N; ++i) atomicAdd(to + i, weight * from[i]);
+template <class T>
+__device__ float load_one(const typename T::Item* from) {
+  float x[1];
+  load_all<T, 1>(from, x);
+  return x[0];
 }
 
-// The same in fixed point: `weight` carries the scale. Integers add up to the same bits in any order.
-template <int N>
-__device__ void add(int64_t* to, const float* from, float weight) {
-#pragma unroll
-  for (int i = 0; i < N; ++i)
-    atomicAdd(reinterpret_cast<unsigned long long*>(to + i), static_cast<unsigned long long>(__float2ll_rn(weight * from[i])));
-}
-
-// The power of two that makes integers of terms of size up to `largest` (bits of a float), `2^count_bits` of which fit an int64.
-// NaN where the largest is NaN or inf: integers have neither, and they have to show.
-__device__ inline float fixed_point_scale(uint32_t largest, int count_bits) {
-  const int exponent = static_cast<int>(largest >> 23) - 126;  // largest < 2^exponent
-  if (exponent == 129) return __uint_as_float(0x7fc00000);
-  return __uint_as_float(static_cast<uint32_t>(min(62 - count_bits - exponent, 126) + 127) << 23);
+template <class T>
+__device__ void store_one(typename T::Item* to, float from) {
+  store_all<T, 1>(to, {from});
 }
 
 }  // namespace piip::cuda

@@ -116,6 +116,6 @@ const char* backward(const Call& call, void* stream) {
 
 }  // namespace
 
-extern const Kernels classic = {forward, backward};
+extern const Kernels classic = {forward, backward, [](const Call&) { return false; }};
 
 }  // namespace piip::cuda
