@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.state import state
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from piip import home
 
@@ -99,6 +102,21 @@ def _in_one_line(record: logging.LogRecord) -> bool:
 def node_resources() -> list[dict[str, float]]:
     """What each live node offers."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def remove_left_placement_groups() -> None:
+    """Give back what this job's dead actors hold: the CPUs of a Ray Train controller that was killed.
+
+    A placement group lives as long as the job of the actor that made it. Ray Train's own cleaner removes a dead controller's
+    sooner, but hears of it only once the workers are set up: after a kill before that, nobody would get those CPUs again.
+    """
+    job, nobody = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()).binary(), ray.ActorID.nil().binary()
+    # Ray's public table does not say who made a group
+    for entry in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(entry)
+        left = group.creator_actor_dead and group.creator_actor_id != nobody and group.creator_job_id == job
+        if left and group.state != PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
 def _check_home_is_shared() -> None:

@@ -15,6 +15,7 @@ from ray import tune
 from ray.train.torch import TorchTrainer
 
 from piip import home
+from piip.sweeps import cluster
 from piip.sweeps.resources import Resources
 from piip.training.journal import Journal, read_metrics, read_status
 from piip.training.trial import Trial
@@ -72,6 +73,7 @@ def trial_driver(config: dict[str, Any], launches: Mapping[str, Launch]) -> None
     launch = launches[config["trial_key"]]
     folder = home.journal_dir(launch.trial.key)
     if read_status(folder) != "FINISHED":
+        cluster.remove_left_placement_groups()  # of this trial's driver before, where it was killed
         # RUNNING from here on, also where an earlier command had left it FAILED
         _tag(launch.trial.key, {"piip.failure": ""} if read_status(folder) == "FAILED" else {}, running=True)
         trainer = TorchTrainer(

@@ -55,8 +55,8 @@ class SweepCommand:
         self.process.wait()
         psutil.wait_procs(self.children, timeout=30)
 
-    def find(self, title: str) -> list[psutil.Process]:
-        """The command's live descendants whose command line holds `title`."""
+    def find(self, title: str, trial: str = "") -> list[psutil.Process]:
+        """The command's live descendants whose command line holds `title`, in a working folder named by the trial's key."""
         found = []
         try:
             self.children |= set(psutil.Process(self.process.pid).children(recursive=True))
@@ -64,7 +64,7 @@ class SweepCommand:
             return []
         for child in self.children:
             try:
-                if child.is_running() and title in " ".join(child.cmdline()):
+                if child.is_running() and title in " ".join(child.cmdline()) and trial in child.cwd():
                     found.append(child)
             except (psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
@@ -128,8 +128,9 @@ def last_step(journal: Path) -> int:
 
 
 def worker_pid(journal: Path) -> int:
-    """The process that writes a trial's journal: the rank 0 worker, named at the end of its attempt."""
-    return int(json.loads((journal / "attempt").read_text())["attempt"].rsplit("-", 1)[1])
+    """The process that writes a trial's journal: the rank 0 worker, named at the end of its attempt; 0: another does."""
+    time_ns, _, pid = json.loads((journal / "attempt").read_text())["attempt"].rpartition("-")
+    return int(pid) if time_ns.isdigit() else 0
 
 
 def outcome(home: Path, name: str) -> tuple[dict[str, Any], dict[str, bytes]]:

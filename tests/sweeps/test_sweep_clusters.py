@@ -43,8 +43,8 @@ def two_nodes():
 
 
 def end(processes: list[psutil.Process]) -> None:
-    """Kills those that have not ended by themselves."""
-    _, alive = psutil.wait_procs(processes, timeout=30)
+    """Kills those that have not ended by themselves (Ray's agents take 30 s to see that their cluster is gone)."""
+    _, alive = psutil.wait_procs(processes, timeout=2)
     for process in alive:
         process.kill()
 

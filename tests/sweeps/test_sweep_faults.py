@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 from server import MLflowServer
-from sweeping import SweepCommand, journaled, last_step, outcome, tracked, worker_pid
+from sweeping import SweepCommand, journaled, journals, last_step, outcome, tracked, wait_for, worker_pid
 from tiny import ROWS
 
 from piip.training.journal import read_metrics
@@ -20,63 +20,75 @@ PIIP, VIT = (row.name for row in ROWS["pico"])
 DRIVER, WORKER = "ray::ImplicitFunc", "RayTrainWorker"  # a Tune function is this actor
 
 
-def test_kill_9_of_the_drivers_and_of_a_worker_changes_nothing(unkilled, new_home, data):
-    home = new_home("killed_parts")
+def test_kill_9_at_every_level_and_the_same_command_again_change_nothing(unkilled, new_home, data):
+    home = new_home("killed")
+    workers = []
 
     with SweepCommand(home, data) as command:
-        first = worker_pid(command.until_step(PIIP, 6))
-        drivers = command.find(DRIVER)
-        for driver in drivers:
-            driver.kill()
-        journal = command.until_step(PIIP, 16)  # by another worker of another driver
-        worker = worker_pid(journal)
-        assert worker in {process.pid for process in command.find(WORKER)}
-        os.kill(worker, signal.SIGKILL)
-        killed_at = last_step(journal)
+        journal = command.until_step(PIIP, 6)
+        workers.append(kill_driver(command, journal))  # its worker is training: Tune builds both again
+        journal = until_a_new_worker_trains(command, workers)
+        children = command.find("")
+        os.kill(command.process.pid, signal.SIGKILL)  # the whole sweep
+        psutil.wait_procs(children, timeout=60)
+        workers.append(worker_pid(journal))
+    with SweepCommand(home, data, CPUS="1") as command:  # none to spare
+        journal = until_a_new_worker_trains(command, workers)
+        workers.append(kill_worker(command, journal))  # Ray Train builds it again
+        journal = until_a_new_worker_trains(command, workers)
+        before = pids(command.find(WORKER))
+        workers.append(kill_worker(command, journal))
+        wait_for(lambda: set(pids(command.find(WORKER))) - set(before))
+        # while Ray Train builds the worker: nobody but the next driver gives its CPU back
+        kill_driver(command, journal)
         document = command.finish()
 
-    assert drivers
-    assert worker != first
-    assert 16 <= killed_at < 30
-    assert not psutil.pid_exists(worker)
+    assert len(set(workers)) == 4
     assert document["failed"] == []
     assert "Traceback" not in command.stderr
-    assert_equals_unkilled(home, unkilled.home)
-
-
-def test_kill_9_of_the_whole_sweep_and_the_same_command_again_changes_nothing(unkilled, new_home, data):
-    home = new_home("killed_whole")
-
-    with SweepCommand(home, data) as command:
-        journal = command.until_step(PIIP, 12)
-        children = command.find("")
-        os.kill(command.process.pid, signal.SIGKILL)
-        assert 12 <= last_step(journal) < 30
-        psutil.wait_procs(children, timeout=60)
-    with SweepCommand(home, data) as again:
-        document = again.finish()
-
-    assert document["failed"] == []
-    assert_equals_unkilled(home, unkilled.home)
-
-
-def assert_equals_unkilled(home, unkilled_home):
     for name in (PIIP, VIT):
-        (metrics, tensors), (expected, expected_tensors) = outcome(home, name), outcome(unkilled_home, name)
+        (metrics, tensors), (expected, expected_tensors) = outcome(home, name), outcome(unkilled.home, name)
         assert metrics == expected
         assert tensors.keys() == expected_tensors.keys() == {"model.safetensors", "state_rank0.safetensors"}
         assert tensors == expected_tensors  # bit for bit
     assert tracked(home / "mlflow.db") == journaled(home)
 
 
+def until_a_new_worker_trains(command, dead):
+    """Waits for a worker of the PIIP trial that is none of `dead` to go on by two steps; the trial's journal."""
+    journal = journals(command.home)[PIIP]
+    wait_for(lambda: worker_pid(journal) not in [0, *dead] or command.process.poll() is not None)
+    return command.until_step(PIIP, last_step(journal) + 2)
+
+
+def kill_worker(command, journal) -> int:
+    worker = worker_pid(journal)
+    assert worker in pids(command.find(WORKER, journal.name))
+    os.kill(worker, signal.SIGKILL)
+    assert 6 <= last_step(journal) < 30  # in the middle of its training
+    return worker
+
+
+def kill_driver(command, journal) -> int:
+    """Returns the worker it had."""
+    (driver,) = command.find(DRIVER, journal.name)
+    driver.kill()
+    assert 6 <= last_step(journal) < 30
+    return worker_pid(journal)
+
+
+def pids(processes) -> list[int]:
+    return [process.pid for process in processes]
+
+
 def test_a_tracking_server_that_dies_and_comes_back_costs_no_step_and_no_number(new_home, data, tmp_path):
     home = new_home("server")
     with MLflowServer(tmp_path / "mlflow") as server:
-        with SweepCommand(home, data, "--set=train.steps=90", VIT, MLFLOW_TRACKING_URI=server.uri) as command:
-            journal = command.until_step(VIT, 30)
+        with SweepCommand(home, data, "--set=train.steps=60", VIT, MLFLOW_TRACKING_URI=server.uri) as command:
+            journal = command.until_step(VIT, 20)
             server.kill()
             down = time.time() * 1000
-            command.until_step(VIT, 75)
+            command.until_step(VIT, 45)
             up = time.time() * 1000
             server.launch()
             document = command.finish()
