@@ -19,15 +19,19 @@ CATEGORIES = [{"id": 9, "name": "kite"}, {"id": 2, "name": "cat"}, {"id": 7, "na
 """Not in order and with gaps, as users' files have them."""
 
 
+LONGEST = ["sweeps", "test_zero", "test_verbs", "test_run"]
+"""Groups of tests that start first, the longest in front, so that no process waits for another's last one."""
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items) -> None:
-    """For `pytest -n 2 --dist loadgroup`: files stay whole; all sweeps, which share a Ray and take longest, start first in one process."""
+    """For `pytest -n 2 --dist loadgroup`: files stay whole, and all sweeps, which take both cores, stay in one process."""
     if not hasattr(config, "workerinput"):
         return
-    for item in items:
-        sweeps = item.path.parent.name == "sweeps"
-        item.add_marker(pytest.mark.xdist_group("sweeps" if sweeps else item.path.stem))
-    items.sort(key=lambda item: item.path.parent.name != "sweeps")
+    groups = {item: "sweeps" if item.path.parent.name == "sweeps" else item.path.stem for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: [*LONGEST, groups[item]].index(groups[item]))
 
 
 @pytest.fixture(scope="session")

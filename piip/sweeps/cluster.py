@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 from ray._private.state import state
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from piip import home

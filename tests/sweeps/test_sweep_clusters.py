@@ -24,6 +24,8 @@ RESNET = next(
     if isinstance(row.model.backbone, CNNSpec)
 )
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b1" * 32}
+# Ray's own niceness of 15 gives workers only what the tests in the other process leave
+BESIDE_OTHERS = TOKEN | {"RAY_worker_niceness": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def two_nodes():
     """The address of a cluster of a head and two nodes with one CPU each."""
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("two_nodes.py")), str(free_port())],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment(**TOKEN),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment(**BESIDE_OTHERS),
     )  # fmt: skip
     assert process.stdout
     assert process.stdin
@@ -99,7 +101,7 @@ def test_a_home_that_a_node_does_not_see_is_refused_before_anything_starts(two_n
 def head():
     """`ray start --head` of its own, as a person has it; the environment to talk to it with."""
     folder = Path(tempfile.mkdtemp(prefix="piip", dir="/tmp"))  # sockets below it need a short path
-    environment = clean_environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", **TOKEN)
+    environment = clean_environment(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", **BESIDE_OTHERS)
     del environment["PYTHONPATH"]  # the job's code comes from its working directory
     dashboard = free_port()
     ports = {
