@@ -92,6 +92,12 @@ def test_compiled_regions_are_whole_shared_and_equal(graphs, bf16):
     torch.testing.assert_close(compiled, outcome(exact, bf16=bf16), atol=2e-5, rtol=1e-3)
 
 
+def test_the_whole_backbone_is_one_graph(graphs):
+    torch.compile(network(), fullgraph=True)(torch.zeros(1, 3, 160, 96))
+
+    assert len(graphs) == 1
+
+
 @pytest.mark.slow
 def test_what_the_compiler_makes_of_the_regions_is_equal():
     torch.testing.assert_close(outcome(PLAIN.override({"compile": "blocks"})), outcome(PLAIN), atol=2e-5, rtol=1e-3)

@@ -13,6 +13,12 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 CUDA = torch.device("cuda")
 
 
+@pytest.fixture(autouse=True)
+def fp32_convolutions(monkeypatch):
+    """By default cuDNN takes TF32, of 10 bits, for fp32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def outcome(changes, *, bf16=True):
     """Maps and gradients of the small network, three steps in: what is compiled or captured on the way is in use by then."""
     model = network().cuda()
