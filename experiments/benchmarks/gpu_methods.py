@@ -60,12 +60,12 @@ class _Ops(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, forward: Any, backward: Any, *inputs: Any) -> Tensor:
         ctx.save_for_backward(*inputs[:3])
-        ctx.backward, ctx.hw = backward, inputs[3:]
+        ctx.differentiate, ctx.hw = backward, inputs[3:]
         return forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        gradients = ctx.backward(grad_out.contiguous(), *ctx.saved_tensors, *ctx.hw)
+        gradients = ctx.differentiate(grad_out.contiguous(), *ctx.saved_tensors, *ctx.hw)
         return None, None, *gradients, None, None, None, None
 
 

@@ -52,6 +52,21 @@ def test_methods_get_the_inputs_they_take(gpu_kernels):
     assert [g.shape for g in gradients] == [value.shape, offsets.shape, logits.shape]
 
 
+@pytest.mark.usefixtures("compiled")
+def test_ops_without_a_registered_gradient_get_one(gpu_kernels):
+    import gpu_methods
+
+    tiny = gpu_kernels.Direction((3, 4), (5, 6), 6)
+    ops = torch.ops.piip.deform_attn_forward, torch.ops.piip.deform_attn_backward
+    method = gpu_methods.Method(lambda *given: gpu_methods._Ops.apply(*ops, *given[:3], *given[3], *given[4]))
+    given, grad_out = method.inputs(tiny, "fp32", "cpu")
+    out, wanted = method(given, tiny), gpu_kernels.METHODS["plain"](given, tiny)
+    torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-5)
+    pairs = zip(method.gradients(out, given, grad_out), method.gradients(wanted, given, grad_out), strict=True)
+    for actual, expected in pairs:
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_list_says_what_has_to_move(gpu_kernels, capsys):
     assert gpu_kernels.main(["--list", "--json", "--only", "TSB"]) == 0
     rows = {row["case"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
