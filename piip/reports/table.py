@@ -55,7 +55,9 @@ def _table(rows: Sequence[Trial], *, ids: bool) -> Table:
     figures = [column for column in COLUMNS if any(row[column[2]] is not None for row in rows)]
     below = ["◆ Pareto front: no trial has a higher box AP at equal or fewer GFLOPs"]
     below += [", ".join(f"{key} {value}" for key, value in same.items())] if same else []
-    below += [f"#{row['number']} {row['note']}" for row in rows if row["note"]]
+    for note in dict.fromkeys(row["note"] for row in rows if row["note"]):
+        who = " ".join(f"#{row['number']}" for row in rows if row["note"] == note)
+        below.append(f"{who} {note}")
     table = Table(box=box.SIMPLE_HEAD, caption=escape("\n".join(below)), caption_justify="left", pad_edge=False)
     table.padding = 0
     table.add_column("#", justify="right", no_wrap=True, min_width=2)

@@ -133,6 +133,14 @@ def test_the_table_shows_square_brackets_as_they_are():
     assert "got [bold]448[/bold], see [1]" in terminal(store.runs, width=120)
 
 
+def test_trials_with_one_note_share_its_line():
+    store = sweep()
+    for run in store.runs:
+        run.tags["piip.note"] = "from scratch"
+
+    assert re.search(r"#1 #2 (#\d+ )*from scratch", terminal(store.runs, width=120))
+
+
 @pytest.mark.parametrize("runs", [[], sweep().runs[:1]])
 def test_no_trials_make_an_empty_table(runs):
     assert summary(runs) == []
