@@ -36,12 +36,22 @@ def keep(trial: Trial) -> None:
         image = _image(data, info)
         if image is None:
             continue
-        drawn = [draw_predictions(image, found[info.image_id], names) for found in (truth, results)]
+        found = results[info.image_id]
+        drawn = [
+            draw_predictions(image, truth[info.image_id], names),
+            draw_predictions(image, found, names, score_threshold=_threshold(found)),
+        ]
         path = folder / f"val_{number}.png"
         side_by_side(*drawn).save(path)
         journal.artifact(path, f"predictions/val_{number}.png")
         path.unlink()
     predictions.unlink(missing_ok=True)  # the artifact is the copy that stays
+
+
+def _threshold(found: list[dict[str, Any]]) -> float:
+    """0.5, or half the surest score where none reaches it: a weak network's guesses are worth a look, scores stand beside them."""
+    surest = max((result["score"] for result in found), default=0.5)
+    return 0.5 if surest >= 0.5 else surest / 2
 
 
 def _by_image(entries: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

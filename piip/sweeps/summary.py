@@ -4,7 +4,9 @@ import json
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlencode
 
 from rich.console import Console
 
@@ -13,8 +15,8 @@ from piip.reports.build import build_report
 from piip.reports.table import trial_table
 from piip.reports.trials import summary
 from piip.sweeps.launch import Outcome, Sweep, final_metrics
-from piip.tracking.store import Store
-from piip.training.journal import read_record
+from piip.tracking.store import RunInfo, Store
+from piip.training.journal import read_record, read_tags
 from piip.training.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -48,11 +50,20 @@ def print_outcome(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
     python = _shown(Path(sys.executable))
     print("next:")
     ui = f"{python} -m mlflow ui --backend-store-uri {home.tracking_uri()}"
-    print(f"  {ui}      # http://127.0.0.1:5000: experiment {sweep.experiment}, select runs, Compare")
+    print(f"  {ui}      # then open {_compare_page(store, sorted(experiments)[0], mine)}")
+    if best["box_ap"] is None:
+        return
     print(f"  {python} -m piip.eval --run-id {best['run_id'][:8]}      # score the best trial again")
     key = next(run.tags["piip.trial_key"] for run in mine if run.run_id == best["run_id"])
     image = _surest(next(p.trial for p in outcome.planned if p.trial.key == key))
     print(f"  {python} -m piip.predict --run-id {best['run_id'][:8]} {image} -o drawn/")
+
+
+def _compare_page(store: Store, experiment: str, runs: Sequence[RunInfo]) -> str:
+    """Where MLflow compares the trials side by side; its first page for an experiment is of traces, not runs."""
+    ids = {"runs": [run.run_id for run in runs], "experiments": [store.experiment_id(experiment)]}
+    asked = urlencode({name: json.dumps(values, separators=(",", ":")) for name, values in ids.items()})
+    return f"'http://127.0.0.1:5000/#/compare-runs?{asked}'"
 
 
 def _surest(trial: Trial) -> str:
@@ -100,7 +111,11 @@ def _document(sweep: Sweep, outcome: Outcome) -> dict[str, object]:
 def _print_time(outcome: Outcome) -> None:
     minutes, seconds = divmod(round(outcome.seconds), 60)
     share = outcome.share_outside_training
-    spent = f", {share:.0%} of it outside training steps" if share is not None else ", nothing was left to train"
+    spent = f", {share:.0%} of it outside training steps" if share is not None else ""
+    if share is None and not outcome.failed:
+        spent = ", nothing was left to train"
     print(f"time:    {minutes} min {seconds:02d} s{spent}")
-    for name in outcome.failed:
-        print(f"FAILED:  {name} (tag piip.failure says why)", file=sys.stderr)
+    for planned, status in zip(outcome.planned, outcome.statuses, strict=True):
+        if status == "FAILED":
+            why = read_tags(home.journal_dir(planned.trial.key)).get("piip.failure", "see the Ray logs")
+            print(f"FAILED:  {planned.trial.spec.name}: {why}", file=sys.stderr)

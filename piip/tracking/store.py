@@ -73,6 +73,13 @@ class Store(Writer):
                 token = page.token or ""
             return [_info(run, experiment) for run in runs]
 
+    def experiment_id(self, experiment: str) -> str:
+        """MLflow's number for an experiment that exists, as its pages' addresses have it."""
+        with self._talking() as client:
+            found = client.get_experiment_by_name(experiment)
+        assert found is not None
+        return found.experiment_id
+
     def get_run(self, run_id: str) -> RunInfo:
         """One run by its whole id.
 
@@ -94,6 +101,10 @@ class Store(Writer):
         Raises:
             ValueError: No run begins so, or several do (they are listed).
         """
+        if len(given) < 6:
+            raise ValueError(
+                f"{given!r} is too short for a run id: give at least 6 of its characters. {self._latest()}"
+            )
         found = self._search(f"attributes.run_id LIKE '{given}%'") if _SHORT_ID.fullmatch(given) else []
         if len(found) > 1:
             raise ValueError(

@@ -140,6 +140,11 @@ def read_metrics(folder: Path) -> dict[str, list[tuple[int, float, int]]]:
     }
 
 
+def read_tags(folder: Path) -> dict[str, str]:
+    """Each tag's last value; those the run was created with are in its record."""
+    return dict(_read(folder).tags)
+
+
 class _Seen:
     """What a journal's events add up to; of two records of one (metric, step) the first counts."""
 

@@ -5,7 +5,12 @@ from pathlib import Path
 from tiny import ROWS
 
 from piip import home
-from piip.sweeps.summary import _surest
+from piip.models.cost import Cost
+from piip.sweeps.launch import Outcome
+from piip.sweeps.pictures import _threshold
+from piip.sweeps.plan import Planned
+from piip.sweeps.summary import _print_time, _surest
+from piip.training.journal import Journal, RunRecord, create_run
 from piip.training.trial import Trial
 
 
@@ -22,3 +27,22 @@ def test_the_next_command_shows_the_image_of_the_surest_prediction(tiny_coco, mo
     assert (image, flag) == ("images/000000000016.jpg", "--score-threshold")
     assert Path(image).is_file()
     assert 0.05 < float(threshold) < 0.1
+
+
+def test_a_failed_trial_is_named_with_its_reason(capsys):
+    trial = Trial(ROWS["pico"][0], "failed-1", {})
+    folder = create_run(RunRecord("failed-1", trial.spec.name, "tests", None, {}, {}))
+    Journal(folder, attempt="1").tag({"piip.failure": "DataError: 4.jpg: cannot be decoded"})
+    planned = Planned(trial, Cost(1.0, 1.0, {}), "FAILED", 10)
+
+    _print_time(Outcome([planned], ["FAILED"], 61.0, None, delivered=True))
+
+    said = capsys.readouterr()
+    assert said.out == "time:    1 min 01 s\n"
+    assert said.err == f"FAILED:  {trial.spec.name}: DataError: 4.jpg: cannot be decoded\n"
+
+
+def test_pictures_show_a_weak_networks_surest_guesses():
+    assert _threshold([]) == 0.5
+    assert _threshold([{"score": 0.2}, {"score": 0.05}]) == 0.1
+    assert _threshold([{"score": 0.7}, {"score": 0.3}]) == 0.5

@@ -179,7 +179,9 @@ def test_a_run_is_found_by_the_beginning_of_its_id(store):
     with pytest.raises(ValueError, match=rf"2 runs .* begin with '546c93': .*{one[:16]}") as refused:
         store.find_run("546c93")
     assert other[:16] in str(refused.value)
-    for unknown in ("546c9", "546c935f", "546c93%"):
+    with pytest.raises(ValueError, match=r"'546c9' is too short .* at least 6"):
+        store.find_run("546c9")
+    for unknown in ("546c935f", "546c93%"):
         with pytest.raises(ValueError, match=f"no run '{unknown}'"):
             store.find_run(unknown)
 
