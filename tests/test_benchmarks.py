@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "experiments" / "benchmarks"
 CPU = torch.device("cpu")
 

@@ -10,6 +10,8 @@ import torch
 
 from piip.ops.deform_attn import reference
 
+pytestmark = pytest.mark.slow
+
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 SIZES = ("batch", "heads", "channels", "points", "value_height", "value_width", "query_height", "query_width")
 INTEGERS = (*SIZES, "offsets_row", "logits_row", "aligned")

@@ -11,6 +11,8 @@ import torch
 
 from piip.ops import dcnv3, msda
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 TOLERANCE = {FP32: 3e-6, FP16: 1e-3, BF16: 8e-3}
