@@ -296,7 +296,7 @@ class TestEval:
         assert "logged before" in said.out
 
     def test_an_unknown_run_is_answered_with_the_latest(self, trained, say):
-        assert f"Latest: {trained.run_id[:8]} (mask_rcnn" in say(eval_verb.cli, "--run-id", "546c").error
+        assert f"Latest: {trained.run_id[:8]} (mask_rcnn" in say(eval_verb.cli, "--run-id", "546c546c").error
 
     def test_the_first_characters_of_an_id_are_enough(self, trained, say):
         said = say(eval_verb.cli, "--run-id", trained.run_id[:8], "--max-images", "1", "--json")
@@ -647,14 +647,14 @@ def test_from_a_shell_stdout_is_the_document_alone(trained):
 
 @pytest.mark.slow
 def test_from_a_shell_a_mistake_is_one_line(trained):
-    command = [sys.executable, "-m", "piip.eval", "--run-id", "546c"]
+    command = [sys.executable, "-m", "piip.eval", "--run-id", "546c546c"]
 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("error: no run '546c'")
+    assert done.stderr.startswith("error: no run '546c546c'")
 
 
 @pytest.mark.slow
