@@ -82,6 +82,7 @@ def graphs(monkeypatch):
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 def test_compiled_regions_are_whole_shared_and_equal(graphs, bf16):
     exact = PLAIN.override({"windows": "exact"})
@@ -93,6 +94,7 @@ def test_compiled_regions_are_whole_shared_and_equal(graphs, bf16):
     torch.testing.assert_close(compiled, outcome(exact, bf16=bf16), atol=2e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_whole_backbone_is_one_graph(graphs):
     torch.compile(network(), fullgraph=True)(torch.zeros(1, 3, 160, 96))
 
@@ -271,6 +273,7 @@ for kept in (False, True):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_kept_memory_is_not_asked_for_again():
     # in a process of its own: what other tests left on top of the heap keeps it from shrinking

@@ -76,6 +76,7 @@ def interpret(program: str) -> None:
     subprocess.run([sys.executable, "-c", PROGRAM + program], env=environment, check=True)
 
 
+@pytest.mark.slow
 def test_triton_is_the_reference():
     interpret(QUICK)
 

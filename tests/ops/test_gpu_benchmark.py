@@ -19,6 +19,7 @@ def gpu_kernels(monkeypatch):
     return gpu_kernels
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_benchmark_is_one_line_and_a_failure():
     done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, check=False)
