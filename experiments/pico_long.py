@@ -1,16 +1,18 @@
-"""Four networks, eleven minutes each on two cores: does a pico PIIP keep up with a ResNet-18, and what does pretraining its branches bring?
+"""Four networks, about ten minutes each on two cores: does a pico PIIP keep up with a ResNet-18, and what do pretrained branches bring?
 
     python experiments/pico_long.py --workers 2
+    python experiments/pico_long.py --workers 2 --set train.precision=bf16 --set speed.heads=bf16 --set speed.interactions=bf16
 
-Every row trains for ten to eleven minutes on two cores and is scored on photographs that training never saw. The ResNet-18 and one
-PIIP start from scratch; the ViT and the other PIIP's branches from weights that experiments/pretrain_pico.py makes on generated glyphs.
+The second form is for a processor that multiplies bf16 (AVX512-BF16, AMX): 1.2 times the images a second there, far fewer elsewhere.
+Every row takes the same steps and is scored on photographs that training never saw. The ResNet-18 and one PIIP start from scratch; the
+ViT and the other PIIP's branches from weights that experiments/pretrain_pico.py makes on generated glyphs.
 """
 
 from piip.presets import mask_rcnn_pico, pico
 from piip.spec import CNNSpec
 from piip.sweeps.cli import main
 
-STEPS = 1100
+STEPS = 1200
 
 ROWS = {
     "pico": [

@@ -119,8 +119,10 @@ def show(document: dict[str, Any]) -> None:
     )
     engine = f"ZeRO {training['zero_stage']}" if training["engine"] == "deepspeed" else "DDP"
     part = "" if memory["whole"] else " of the backbone alone"
+    workers = "one worker" if training["workers"] == 1 else f"each of {training['workers']} workers"
+    print(f"training memory{part}, predicted for {workers}, {engine}: {memory['peak_gb']:.2f} GB of tensors ({shares})")
     print(
-        f"training memory{part}, predicted for each of {training['workers']} workers, {engine}: {memory['peak_gb']:.2f} GB ({shares})"
+        "on a CPU a worker's process takes about 1.3 GB more (PyTorch, DeepSpeed, Ray): cost/peak_memory_gb of a run is of both"
     )
     if paper.get("note"):
         print(f"note: {paper['note']}")

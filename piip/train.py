@@ -3,7 +3,7 @@
 The same as a sweep of one row, with the same flags. `python -m piip.rows` lists the rows.
 
 Examples:
-  python -m piip.train mask_rcnn_piip_tb_192_128_pico1100 --workers 2
+  python -m piip.train mask_rcnn_piip_tb_192_128_pico1200 --workers 2
   python -m piip.train mask_rcnn_piip_tsb_1120_896_448_1x --workers 8 --gpus-per-worker 1
 """
 

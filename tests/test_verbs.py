@@ -658,26 +658,28 @@ def test_from_a_shell_a_mistake_is_one_line(trained):
 
 
 @pytest.mark.slow
-def test_a_broken_jpeg_stops_a_training_that_refuses_and_not_one_that_skips(
-    trained, copied, say, piip_home, monkeypatch
-):
+def test_a_broken_jpeg_is_refused_before_a_training_begins_or_is_skipped(trained, copied, say, piip_home, monkeypatch):
     monkeypatch.setenv("PIIP_HOME", str(piip_home))
     said = break_a_jpeg(*copied)
-    table = [spec_to_train().override({"name": f"{what}s", "data.broken_images": what}) for what in ("refuse", "skip")]
     files = [
         f"--{split}-{what}={path}"
         for split in ("train", "val")
         for what, path in zip(("annotations", "images"), copied, strict=True)
     ]
 
-    ended = say(
-        lambda flags: experiment.main({"pico": table}, experiment="jpeg", description="", arguments=flags),
-        *files,
-        "--json",
-    )
+    def train(*flags):
+        rows = {"pico": [spec_to_train()]}
+        return say(
+            lambda given: experiment.main(rows, experiment="jpeg", description="", arguments=given), *files, *flags
+        )
 
-    assert ended.code == 1
-    assert ended.document["failed"] == ["refuses"]
-    runs = {run.name: run for run in Store().find_runs("jpeg_pico")}
-    assert said in runs["refuses"].tags["piip.failure"]
-    assert runs["skips"].status == "FINISHED"
+    refused = train()
+    assert refused.code == 1
+    assert said in refused.error
+    assert "--set data.broken_images=skip" in refused.error
+    assert not (piip_home / "journals").exists()
+
+    skipped = train("--set", "data.broken_images=skip", "--json")
+    assert skipped.code == 0
+    (run,) = [run for run in Store().find_runs("jpeg_pico") if "mlflow.parentRunId" in run.tags]
+    assert run.status == "FINISHED"

@@ -9,17 +9,22 @@ is not found.
 
 import argparse
 import json
+import os
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from piip.data.annotations import Document, Problem, find_problems, read
+from piip.data.coco import CocoDataset
 from piip.data.images import SizeMismatchError, find_images, read_image
 from piip.data.sources import DataError
 
 EXAMPLES = 3
+SECONDS_BETWEEN_LINES = 5.0
 
 
 @dataclass
@@ -60,6 +65,41 @@ def check(annotations: Path, images: Path, *, progress: bool = False) -> Report:
         if progress and number % 500 == 0:
             print(f"{number} of {report.images} images", file=sys.stderr)
     return report
+
+
+def refuse_broken(dataset: CocoDataset, stamps: Path) -> None:
+    """Decode every image of a split before anything is trained on it; once, for `stamps` remembers what was good.
+
+    Args:
+        dataset: The split.
+        stamps: A folder of empty files, named by the digests of splits that were good.
+
+    Raises:
+        DataError: Images that cannot be decoded or are not of the annotated size: how many, and the first one's reason.
+    """
+    if (stamps / dataset.digest).exists():
+        return
+    total, said = len(dataset), time.monotonic()
+    broken: list[DataError] = []
+    began = said
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, error in enumerate(pool.map(dataset.image_error, range(total)), start=1):
+            broken += [error] if error else []
+            if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                rate = done / (said - began)
+                print(
+                    f"decoding {dataset.source.images}: {done} of {total} images, {rate:.0f} images/s, ETA {(total - done) / rate:.0f} s",
+                    file=sys.stderr,
+                )
+    if broken:
+        raise DataError(
+            f"{len(broken)} of {total} images cannot be used, first {broken[0]}. "
+            f"All: python -m piip.data.check {dataset.source.annotations} {dataset.source.images}. "
+            "To leave them out: --set data.broken_images=skip"
+        )
+    stamps.mkdir(parents=True, exist_ok=True)
+    (stamps / dataset.digest).touch()
 
 
 def _image_files(document: Document, folder: Path) -> Iterator[Problem | None]:

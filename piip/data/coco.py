@@ -101,6 +101,14 @@ class CocoDataset:
             return self._prepared(image, info, np.random.default_rng([seed, index]))
         raise DataError(f"{self.source.images}: none of {len(self)} images can be decoded")
 
+    def image_error(self, index: int) -> DataError | None:
+        """Why the image at `index` cannot be used; None where it can."""
+        try:
+            read_image(self._files[index], (self.infos[index].height, self.infos[index].width))
+        except DataError as error:
+            return error
+        return None
+
     def note_broken(self, index: int, error: DataError) -> None:
         """Counts an image that is skipped; the first time it says so."""
         name = self.infos[index].file_name

@@ -97,7 +97,7 @@ def _row(run: RunInfo) -> Trial:
         images_per_second=_metric(run, "train/images_per_second_mean", "train/images_per_second"),
         peak_memory_gb=_metric(run, "cost/peak_memory_gb"),
         minutes=None if seconds is None else seconds / 60,
-        note=run.tags.get("piip.note") or run.tags.get("piip.failure", ""),
+        note="; ".join(filter(None, (run.tags.get(tag, "") for tag in ("piip.failure", "piip.note")))),
         front=False,
     )  # fmt: skip
 

@@ -78,8 +78,8 @@ def main(
 def _main(rows: Rows, experiment: str, options: Options) -> int:
     place_home()
     scale, why = choose_scale(rows, options.scale, own_data=bool(custom_sources(options)))
-    print(f"scale {scale}: {why}", file=sys.stderr)
     specs = select(rows[scale], options)
+    print(f"scale {scale}: {why}", file=sys.stderr)
     if options.list:
         return list_rows(specs, as_json=options.json)
     check_trainable(specs)

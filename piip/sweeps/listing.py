@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from piip.spec import ExperimentSpec
@@ -21,7 +22,9 @@ def list_rows(
     specs: Sequence[ExperimentSpec], *, as_json: bool, markdown: bool = False, size: tuple[int, int] | None = None
 ) -> int:
     """Print rows with cost, ours beside the paper's where it has any, at `size` (height, width) or each at its largest input."""
-    entries = [entry(spec, size) for spec in specs]
+    screen = Console(stderr=True)
+    counted = track(specs, "counting networks", console=screen, transient=True, disable=not screen.is_terminal)
+    entries = [entry(spec, size) for spec in counted]
     if as_json:
         print(json.dumps(entries))
         return 0

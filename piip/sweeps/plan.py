@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piip import home
+from piip.data.check import refuse_broken
 from piip.data.coco import CocoDataset
 from piip.data.sources import Source, locate
 from piip.models.cost import Cost
@@ -70,6 +71,9 @@ def plan_trials(
                 s: CocoDataset(src, given.data, given.model.backbone.resolution, training=s == "train")
                 for s, src in sources.items()
             }
+            if given.data.broken_images == "refuse":
+                for split in opened[prepared].values():
+                    refuse_broken(split, home.home() / "decoded")
         data = opened[prepared]
         spec = _with_absolute_weights(_fit_classes(given, data))
         check_batch(spec, resources.workers)

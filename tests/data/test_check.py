@@ -3,7 +3,11 @@ import sys
 
 import pytest
 
-from piip.data.check import check, main
+from piip.data import check as checking
+from piip.data.check import check, main, refuse_broken
+from piip.data.coco import CocoDataset
+from piip.data.sources import DataError, Source
+from piip.spec import CocoSpec
 
 
 @pytest.fixture
@@ -83,3 +87,32 @@ def test_left_out_boxes_alone_are_forgiven(coco_folder):
 
     assert report.usable
     assert list(report.problems) == ["degenerate box"]
+
+
+class TestRefuseBroken:
+    @pytest.fixture
+    def split(self, tiny_coco):
+        """Opens the data set anew: what another call of a sweep would see."""
+        return lambda: CocoDataset(Source(tiny_coco.annotations, tiny_coco.images), CocoSpec(), 64, training=False)
+
+    def test_good_images_are_decoded_once(self, split, tmp_path, monkeypatch):
+        refuse_broken(split(), tmp_path / "decoded")
+
+        monkeypatch.setattr(CocoDataset, "image_error", lambda *_: DataError("looked again"))
+        refuse_broken(split(), tmp_path / "decoded")
+
+    def test_broken_ones_are_counted_and_named_each_time(self, split, tmp_path):
+        dataset = split()
+        for path in dataset.source.images.glob("*.jpg"):
+            path.write_bytes(path.read_bytes()[:300])
+
+        for _ in range(2):
+            with pytest.raises(DataError, match=r"of 4 images cannot be used, first .*jpg: cannot be decoded"):
+                refuse_broken(split(), tmp_path / "decoded")
+
+    def test_long_work_says_how_far_it_is(self, split, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(checking, "SECONDS_BETWEEN_LINES", 0.0)
+
+        refuse_broken(split(), tmp_path / "decoded")
+
+        assert "4 of 4 images" in capsys.readouterr().err

@@ -27,6 +27,16 @@ def test_rows_are_best_first_and_failed_trials_stay():
     assert "loss is nan" in failed["note"]
 
 
+def test_a_failed_trials_reason_stands_before_its_note():
+    store = sweep()
+    store.runs[-1].tags["piip.note"] = "from scratch"
+
+    note = summary(store.runs)[-1]["note"]
+
+    assert note.startswith("FloatingPointError: loss is nan")
+    assert note.endswith("; from scratch")
+
+
 def test_families_are_named_as_people_name_them():
     families = {(row["family"], row["kind"]) for row in summary(sweep().runs)}
 
