@@ -469,6 +469,27 @@ class ExperimentSpec(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _attention_has_its_precision(self) -> Self:
+        if self.speed.attention in ("flash", "varlen") and self.train.precision != "bf16":
+            raise ValueError(
+                f"speed.attention {self.speed.attention!r} takes bf16, train.precision is {self.train.precision}. "
+                "Set that to bf16, or take 'auto' or 'sdpa'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _captured_blocks_run_once(self) -> Self:
+        backbone = self.model.backbone
+        branches = backbone.branches if isinstance(backbone, PIIPSpec) else ()
+        again = [f"model.backbone.branches.{i}.checkpointing" for i, b in enumerate(branches) if b.checkpointing]
+        if again and self.speed.compile == "cuda_graphs":
+            raise ValueError(
+                f"speed.compile 'cuda_graphs' replays each block into the memory of its capture; {again[0]} runs it a second time, in "
+                "the backward pass, which nobody has tried. Set it to false in every branch, or take 'blocks'"
+            )
+        return self
+
     @property
     def digest(self) -> str:
         """Twelve hex digits that change when anything but `name`, `paper` or the label does."""

@@ -174,6 +174,26 @@ def test_compiled_regions_need_whole_weights():
         TSB.override({"speed.compile": "blocks", "train.zero_stage": 3})
 
 
+@pytest.mark.parametrize("attention", ["flash", "varlen"])
+def test_attention_that_takes_bf16_is_refused_in_fp32(attention):
+    with pytest.raises(ValueError, match=rf"speed\.attention '{attention}' takes bf16, train\.precision is fp32"):
+        TSB.override({"speed.attention": attention, "train.precision": "fp32"})
+
+    assert TSB.override({"speed.attention": attention, "train.precision": "bf16"}).speed.attention == attention
+
+
+def test_captured_graphs_exclude_blocks_that_run_twice():
+    captured, again = {"speed.compile": "cuda_graphs"}, "model.backbone.branches.1.checkpointing"
+
+    with pytest.raises(
+        ValueError, match=r"'cuda_graphs' .* model\.backbone\.branches\.1\.checkpointing runs it a second"
+    ):
+        TSB.override(captured | {again: True})
+
+    assert TSB.override(captured | {again: False}).speed.compile == "cuda_graphs"
+    assert TSB.override({"speed.compile": "blocks", again: True}).speed.compile == "blocks"
+
+
 def test_the_digest_forgets_what_does_not_change_numbers():
     assert TSB.override({"name": "another", "paper": None, "model.backbone.label": "x"}).digest == TSB.digest
 

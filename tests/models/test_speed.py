@@ -52,8 +52,10 @@ def network() -> PIIP:
     return model.eval()
 
 
-def outcome(speed, *, bf16=False):
+def outcome(speed, *, bf16=False, checkpointing=False):
     model = network()
+    for branch in model.branches:
+        branch.checkpointing = checkpointing
     set_speed(model, speed, precision="bf16" if bf16 else "fp32")
     images = torch.randn(1, 3, 160, 96, generator=torch.Generator().manual_seed(1))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -92,6 +94,14 @@ def test_compiled_regions_are_whole_shared_and_equal(graphs, bf16):
     # a graph that broke would have raised; four blocks in two branches, four injectors in two directions
     assert len(graphs) == 4
     torch.testing.assert_close(compiled, outcome(exact, bf16=bf16), atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_may_be_recomputed(graphs):
+    compiled = outcome(PLAIN.override({"compile": "blocks"}), checkpointing=True)
+
+    assert graphs
+    torch.testing.assert_close(compiled, outcome(PLAIN), atol=2e-5, rtol=1e-3)
 
 
 @pytest.mark.slow
