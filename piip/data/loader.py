@@ -7,6 +7,7 @@ from functools import partial
 from itertools import count, islice
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -123,10 +124,11 @@ def _split(batch_size: int, micro_batch: int | None, world_size: int) -> tuple[i
     return per_worker, batch_size // (world_size * per_worker)
 
 
-def _load(dataset: CocoDataset, key: Key) -> Batch | None:
+def _load(dataset: CocoDataset, key: Key, *, pin: bool = False) -> Batch | None:
     """The batch of a key; None for an evaluation image that is skipped."""
     try:
-        return Batch.of([dataset.sample(index, seed) for index, seed in key], dataset.spec.pad_multiple)
+        batch = Batch.of([dataset.sample(index, seed) for index, seed in key], dataset.spec.pad_multiple)
+        return batch.pin_memory() if pin else batch
     except DataError as error:
         if dataset.training or dataset.spec.broken_images == "refuse":
             raise
@@ -148,12 +150,15 @@ class _ByKey:
 
 
 def _loaded(dataset: CocoDataset, keys: Iterator[Key], *, threads: int, processes: int) -> Iterator[Batch]:
-    """Batches in the order of their keys, loaded ahead."""
+    """Batches in the order of their keys, loaded ahead; where there is a GPU, in page-locked memory."""
+    pin = torch.cuda.is_available()
     if processes:
         # batch_size None: an item of the data set is a batch already
-        batches = DataLoader(_ByKey(dataset), sampler=keys, batch_size=None, num_workers=processes, prefetch_factor=2)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        batches = DataLoader(
+            _ByKey(dataset), sampler=keys, batch_size=None, num_workers=processes, prefetch_factor=2, pin_memory=pin  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
     else:
-        batches = _ahead(keys, partial(_load, dataset), threads=threads)
+        batches = _ahead(keys, partial(_load, dataset, pin=pin), threads=threads)
     for batch in batches:
         if isinstance(batch, DataError):
             raise batch

@@ -59,6 +59,15 @@ class Batch:
             infos=[sample.info for sample in samples],
         )
 
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory, from which `to` copies to a GPU while the CPU goes on."""
+        return type(self)(
+            images=self.images.pin_memory(),
+            sizes=self.sizes,
+            targets=[{k: v.pin_memory() for k, v in target.items()} for target in self.targets],
+            infos=self.infos,
+        )
+
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
         return type(self)(

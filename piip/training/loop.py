@@ -44,6 +44,42 @@ class Timer:
         self.seconds += time.perf_counter() - self._since
 
 
+class StepLosses:
+    """Loss parts of a step: means over its micro batches and over ranks, as numbers. The one synchronisation of a step.
+
+    From a GPU they set out with the last forward pass and are waited for after the backward pass has been queued: the GPU is never
+    without work, and the numbers are there before the weights change.
+    """
+
+    def __init__(self, micro_batches: int) -> None:
+        """Of a step that begins."""
+        self._totals: dict[str, Tensor] = {}
+        self._micro_batches = self._missing = micro_batches
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """A micro batch's, before its backward pass. Collective with the last one."""
+        for name, loss in losses.items():
+            self._totals[name] = self._totals.get(name, 0) + loss.detach() / self._micro_batches
+        self._missing -= 1
+        if not self._missing:
+            self._send()
+
+    def _send(self) -> None:
+        values = torch.stack([v.float() for v in self._totals.values()])
+        if dist.get_world_size() > 1:
+            dist.all_reduce(values)
+            values /= dist.get_world_size()
+        self._sent = values.to("cpu", non_blocking=True)
+        self._arrival = torch.cuda.current_stream().record_event() if values.is_cuda else None
+
+    def means(self) -> dict[str, float]:
+        """Waits for the numbers, where they are not there yet."""
+        assert not self._missing
+        if self._arrival:
+            self._arrival.synchronize()
+        return dict(zip(self._totals, self._sent.tolist(), strict=True))
+
+
 def plan(spec: ExperimentSpec, steps_per_epoch: int) -> Plan:
     """The spec's epochs and intervals in steps."""
     train = spec.train
@@ -90,14 +126,13 @@ def train(
             lr = set_lr(engine.optimizer, spec.optim, step, plan.num_steps)
 
             # one optimizer step = `accumulate` micro batches
-            totals: dict[str, Tensor] = {}
+            parts = StepLosses(engine.accumulate)
             for _ in range(engine.accumulate):
                 batch = next(batches).to(engine.device)
                 losses = engine(batch.images, batch.sizes, batch.targets)
+                parts.add(losses)
                 engine.backward(torch.stack(list(losses.values())).sum())
-                for name, loss in losses.items():
-                    totals[name] = totals.get(name, 0) + loss.detach() / engine.accumulate
-            means = _mean_over_ranks(totals)
+            means = parts.means()
             _check_finite(means, step)
             engine.step()
 
@@ -118,15 +153,6 @@ def train(
             save(step)
         if step % plan.eval_every == 0 or step == plan.num_steps:
             evaluate(step)
-
-
-def _mean_over_ranks(losses: dict[str, Tensor]) -> dict[str, float]:
-    """Loss parts averaged over ranks, as numbers: the one synchronisation of a step."""
-    values = torch.stack([v.float() for v in losses.values()])
-    if dist.get_world_size() > 1:
-        dist.all_reduce(values)
-        values /= dist.get_world_size()
-    return dict(zip(losses, values.tolist(), strict=True))
 
 
 def _check_finite(losses: dict[str, float], step: int) -> None:

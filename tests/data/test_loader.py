@@ -163,3 +163,15 @@ def test_a_batch_moves_to_a_device_with_its_targets(train_data):
     tensors = [batch.images, *(tensor for target in batch.targets for tensor in target.values())]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert all(isinstance(tensor, torch.Tensor) for tensor in tensors)
+
+
+def test_where_there_is_a_gpu_batches_come_in_page_locked_memory(train_data, monkeypatch):
+    locked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: locked.append(tensor) or tensor)
+
+    (batch,) = first(TrainLoader(train_data, batch_size=2), 1)
+
+    held = {id(tensor) for tensor in locked}
+    assert id(batch.images) in held
+    assert all(id(tensor) in held for target in batch.targets for tensor in target.values())

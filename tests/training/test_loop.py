@@ -166,6 +166,22 @@ def test_the_loss_is_checked_before_the_weights_change():
     torch.testing.assert_close(toy.weights, before, rtol=0, atol=0)
 
 
+def test_the_losses_set_out_before_the_last_backward_pass_and_are_waited_for_after_it(monkeypatch):
+    toy, said = Recorder(accumulate=2), []
+
+    def note(holder, name):
+        real = getattr(holder, name)
+        monkeypatch.setattr(holder, name, lambda *given: said.append(name) or real(*given))
+
+    note(loop.StepLosses, "_send")
+    note(loop.StepLosses, "means")
+    note(toy.engine, "backward")
+    note(toy.engine, "step")
+    toy.train(steps(1))
+
+    assert said == ["backward", "_send", "backward", "means", "step"]
+
+
 def test_a_resumed_step_draws_the_numbers_it_would_have_drawn():
     straight = Recorder(dropout=0.5).train(steps(6))
     stopped = Recorder(dropout=0.5)
