@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from piip.presets import mask_rcnn_pico, pico
+
 pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "benchmarks"
@@ -30,6 +32,40 @@ def test_an_exponent_is_found_again():
 
     assert timing.exponent(sizes, [3 * size**1.7 for size in sizes]) == pytest.approx(1.7)
     assert math.isnan(timing.exponent([4], [1.0]))
+
+
+def test_rounds_end_in_time_and_one_is_always_made(monkeypatch):
+    import timing
+
+    now, turns = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def a_minute():
+        turns.append(1)
+        now[0] += 60
+
+    timing.interleaved({"a": a_minute, "b": a_minute}, rounds=9, minutes=7)
+    several = len(turns)
+    timing.interleaved({"a": a_minute}, rounds=9, minutes=0)
+
+    assert several == 2 * 3  # each once to warm up, and in two rounds: a third would end after 8 minutes
+    assert len(turns) - several == 2
+
+
+def test_a_training_step_has_a_line_for_every_switch(monkeypatch):
+    import forms
+    import train_step
+
+    row = mask_rcnn_pico(pico("TB", (64, 64)), steps=1)
+    monkeypatch.setitem(train_step.CASES, "tiny", lambda: (row, train_step.detection_inputs(64, 64, 1, CPU)))
+
+    rows = train_step.measure("tiny", 1, 1)
+
+    assert [row["step"] for row in rows] == list(forms.forms())
+    assert rows[0]["times as fast"] == 1
+    for row in rows:
+        assert row["difference"] < (1e-4 if "bf16" not in row["step"] else 0.1)
+        assert row["times as fast"] == pytest.approx(rows[0]["ms"] / row["ms"])
 
 
 def test_a_unit_computes_the_same_in_every_form():

@@ -34,6 +34,7 @@ def interleaved(
     seconds: float = 0.01,
     where: torch.device | None = None,
     wall: bool = False,
+    minutes: float = float("inf"),
 ) -> dict[str, float]:
     """Seconds that one call of each method takes, on PyTorch's present number of threads.
 
@@ -42,22 +43,28 @@ def interleaved(
 
     Args:
         methods: Name -> a call without arguments.
-        rounds: Turns of each method, after two to warm up.
+        rounds: Turns of each method, after one or two to warm up.
         seconds: Short methods are called several times a turn, until the turn takes this long.
         where: A GPU: wall time between two moments in which it has nothing left to do, launches included, and its median.
         wall: Wall time although PyTorch has one thread: the method has threads or processes of its own.
+        minutes: No further round begins that would, as the one before it, end after so much wall time; one is made anyway.
     """
+    began = time.perf_counter()
     on_gpu = where is not None and where.type == "cuda"
     one_thread = torch.get_num_threads() == 1 and not wall and not on_gpu
     clock = _when_idle if on_gpu else time.process_time if one_thread else time.perf_counter
     calls = {name: _calls_per_turn(method, seconds) for name, method in methods.items()}
     taken: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(rounds):
+        round_began = time.perf_counter()
         for name, method in methods.items():
             start = clock()
             for _ in range(calls[name]):
                 method()
             taken[name].append((clock() - start) / calls[name])
+        now = time.perf_counter()
+        if now + (now - round_began) > began + 60 * minutes:
+            break
     typical = statistics.median if one_thread or on_gpu else lambda t: sorted(t)[len(t) // 4]
     return {name: typical(times) for name, times in taken.items()}
 
@@ -69,7 +76,10 @@ def _when_idle() -> float:
 
 def _calls_per_turn(method: Callable[[], object], seconds: float) -> int:
     clock = _when_idle if torch.cuda.is_available() else time.perf_counter
+    start = clock()
     method()
+    if clock() - start > 100 * seconds:  # a second to warm up would only cost time
+        return 1
     start = clock()
     method()
     return max(1, min(1000, round(seconds / max(clock() - start, 1e-9))))

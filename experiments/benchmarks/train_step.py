@@ -7,10 +7,12 @@ Networks are TSB with random weights, batch 2: classification at 368/192/128, Ma
 what the official code does: interactions wholly in fp32 over grid_sample, attention by two matrix products and a softmax, padded
 windows, fp32, glibc's allocator as it is. Every line with a + adds one switch to the line above, the others (on a GPU) change the
 last of those; lines up to `plain fp32` keep every number to rounding. Each step is forward, backward and AdamW; `difference` is that
-of the loss from the reference's, as a part of it.
+of the loss from the reference's, as a part of it. A case takes at most about `--minutes`, but always one round after the first, which
+warms up: about 5 minutes each for detection on one core.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import timing
 import torch
@@ -90,15 +92,16 @@ class Step:
         return step
 
 
-def measure(case: str, threads: int, rounds: int, *, brief: bool = False) -> list[timing.Row]:
+def measure(case: str, threads: int, rounds: int, *, brief: bool = False, minutes: float = 10) -> list[timing.Row]:
     step = Step(*CASES[case]())
     found = forms() | (gpu_forms() if step.device.type == "cuda" else {})
     methods = {name: step.run(form) for name, form in found.items()}
     if brief:
         ends = (0, list(methods).index(PLAIN_FP32), len(forms()) - 1)
         methods = {name: method for i, (name, method) in enumerate(methods.items()) if i in ends}
-    losses = {name: method() for name, method in methods.items()}
-    seconds = timing.interleaved(methods, rounds=rounds, where=step.device)
+    losses: dict[str, float] = {}
+    calls = {name: partial(_note, losses, name, method) for name, method in methods.items()}
+    seconds = timing.interleaved(calls, rounds=rounds, where=step.device, minutes=minutes)
     first = next(iter(methods))
     return [
         {
@@ -113,9 +116,14 @@ def measure(case: str, threads: int, rounds: int, *, brief: bool = False) -> lis
     ]
 
 
+def _note(losses: dict[str, float], name: str, method: Callable[[], float]) -> None:
+    losses[name] = method()
+
+
 def main() -> None:
     options = timing.parser(__doc__ or "")
     options.add_argument("--brief", action="store_true", help="the reference, all on in fp32, and all on in bf16 only")
+    options.add_argument("--minutes", type=float, default=10, help="wall time of a case, about (default: 10)")
     options.set_defaults(threads=[1], rounds=5)
     given = options.parse_args()
     rows: list[timing.Row] = []
@@ -123,7 +131,7 @@ def main() -> None:
         torch.set_num_threads(threads)
         for case in timing.chosen(list(CASES), given.only):
             timing.progress(f"{case}, {threads} threads")
-            rows += measure(case, threads, given.rounds, brief=given.brief)
+            rows += measure(case, threads, given.rounds, brief=given.brief, minutes=given.minutes)
     timing.report(rows, as_json=given.json)
 
 
