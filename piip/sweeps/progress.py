@@ -23,10 +23,10 @@ EARLY = 0.05
 class Progress:
     """Prints `trial  step  loss  images/s  ETA  sweep ETA` for every trial that moves, and a line when one ends."""
 
-    def __init__(self, planned: Sequence[Planned], *, every: float = 5.0, out: TextIO = sys.stderr):
-        """Watch the trials of `planned`; look every `every` seconds."""
+    def __init__(self, planned: Sequence[Planned], *, every: float = 5.0, out: TextIO | None = None):
+        """Watch the trials of `planned`; look every `every` seconds; print to `out` (stderr)."""
         self._planned = planned
-        self._every, self._out = every, out
+        self._every, self._out = every, out or sys.stderr
         self._seen: dict[str, tuple[int, str]] = {}
         self._stop = threading.Event()
         self._began = time.monotonic()
