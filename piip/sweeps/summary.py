@@ -111,7 +111,11 @@ def _document(sweep: Sweep, outcome: Outcome) -> dict[str, object]:
 def _print_time(outcome: Outcome) -> None:
     minutes, seconds = divmod(round(outcome.seconds), 60)
     share = outcome.share_outside_training
-    spent = f", {share:.0%} of it outside training steps (starting workers, evaluation, checkpoints)" if share is not None else ""
+    spent = (
+        f", {share:.0%} of it outside training steps (starting workers, evaluation, checkpoints)"
+        if share is not None
+        else ""
+    )
     if share is None and not outcome.failed:
         spent = ", nothing was left to train"
     print(f"time:    {minutes} min {seconds:02d} s{spent}")
