@@ -1,0 +1,90 @@
+"""What every spec is: frozen, typed, JSON-serialisable, changed by dotted names only."""
+
+import difflib
+import json
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Spec(BaseModel):
+    """Base of every spec: frozen, keyword-only, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def override(self, changes: dict[str, Any]) -> Self:
+        """A validated copy with dotted fields replaced, e.g. `{"optim.lr": 3e-4, "model.backbone.branches.0.resolution": 1568}`.
+
+        Raises:
+            ValueError: A name is not a field (the nearest one is named), or a value is refused.
+        """
+        tree = self.model_dump(mode="json")
+        for path, value in changes.items():
+            node: Any = tree
+            holder: Any = None
+            leaf: str | int = path
+            for key in path.split("."):
+                holder, leaf = node, key
+                if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+                    node = node[int(key)]
+                elif isinstance(node, dict) and key in node:
+                    node = node[key]
+                else:
+                    raise ValueError(f"no field {path!r} in {type(self).__name__}.{_nearest(path, self)}")
+            holder[int(leaf) if isinstance(holder, list) else leaf] = value
+        try:
+            return self.model_validate_json(to_json(tree))
+        except ValidationError as error:
+            raise ValueError(f"override {changes} refused. {'; '.join(map(_problem, error.errors()))}") from None
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted leaves, as MLflow params, the command line and Tune name them."""
+        leaves: dict[str, Any] = {}
+
+        def walk(prefix: str, node: Any) -> None:
+            children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
+            if children is None:
+                leaves[prefix] = node
+                return
+            for key, child in children:
+                walk(f"{prefix}.{key}" if prefix else str(key), child)
+
+        walk("", self.model_dump(mode="json"))
+        return leaves
+
+
+def to_json(tree: Any) -> str:
+    """One line of JSON."""
+    return json.dumps(tree)
+
+
+def _problem(error: Any) -> str:
+    """One finding of pydantic in a few words: our own validators' as they are, its own with what was given."""
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}"
+    return f"{where}: {error['msg']} (got {error['input']!r})"
+
+
+def _nearest(path: str, spec: Spec) -> str:
+    """The end of an error message: the field that `path` most likely means, and what else is in its section."""
+    names = list(spec.flat())
+    nearest = max(names, key=lambda name: (_likeness(path, name), name))
+    section = nearest.rpartition(".")[0]
+    prefix = f"{section}." if section else ""
+    fields = dict.fromkeys(name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix))
+    return f" Nearest: {nearest!r}. Fields{section and f' of {section}'}: {', '.join(fields)}"
+
+
+def _likeness(path: str, name: str) -> float:
+    """How likely `path` means the field `name`: by the last word of both, the section, the whole."""
+    (section, _, word), (its_section, _, its_word) = path.rpartition("."), name.rpartition(".")
+    pair = sorted((word, its_word), key=len)
+    # lr of learning_rate, batch of batch_size, epochs of num_epochs
+    short_form = len(pair[0]) > 1 and (pair[0] in pair[1] or pair[0] == "".join(p[:1] for p in pair[1].split("_")))
+    words = 1.0 if word == its_word else 0.9 if short_form else _ratio(word, its_word)
+    return words + 0.5 * (section == its_section) + 0.5 * _ratio(path, name) + path.startswith(f"{name}.")
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

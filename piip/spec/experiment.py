@@ -1,0 +1,75 @@
+"""One experiment, and what the paper says of it."""
+
+import hashlib
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from piip.spec.backbones import PIIPSpec
+from piip.spec.base import Spec, to_json
+from piip.spec.model import ModelSpec
+from piip.spec.training import CocoSpec, OptimSpec, SpeedSpec, TrainSpec
+
+
+class PaperResult(Spec):
+    """What the paper and the released tables print for this row; training never reads it."""
+
+    box_ap: float | None = None
+    mask_ap: float | None = None
+    miou: float | None = None
+    top1: float | None = None
+    """All four in per cent."""
+    params_m: float | None = None
+    gflops: float | None = None
+    """Both by the convention of the published scripts, not of the network that is trained (see piip/models/published.py)."""
+    config: str | None = None
+    """The official configuration, without .py: its weights, log and the golden key manifests carry this name."""
+    note: str | None = None
+    """Which of these figures belongs to another network than this row's, and why."""
+
+
+class ExperimentSpec(Spec):
+    """One experiment; a line of a table."""
+
+    name: str = Field(pattern=r"^[a-z0-9_.]+$")
+    model: ModelSpec
+    data: CocoSpec = CocoSpec()
+    optim: OptimSpec = OptimSpec()
+    train: TrainSpec = TrainSpec()
+    speed: SpeedSpec = SpeedSpec()
+    paper: PaperResult | None = None
+
+    @model_validator(mode="after")
+    def _compiles_whole_weights(self) -> Self:
+        if self.speed.compile != "off" and self.train.engine == "deepspeed" and self.train.zero_stage == 3:
+            raise ValueError(
+                f"speed.compile {self.speed.compile!r} reads a block's weights, which train.zero_stage 3 shards. Take stage 2, or 'off'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _attention_has_its_precision(self) -> Self:
+        if self.speed.attention in ("flash", "varlen") and self.train.precision != "bf16":
+            raise ValueError(
+                f"speed.attention {self.speed.attention!r} takes bf16, train.precision is {self.train.precision}. "
+                "Set that to bf16, or take 'auto' or 'sdpa'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _captured_blocks_run_once(self) -> Self:
+        backbone = self.model.backbone
+        branches = backbone.branches if isinstance(backbone, PIIPSpec) else ()
+        again = [f"model.backbone.branches.{i}.checkpointing" for i, b in enumerate(branches) if b.checkpointing]
+        if again and self.speed.compile == "cuda_graphs":
+            raise ValueError(
+                f"speed.compile 'cuda_graphs' replays each block into the memory of its capture; {again[0]} runs it a second time, in "
+                "the backward pass, which nobody has tried. Set it to false in every branch, or take 'blocks'"
+            )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that change when anything but `name`, `paper` or the label does."""
+        body = self.model_dump(mode="json", exclude={"name": True, "paper": True, "model": {"backbone": {"label"}}})
+        return hashlib.sha256(to_json(body).encode()).hexdigest()[:12]
