@@ -1,5 +1,10 @@
-"""One point of growth.py: forward and backward pass of a network in processes made for it, timed, and their memory."""
+"""One point of growth.py: forward and backward pass of a network in processes made for it, timed, and their memory.
 
+PYTHONPATH=. python experiments/benchmarks/growth_point.py --batch 2                    # 2 images of 448 x 320, TSB
+PYTHONPATH=. python experiments/benchmarks/growth_point.py --batch 2 --checkpointing    # blocks computed again backward
+"""
+
+import argparse
 import json
 import multiprocessing
 import statistics
@@ -15,6 +20,7 @@ from torch import nn
 from train_step import detection_inputs
 
 from piip.models import build_model
+from piip.models.branches import Branch
 from piip.models.memory import training_memory
 from piip.presets import each_branch, mask_rcnn_1x, mask_rcnn_pico, pico, piip
 from piip.spec import ExperimentSpec, InteractionSpec
@@ -31,6 +37,8 @@ class Point:
     ddp: bool = False
     pico: bool = False
     """The demo's small networks instead, for a quick look."""
+    checkpointing: bool = False
+    """Blocks are computed again in the backward pass."""
 
     @property
     def row(self) -> ExperimentSpec:
@@ -43,7 +51,8 @@ class Point:
             row = mask_rcnn_1x(each_branch(backbone, {"drop_path": 0.0}))
         engine = "ddp" if self.ddp else "deepspeed"
         changes = {"batch_size": self.batch * self.workers, "precision": "bf16", "engine": engine, "zero_stage": 0}
-        return row.override({f"train.{name}": value for name, value in changes.items()})
+        again = {f"model.backbone.branches.{i}.checkpointing": self.checkpointing for i in range(len(self.letters))}
+        return row.override({f"train.{name}": value for name, value in changes.items()} | again)
 
     @property
     def predicted_gb(self) -> float:
@@ -73,6 +82,9 @@ def work(rank: int, point: Point, most_seconds: float, folder: str) -> None:
     form = ends()["ours bf16"]
     model: nn.Module = make_comparable(build_model(point.row.model, pretrained=False)).train().to(device)
     form.apply(model)
+    for module in model.modules():
+        if isinstance(module, Branch):
+            module.checkpointing = point.checkpointing
     inputs = detection_inputs(round(point.side * 5 / 7), point.side, point.batch, device)
     if point.ddp:
         dist.init_process_group(
@@ -117,3 +129,20 @@ def _resident(field: str) -> int:
     """Bytes: `VmRSS` now, `VmHWM` at most so far. Linux."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--side", type=int, default=448, help="pixels of the long side; 5/7 of it is the other")
+    options.add_argument("--batch", type=int, default=1, help="images")
+    options.add_argument("--pico", action="store_true", help="the demo's small networks")
+    options.add_argument("--checkpointing", action="store_true", help="blocks' activations are computed again backward")
+    options.add_argument("--most-seconds", type=float, default=60.0, help="of all passes together, about")
+    given = vars(options.parse_args())
+    most_seconds = given.pop("most_seconds")
+    point = Point(**given)
+    print(json.dumps(given | measure(point, most_seconds) | {"predicted_gb": point.predicted_gb}))
+
+
+if __name__ == "__main__":
+    main()
