@@ -68,6 +68,17 @@ def test_a_training_step_has_a_line_for_every_switch(monkeypatch):
         assert row["times as fast"] == pytest.approx(rows[0]["ms"] / row["ms"])
 
 
+def test_compiled_blocks_are_timed_on_a_cpu_when_asked_for_and_the_reference_comes_first():
+    import forms
+    import train_step
+
+    all_, few = (train_step.chosen_forms(CPU, brief=brief, compiled=True) for brief in (False, True))
+
+    assert list(all_)[:-2] == list(forms.forms())
+    assert list(few)[:-2] == [*list(forms.forms())[:1], forms.PLAIN_FP32, list(forms.forms())[-1]]
+    assert [form.speed.compile for form in few.values()] == ["off"] * 3 + ["blocks"] * 2
+
+
 def test_a_unit_computes_the_same_in_every_form():
     import unit
 

@@ -64,6 +64,13 @@ def forms() -> dict[str, Form]:
     return found
 
 
+def compiled_forms() -> dict[str, Form]:
+    """The fp32 and the fastest of `forms` with compiled blocks, for a CPU: minutes of compiling."""
+    found, compiled = forms(), {"compile": "blocks"}
+    kept = {"compiled blocks, fp32": found[PLAIN_FP32], "compiled blocks, bf16": list(found.values())[-1]}
+    return {name: replace(form, speed=form.speed.override(compiled)) for name, form in kept.items()}
+
+
 def gpu_forms() -> dict[str, Form]:
     """What SpeedSpec has for a GPU, in bf16: each a change to the last of `forms`."""
     fastest = list(forms().values())[-1]

@@ -16,7 +16,7 @@ from functools import partial
 
 import timing
 import torch
-from forms import PLAIN_FP32, Form, forms, gpu_forms, make_comparable
+from forms import PLAIN_FP32, Form, compiled_forms, forms, gpu_forms, make_comparable
 from torch import Tensor, nn
 
 from piip.models import build_model
@@ -92,13 +92,23 @@ class Step:
         return step
 
 
-def measure(case: str, threads: int, rounds: int, *, brief: bool = False, minutes: float = 10) -> list[timing.Row]:
-    step = Step(*CASES[case]())
-    found = forms() | (gpu_forms() if step.device.type == "cuda" else {})
-    methods = {name: step.run(form) for name, form in found.items()}
+def chosen_forms(device: torch.device, *, brief: bool, compiled: bool) -> dict[str, Form]:
+    """Those that a case is timed in, reference first."""
+    found = forms()
     if brief:
-        ends = (0, list(methods).index(PLAIN_FP32), len(forms()) - 1)
-        methods = {name: method for i, (name, method) in enumerate(methods.items()) if i in ends}
+        names = list(found)
+        found = {name: found[name] for name in (names[0], PLAIN_FP32, names[-1])}
+    elif device.type == "cuda":
+        found |= gpu_forms()
+    return found | (compiled_forms() if compiled else {})
+
+
+def measure(
+    case: str, threads: int, rounds: int, *, brief: bool = False, compiled: bool = False, minutes: float = 10
+) -> list[timing.Row]:
+    step = Step(*CASES[case]())
+    chosen = chosen_forms(step.device, brief=brief, compiled=compiled)
+    methods = {name: step.run(form) for name, form in chosen.items()}
     losses: dict[str, float] = {}
     calls = {name: partial(_note, losses, name, method) for name, method in methods.items()}
     seconds = timing.interleaved(calls, rounds=rounds, where=step.device, minutes=minutes)
@@ -123,6 +133,9 @@ def _note(losses: dict[str, float], name: str, method: Callable[[], float]) -> N
 def main() -> None:
     options = timing.parser(__doc__ or "")
     options.add_argument("--brief", action="store_true", help="the reference, all on in fp32, and all on in bf16 only")
+    options.add_argument(
+        "--compiled", action="store_true", help="compiled blocks on a CPU, too: compiling takes minutes of --minutes"
+    )
     options.add_argument("--minutes", type=float, default=10, help="wall time of a case, about (default: 10)")
     options.set_defaults(threads=[1], rounds=5)
     given = options.parse_args()
@@ -131,7 +144,9 @@ def main() -> None:
         torch.set_num_threads(threads)
         for case in timing.chosen(list(CASES), given.only):
             timing.progress(f"{case}, {threads} threads")
-            rows += measure(case, threads, given.rounds, brief=given.brief, minutes=given.minutes)
+            rows += measure(
+                case, threads, given.rounds, brief=given.brief, compiled=given.compiled, minutes=given.minutes
+            )
     timing.report(rows, as_json=given.json)
 
 
