@@ -102,7 +102,8 @@ class SpeedSpec(Spec):
 
     compile: Literal["off", "blocks", "cuda_graphs"] = "off"
     """`blocks`: each branch's block and each interaction's injector goes through torch.compile, in training; every size of image compiles
-    anew, so let data.pad_multiple make few. `cuda_graphs`: these regions are captured and replayed, too (mode "reduce-overhead")."""
+    anew, so let data.pad_multiple make few. `cuda_graphs`: these regions are captured and replayed, too (mode "reduce-overhead"); not
+    with branches' `checkpointing`."""
     streams: bool = False
     """Between interactions every branch runs on a CUDA stream of its own, beside the others."""
 
