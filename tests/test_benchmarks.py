@@ -134,6 +134,7 @@ def test_the_loader_is_compared_with_reading_and_with_a_step(tmp_path):
     assert [row["what"] for row in rows] == ["plain reading", "threads 1", "processes 1", "training step"]
     assert rows[0]["x plain reading"] == rows[-1]["x training step"] == 1
     assert rows[1]["x plain reading"] == pytest.approx(rows[1]["images/s"] / rows[0]["images/s"])
+    assert seconds["loader, into shared memory"] > 0
     assert seconds["loader"] > seconds["plain reading"] > 0
 
 
@@ -173,6 +174,36 @@ def test_growth_follows_an_axis_until_a_limit(monkeypatch):
     assert until_slow[-1]["x first"] == pytest.approx(8**1.5)
     assert [row["at"] for row in until_large] == [1, 2, 4]  # 0.011 * 8 ** 2 = 0.7 GB is not tried
     assert growth.png(growth.draw({"batch": until_slow})).startswith(b"\x89PNG")
+
+
+def test_an_axis_of_growth_ends_when_its_time_is_up(monkeypatch):
+    import growth
+
+    monkeypatch.setattr(growth, "measure", lambda point, _: {"seconds": 1.0 + 2.0 * point.batch, "gb": 1.0})
+    monkeypatch.setattr(growth.Point, "predicted_gb", property(lambda point: 0.1 * point.batch))
+    batches = growth.points("batch", pico=True)
+
+    assert len(growth.follow("batch", batches, 1, 1e9, minutes=0)) == 1
+    # a fixed cost of 1 s and 2 s an image, as it was measured
+    assert growth.line(growth.follow("batch", batches, 1, 1e9), "seconds") == pytest.approx((1, 2, 0))
+
+
+def test_rows_of_an_earlier_run_are_shown_again(tmp_path, monkeypatch, capsys):
+    import growth
+
+    rows = [{"axis": "size", "at": at, "seconds": 2 * at, "GB": 3.0, "predicted GB": 3.0} for at in (1.0, 2.0, 4.0)]
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(
+        "sys.argv", ["growth.py", "--axes", "--with", str(earlier), "--png", str(tmp_path / "g.png"), "--json"]
+    )
+
+    growth.main()
+
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["rows"] == rows
+    assert printed["summary"]["seconds over megapixels, exponent"] == "1.00"
+    assert (tmp_path / "g.png").stat().st_size > 1000
 
 
 def test_a_point_of_growth_is_measured(tmp_path):

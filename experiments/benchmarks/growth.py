@@ -1,7 +1,8 @@
 """How do time and memory of a training step grow with image size, batch, branches and workers?
 
     PYTHONPATH=. python experiments/benchmarks/growth.py   # until 60 s or 6 GB a point; 15 minutes
-    PYTHONPATH=. python experiments/benchmarks/growth.py --most-gb 70 --most-seconds 20 --axes size batch --json  # a GPU
+    PYTHONPATH=. python experiments/benchmarks/growth.py --axes size --most-gb 70 --json > a.json   # on a GPU
+    PYTHONPATH=. python experiments/benchmarks/growth.py --axes workers --with a.json    # more, in one table and picture
 
 Forward and backward pass of Mask R-CNN in our fastest form, on random images, 7 to 5, with five objects each. Every point is a process
 of its own; on a GPU its memory is `max_memory_allocated`, else how far its resident memory has grown at most since before the network
@@ -10,25 +11,31 @@ above the limit ends its axis. `x first` is the ratio to the axis's first point;
 
     size      TSB (side, 5/7, 3/7), batch 1; exponent over pixels
     batch     TSB 448/320/192
-    branches  T 448, TS 448/320, TSB 448/320/192, batch 1: every branch more is a larger network on a smaller image
+    branches  T 448, TS 448/320, TSB 448/320/192, TSBL 448/320/192/128, batch 1: every branch more is a larger network on a smaller image
     workers   TSB 448/320/192, DDP, batch 1 each (gloo; on GPUs NCCL): memory is the first worker's
 """
 
 import itertools
+import json
+import statistics
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import timing
 import torch
 from growth_point import Point, measure
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from piip.reports.figures import png
 from piip.reports.themes import LIGHT, dress, legend, new_figure
 
 UNITS = {"size": "megapixels", "batch": "images", "branches": "branches", "workers": "workers"}
+MORE_OF_THE_SAME = ("size", "batch")
+"""Axes on which a straight line is to be expected: fixed costs, and so much for each pixel or image."""
 PNG = Path(__file__).parents[1] / "pictures" / "growth.png"
 
 
@@ -44,14 +51,18 @@ def points(axis: str, *, pico: bool = False) -> Iterator[tuple[float, Point]]:
         case "batch":
             yield from ((2**i, replace(base, batch=2**i)) for i in itertools.count())
         case "branches":
-            yield from ((n, replace(base, letters="TSB"[:n])) for n in (1, 2, 3))
+            letters = "TSB" if pico else "TSBL"
+            yield from ((n + 1, replace(base, letters=letters[: n + 1])) for n in range(len(letters)))
         case "workers":
             most = torch.cuda.device_count() or 2
             yield from ((2**i, replace(base, workers=2**i, ddp=True)) for i in range(most.bit_length()))
 
 
-def follow(axis: str, points: Iterator[tuple[float, Point]], most_gb: float, most_seconds: float) -> list[timing.Row]:
-    """The rows of an axis, to the largest point that fits."""
+def follow(
+    axis: str, points: Iterator[tuple[float, Point]], most_gb: float, most_seconds: float, *, minutes: float = inf
+) -> list[timing.Row]:
+    """The rows of an axis, to the largest point that fits; after so many minutes no other is begun."""
+    until = time.monotonic() + 60 * minutes
     rows: list[timing.Row] = []
     for size, point in points:
         predicted = point.predicted_gb
@@ -64,7 +75,11 @@ def follow(axis: str, points: Iterator[tuple[float, Point]], most_gb: float, mos
         row |= {"predicted GB": predicted, "measured / predicted": found["gb"] / predicted}
         rows.append(row)
         row["x first"] = found["seconds"] / float(str(rows[0]["seconds"]))
+        timing.progress(f"    {found['seconds']:.3g} s, {found['gb']:.2f} GB, {predicted:.2f} predicted")
         if found["seconds"] > most_seconds or found["gb"] > most_gb:
+            break
+        if time.monotonic() > until:
+            timing.progress(f"{axis}: no larger points, its time is up")
             break
     return rows
 
@@ -75,10 +90,20 @@ def exponents(rows: list[timing.Row], last: int = 0) -> dict[str, float]:
     return {name: timing.exponent(at, [float(str(row[name])) for row in rows[-last:]]) for name in ("seconds", "GB")}
 
 
+def line(rows: list[timing.Row], name: str) -> tuple[float, float, float]:
+    """Least squares of figure = start + slope * size: both, and how far the worst point is from it, as a part of the point.
+
+    What does not depend on the size, such as gradients of weights, makes an exponent small; it is the start here.
+    """
+    at, figures = ([float(str(row[key])) for row in rows] for key in ("at", name))
+    slope, start = statistics.linear_regression(at, figures)
+    return start, slope, max(abs(start + slope * x - y) / y for x, y in zip(at, figures, strict=True))
+
+
 def draw(found: dict[str, list[timing.Row]]) -> Figure:
-    """Time above memory, an axis a column, both scales logarithmic; lines are the fitted powers."""
+    """Time above memory, an axis a column, both scales logarithmic; with the fitted powers and straight lines."""
     figure = new_figure(3.6 * len(found) + 1, 7, LIGHT)
-    panels = figure.subplots(2, len(found), squeeze=False)
+    panels = figure.subplots(2, len(found), squeeze=False, sharey="row")  # steep is then steep everywhere
     for column, (axis, rows) in enumerate(found.items()):
         powers, at = exponents(rows), [float(str(row["at"])) for row in rows]
         for axes, name, color in zip(panels[:, column], ("seconds", "GB"), LIGHT.piip, strict=False):
@@ -87,7 +112,11 @@ def draw(found: dict[str, list[timing.Row]]) -> Figure:
             values = [float(str(row[name])) for row in rows]
             axes.plot(at, values, "o", color=color, markersize=8, label="measured")
             centre = [timing.geomean(at), timing.geomean(values)]
-            axes.plot(at, [centre[1] * (x / centre[0]) ** powers[name] for x in at], color=color, label="fit")
+            axes.plot(at, [centre[1] * (x / centre[0]) ** powers[name] for x in at], ":", color=color, label="power")
+            if axis in MORE_OF_THE_SAME and len(rows) > 2:
+                start, slope, _ = line(rows, name)
+                fine = [at[0] * (at[-1] / at[0]) ** (i / 50) for i in range(51)]
+                axes.plot(fine, [start + slope * x for x in fine], color=color, label="straight line")
             if name == "GB":
                 predicted = [float(str(row["predicted GB"])) for row in rows]
                 axes.plot(at, predicted, "_", color=LIGHT.ink, markersize=14, markeredgewidth=2, label="predicted")
@@ -97,28 +126,41 @@ def draw(found: dict[str, list[timing.Row]]) -> Figure:
                 side.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 side.set_minor_formatter(NullFormatter())
-    legend(panels[1, 0], LIGHT, loc="upper left")
+            if axis != "size":  # counts
+                axes.xaxis.set_major_locator(FixedLocator(at))
+                axes.xaxis.set_minor_locator(NullLocator())
+    legend(figure, LIGHT, handles=panels[1, 0].get_legend_handles_labels()[0], loc="outside lower center", ncols=4)
     return figure
 
 
 def main() -> None:
     options = timing.parser(__doc__ or "", cases=False)
-    options.add_argument("--axes", nargs="+", choices=list(UNITS), default=list(UNITS), help="default: all")
+    options.add_argument("--axes", nargs="*", choices=list(UNITS), default=list(UNITS), help="default: all")
     options.add_argument("--most-gb", type=float, default=6.0, help="memory of a point's worker (default: 6)")
     options.add_argument(
         "--most-seconds", type=float, default=60.0, help="of a forward and backward pass (default: 60)"
     )
+    options.add_argument("--minutes", type=float, default=inf, help="of an axis; then no larger point is begun")
+    options.add_argument(
+        "--with", dest="earlier", type=Path, nargs="+", default=[], metavar="JSON", help="rows of earlier runs, too"
+    )
     options.add_argument("--png", type=Path, default=PNG, help="the curves (default: experiments/pictures/growth.png)")
     options.add_argument("--pico", action="store_true", help="the demo's small networks: a quick look")
     given = options.parse_args()
-    found = {
-        axis: follow(axis, points(axis, pico=given.pico), given.most_gb, given.most_seconds) for axis in given.axes
-    }
+    found: dict[str, list[timing.Row]] = {}
+    for row in itertools.chain.from_iterable(json.loads(path.read_text())["rows"] for path in given.earlier):
+        found.setdefault(row["axis"], []).append(row)
+    for axis in given.axes:
+        limits = (given.most_gb, given.most_seconds)
+        found[axis] = follow(axis, points(axis, pico=given.pico), *limits, minutes=given.minutes)
     summary: timing.Row = {}
     for axis, rows in found.items():
         for name, power in exponents(rows).items():
             tail = f", last three {exponents(rows, 3)[name]:.2f}" if len(rows) > 3 else ""
             summary[f"{name} over {UNITS[axis]}, exponent"] = f"{power:.2f}{tail}"
+            if axis in MORE_OF_THE_SAME and len(rows) > 2:
+                start, slope, away = line(rows, name)
+                summary[f"{name} over {UNITS[axis]}, straight line"] = f"{start:.2f} + {slope:.2f} x, within {away:.0%}"
     given.png.write_bytes(png(draw(found)))
     timing.report(list(itertools.chain(*found.values())), as_json=given.json, summary=summary)
 

@@ -43,7 +43,7 @@ class Point:
     @property
     def row(self) -> ExperimentSpec:
         """The network; bf16 as our fastest form."""
-        sides = [round(self.side * part / 7) for part in (7, 5, 3)[: len(self.letters)]]
+        sides = [round(self.side * part / 7) for part in (7, 5, 3, 2)[: len(self.letters)]]
         if self.pico:
             row = mask_rcnn_pico(pico(self.letters, sides, pretrained=False), steps=1)
         else:
@@ -104,7 +104,7 @@ def work(rank: int, point: Point, most_seconds: float, folder: str) -> None:
         return _clock(device, wall=point.ddp) - start
 
     first = step()  # warms up
-    turns = max(2, min(7, int(most_seconds / 2 / max(first, 1e-3))))
+    turns = max(1, min(7, int(most_seconds / 3 / max(first, 1e-3))))
     if point.ddp:
         shared = torch.tensor(turns, device=device)  # they wait for each other
         dist.all_reduce(shared, dist.ReduceOp.MIN)

@@ -111,13 +111,24 @@ def measure(data: CocoDataset, workers: list[int], *, images: int, rounds: int) 
 
 
 def cpu_seconds(data: CocoDataset, images: int, rounds: int) -> dict[str, float]:
-    """CPU time an image in this thread alone: loaded and collated, and plainly read."""
+    """CPU time an image in this thread alone: loaded in batches, also with what a process pays to share them, and plainly read."""
     keys = range(min(images, len(data)))
+
+    def batches() -> list[Batch]:
+        some = [keys[start : start + BATCH] for start in range(0, len(keys), BATCH)]
+        return [Batch.of([data.sample(index, 0) for index in batch], SPEC.pad_multiple) for batch in some]
+
+    def shared() -> None:
+        for batch in batches():
+            for tensor in (batch.images, *itertools.chain.from_iterable(t.values() for t in batch.targets)):
+                tensor.share_memory_()
+
     methods = {
-        "loader": lambda: Batch.of([data.sample(index, 0) for index in keys], SPEC.pad_multiple),
+        "loader": batches,
+        "loader, into shared memory": shared,
         "plain reading": lambda: plain_reading(data, len(keys)),
     }
-    return {k: v / len(keys) for k, v in timing.interleaved(methods, rounds=rounds, seconds=0.0).items()}
+    return {k: v / len(keys) for k, v in timing.interleaved(methods, rounds=rounds).items()}
 
 
 def main() -> None:
@@ -137,7 +148,7 @@ def main() -> None:
             cpu[side] = cpu_seconds(data, 8, given.rounds)
             rows += measure(data, given.workers, images=given.images, rounds=given.rounds)
     summary: timing.Row = {}
-    for what in ("loader", "plain reading"):
+    for what in ("loader", "loader, into shared memory", "plain reading"):
         figures = [seconds[what] for seconds in cpu.values()]
         summary[f"{what}, CPU ms an image"] = ", ".join(f"{1e3 * f:.1f}" for f in figures)
         summary[f"{what}, exponent over pixels"] = timing.exponent([side**2 for side in cpu], figures)

@@ -44,7 +44,8 @@ def interleaved(
     Args:
         methods: Name -> a call without arguments.
         rounds: Turns of each method, after one or two to warm up.
-        seconds: Short methods are called several times a turn, until the turn takes this long.
+        seconds: Short methods are called several times a turn, until the turn takes this long. 0: once a turn, and without warming
+            up, where methods are long and have run already.
         where: A GPU: wall time between two moments in which it has nothing left to do, launches included, and its median.
         wall: Wall time although PyTorch has one thread: the method has threads or processes of its own.
         minutes: No further round begins that would, as the one before it, end after so much wall time; one is made anyway.
@@ -53,7 +54,7 @@ def interleaved(
     on_gpu = where is not None and where.type == "cuda"
     one_thread = torch.get_num_threads() == 1 and not wall and not on_gpu
     clock = _when_idle if on_gpu else time.process_time if one_thread else time.perf_counter
-    calls = {name: _calls_per_turn(method, seconds) for name, method in methods.items()}
+    calls = {name: _calls_per_turn(method, seconds) if seconds else 1 for name, method in methods.items()}
     taken: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(rounds):
         round_began = time.perf_counter()
