@@ -29,15 +29,17 @@ struct Sizes {
   int divide_shift;
 };
 
-// The head of a query that a thread works for, and its part of the channels.
+// The head of a query that a thread works for, and its part of the channels. A block is (heads, threads_per_head * queries) threads,
+// of which threads_per_head neighbours do a head of a query; `block` is its place among those of all queries.
 struct Place {
   int query, head, lane;
   int64_t image;
-  __device__ Place(int threads_per_head)
-      : query(blockIdx.x * blockDim.y + threadIdx.y),
-        head(blockIdx.y * (blockDim.x / threads_per_head) + threadIdx.x / threads_per_head),
-        lane(threadIdx.x % threads_per_head),
-        image(blockIdx.z) {}
+  __device__ Place(unsigned threads_per_head, unsigned block) : image(blockIdx.z) {
+    const unsigned column = threadIdx.y % threads_per_head * blockDim.x + threadIdx.x;
+    query = block * (blockDim.y / threads_per_head) + threadIdx.y / threads_per_head;
+    head = blockIdx.y * blockDim.x + column / threads_per_head;
+    lane = column % threads_per_head;
+  }
   __device__ Place(int query, int head, int64_t image) : query(query), head(head), lane(0), image(image) {}
   __device__ bool exists(const Sizes& sizes) const { return query < sizes.queries && head < sizes.heads; }
   // Among all (image, query), and among all (image, query, head).
@@ -92,12 +94,21 @@ __device__ void for_each_vector(int first, int channels, Visit visit) {
   }
 }
 
+// What forward reads and writes.
+template <class T, class Points>
+struct Forward {
+  Sizes sizes;
+  typename Points::Given given;
+  const typename T::Item* value;
+  typename T::Item* out;
+};
+
 template <int D, class T, class Points>
-__global__ void __launch_bounds__(kThreads)
-    forward_kernel(const Sizes sizes, const __grid_constant__ typename Points::Given given, const typename T::Item* value, typename T::Item* out) {
+__device__ __forceinline__ void forward_block(const Forward<T, Points>& call, unsigned block) {
   using A = Layout<T, D>;
   using Vector = Packed<T, A::kWidth>;
-  const Place place(A::kThreadsPerHead);
+  const auto& [sizes, given, value, out] = call;
+  const Place place(A::kThreadsPerHead, block);
   if (!place.exists(sizes)) return;
   const int channels = D ? D : sizes.channels, pitch = sizes.heads * channels;
   const Points points(given, sizes, place);
@@ -146,19 +157,40 @@ __device__ float sum_over_threads(float x) {
   return x;
 }
 
+template <int D, class T, class Points>
+__global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ Forward<T, Points> call) {
+  forward_block<D>(call, blockIdx.x);
+}
+
+// Two calls in one launch, for blocks that would leave multiprocessors idle: the first has `blocks` of them, the other the rest.
+template <int D, int E, class T, class Points>
+__global__ void __launch_bounds__(kThreads)
+    forward_pair_kernel(const __grid_constant__ Forward<T, Points> one, const __grid_constant__ Forward<T, Points> other, unsigned blocks) {
+  blockIdx.x < blocks ? forward_block<D>(one, blockIdx.x) : forward_block<E>(other, blockIdx.x - blocks);
+}
+
 // Blocks that a multiprocessor is to hold at once; 0 leaves that to ptxas, which then spills a register or two of some kernels to hold
 // one more block. Four of them are 128 registers a thread, two all it can have.
 template <int D, class Sum>
 constexpr int kBlocks = D == 0 ? 4 : D == 32 && std::is_void_v<Sum> ? 2 : 0;
 
-// Sum is float, int64_t for sums in fixed point, or void where the value's gradient is somebody else's.
+// What backward reads and writes. Sum is float, int64_t for sums in fixed point, or void where the value's gradient is somebody else's.
+template <class Sum, class T, class Points>
+struct Backward {
+  Sizes sizes;
+  typename Points::Given given;
+  typename Points::Gradients gradients;
+  const typename T::Item *grad_out, *value;
+  Sum* grad_value;
+  const uint32_t* largest;
+};
+
 template <int D, class Sum, class T, class Points>
-__global__ void __launch_bounds__(kThreads, kBlocks<D, Sum>)
-    backward_kernel(const Sizes sizes, const __grid_constant__ typename Points::Given given, const typename Points::Gradients gradients,
-                    const typename T::Item* grad_out, const typename T::Item* value, Sum* grad_value, const uint32_t* largest) {
+__device__ __forceinline__ void backward_block(const Backward<Sum, T, Points>& call, unsigned block) {
   using A = Layout<T, D>;
   using Vector = Packed<T, A::kWidth>;
-  const Place place(A::kThreadsPerHead);
+  const auto& [sizes, given, gradients, grad_out, value, grad_value, largest] = call;
+  const Place place(A::kThreadsPerHead, block);
   if (!place.exists(sizes)) return;
   const int channels = D ? D : sizes.channels, pitch = sizes.heads * channels, begin = place.lane * A::kWidth;
   const int64_t row = place.row(sizes);
@@ -224,6 +256,18 @@ __global__ void __launch_bounds__(kThreads, kBlocks<D, Sum>)
     points.take(p, point, sampled, of_x, of_y, gradients, sizes, place);
   }
   points.write(gradients, given, sizes, place);
+}
+
+template <int D, class Sum, class T, class Points>
+__global__ void __launch_bounds__(kThreads, kBlocks<D, Sum>) backward_kernel(const __grid_constant__ Backward<Sum, T, Points> call) {
+  backward_block<D>(call, blockIdx.x);
+}
+
+template <int D, int E, class T, class Points>
+__global__ void __launch_bounds__(kThreads)
+    backward_pair_kernel(const __grid_constant__ Backward<float, T, Points> one, const __grid_constant__ Backward<float, T, Points> other,
+                         unsigned blocks) {
+  blockIdx.x < blocks ? backward_block<D>(one, blockIdx.x) : backward_block<E>(other, blockIdx.x - blocks);
 }
 
 }  // namespace piip::cuda

@@ -22,7 +22,7 @@ typename Storage::Item* out(void* pointer) {
 }
 
 #ifdef __CUDACC__
-// Threads next to each other in x, `lanes` at a time, exchange what they have.
+// Threads next to each other, `lanes` at a time, exchange what they have.
 template <class... Parameters, class... Arguments>
 void launch(int lanes, void (*kernel)(Parameters...), dim3 grid, dim3 block, void* stream, Arguments... arguments) {
   (void)lanes;
@@ -68,16 +68,15 @@ inline Sizes grid_sizes(int64_t pixels, int64_t query_height, int64_t query_widt
   return sizes;
 }
 
-// Blocks of heads x queries of one image.
-template <class T, int D>
+// Blocks of heads x queries of one image, for kernels that do a head of a query with `lanes` threads or fewer (powers of two).
 struct Grid {
-  static constexpr int kLanes = Layout<T, D>::kThreadsPerHead;
   dim3 grid, block;
-  Grid(int64_t batch, const Sizes& sizes) {
-    const int heads = std::min(sizes.heads, kThreads / kLanes);
-    block = dim3(heads * kLanes, kThreads / (heads * kLanes), 1);
-    grid = dim3((sizes.queries + block.y - 1) / block.y, (sizes.heads + heads - 1) / heads, batch);
+  Grid(int64_t batch, const Sizes& sizes, int lanes) {
+    const int heads = std::min(sizes.heads, kThreads / lanes);
+    block = dim3(heads, kThreads / (heads * lanes) * lanes, 1);
+    grid = dim3(blocks(sizes, lanes), (sizes.heads + heads - 1) / heads, batch);
   }
+  unsigned blocks(const Sizes& sizes, int lanes) const { return (sizes.queries + block.y / lanes - 1) / (block.y / lanes); }
 };
 
 inline dim3 blocks_for(int64_t count) { return dim3(std::min<int64_t>((count + kThreads - 1) / kThreads, 1024), 1, 1); }

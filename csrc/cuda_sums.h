@@ -63,9 +63,19 @@ __global__ void __launch_bounds__(kThreads) largest_kernel(const typename T::Ite
 }
 
 // The value's gradient from its sums.
+template <class T, class Sum>
+struct Rounding {
+  const Sum* sums;
+  int64_t count;
+  const uint32_t* largest;
+  int count_bits;
+  typename T::Item* to;
+};
+
+// grid.y 2: of two calls.
 template <bool kAnyWeight, class T, class Sum>
-__global__ void __launch_bounds__(kThreads)
-    round_kernel(const Sum* sums, int64_t count, const uint32_t* largest, int count_bits, typename T::Item* to) {
+__global__ void __launch_bounds__(kThreads) round_kernel(const Rounding<T, Sum> one, const Rounding<T, Sum> other) {
+  const auto& [sums, count, largest, count_bits, to] = blockIdx.y ? other : one;
   const float unit = largest ? 1 / fixed_point_scale<kAnyWeight>(largest, count_bits) : 1.f;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * kThreads)
     store_one<T>(to + i, static_cast<float>(sums[i]) * unit);

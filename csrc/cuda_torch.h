@@ -53,11 +53,13 @@ inline void check_size(int64_t batch, int64_t pixels, int64_t queries, int64_t w
                   "pixels, queries, and heads times channels, must each be below 2^31");
 }
 
-template <class Launch, class Call>
-void start(Launch launch, const Call& call, const Tensor& on, const char* op) {
+// launch(calls..., stream)
+template <class Launch, class... Calls>
+void start(Launch launch, const Tensor& on, const char* op, const Calls&... calls) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream));
-  const char* error = launch(call, stream);
+  const auto found = aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream);
+  STD_TORCH_CHECK(found == AOTI_TORCH_SUCCESS, "PyTorch names no stream of GPU ", on.get_device_index());
+  const char* error = launch(calls..., stream);
   STD_TORCH_CHECK(error == nullptr, "CUDA refused to start ", op, ": ", error);
 }
 
@@ -68,7 +70,7 @@ struct __attribute__((visibility("hidden"))) ValueGradient {
   ValueGradient(const Tensor& value, bool fixed_point)
       : sums(torch::stable::new_zeros(value, value.sizes(), fixed_point ? ScalarType::Long : ScalarType::Float)),
         gradient(value.scalar_type() == sums.scalar_type() ? sums : torch::stable::empty_like(value)),
-        largest(torch::stable::new_zeros(value, {2}, ScalarType::Int)) {}
+        largest(torch::stable::new_zeros(value, {fixed_point ? 2 : 0}, ScalarType::Int)) {}
 
   template <class Call>
   void attach(Call& call, bool fixed_point) {

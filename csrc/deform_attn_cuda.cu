@@ -38,40 +38,107 @@ void for_sizes(const Call& call, Run run) {
   }
 }
 
-const char* forward(const Call& call, void* stream) {
+// run(D, E) for paired() calls.
+template <class Run>
+void for_pair(const Call& one, Run run) {
+  switch (one.channels) {
+    case 6: return run(std::integral_constant<int, 6>{}, std::integral_constant<int, 12>{});
+    case 12: return run(std::integral_constant<int, 12>{}, std::integral_constant<int, 24>{});
+    default: return run(std::integral_constant<int, 24>{}, std::integral_constant<int, 32>{});
+  }
+}
+
+template <int D>
+constexpr int kLanes = Layout<T, D>::kThreadsPerHead;
+
+// The grid of the call with more lanes, its blocks along the queries those of both calls, and the first call's.
+template <int D, int E>
+std::pair<Grid, unsigned> pair_grid(const Call& one, const Call& other) {
+  Grid grid(one.batch, sizes_of(one), std::max(kLanes<D>, kLanes<E>));
+  const unsigned first = grid.blocks(sizes_of(one), kLanes<D>);
+  grid.grid.x = first + grid.blocks(sizes_of(other), kLanes<E>);
+  return {grid, first};
+}
+
+template <class Points>
+Forward<T, Points> of_forward(const Call& call) {
+  return {sizes_of(call), given(call), in<T>(call.value), out<T>(call.out)};
+}
+
+template <class Sum, class Points>
+Backward<Sum, T, Points> of_backward(const Call& call) {
+  return {sizes_of(call),       given(call),        {out<L>(call.grad_offsets), out<L>(call.grad_logits), call.kept},
+          in<T>(call.grad_out), in<T>(call.value),  static_cast<Sum*>(call.sums),
+          call.largest};
+}
+
+template <class Sum>
+Rounding<T, Sum> of_rounding(const Call& call) {
   const Sizes sizes = sizes_of(call);
+  return {static_cast<const Sum*>(call.sums), call.batch * sizes.pixels * call.heads * call.channels, call.largest, sizes.count_bits,
+          out<T>(call.grad_value)};
+}
+
+const char* forward(const Call& call, void* stream) {
   for_sizes(call, [&](auto channels, auto* points) {
     constexpr int D = decltype(channels)::value;
     using Points = std::remove_pointer_t<decltype(points)>;
-    const Grid<T, D> grid(call.batch, sizes);
-    launch(grid.kLanes, forward_kernel<D, T, Points>, grid.grid, grid.block, stream, sizes, given(call), in<T>(call.value),
-           out<T>(call.out));
+    const Grid grid(call.batch, sizes_of(call), kLanes<D>);
+    launch(kLanes<D>, forward_kernel<D, T, Points>, grid.grid, grid.block, stream, of_forward<Points>(call));
+  });
+  return last_error();
+}
+
+const char* forward_pair(const Call& one, const Call& other, void* stream) {
+  for_pair(one, [&](auto channels, auto other_channels) {
+    constexpr int D = decltype(channels)::value, E = decltype(other_channels)::value;
+    using Points = Attention<L, 4>;
+    const auto [grid, first] = pair_grid<D, E>(one, other);
+    launch(std::max(kLanes<D>, kLanes<E>), forward_pair_kernel<D, E, T, Points>, grid.grid, grid.block, stream, of_forward<Points>(one),
+           of_forward<Points>(other), first);
   });
   return last_error();
 }
 
 // All gradients, or without the value's where Sum is void.
 template <class Sum>
-void launch_backward(const Call& call, const Sizes& sizes, void* stream) {
-  const AttentionGradients<L> gradients{out<L>(call.grad_offsets), out<L>(call.grad_logits), call.kept};
+void launch_backward(const Call& call, void* stream) {
   for_sizes(call, [&](auto channels, auto* points) {
     constexpr int D = decltype(channels)::value;
     using Points = std::remove_pointer_t<decltype(points)>;
-    const Grid<T, D> grid(call.batch, sizes);
-    launch(grid.kLanes, backward_kernel<D, Sum, T, Points>, grid.grid, grid.block, stream, sizes, given(call), gradients,
-           in<T>(call.grad_out), in<T>(call.value), static_cast<Sum*>(call.sums), static_cast<const uint32_t*>(call.largest));
+    const Grid grid(call.batch, sizes_of(call), kLanes<D>);
+    launch(kLanes<D>, backward_kernel<D, Sum, T, Points>, grid.grid, grid.block, stream, of_backward<Sum, Points>(call));
   });
+}
+
+// Of one call or two: sums that are not in memory of the value's dtype already.
+template <class Sum>
+void launch_rounding(const Call& one, const Call* other, void* stream) {
+  if (one.sums == one.grad_value) return;
+  const auto first = of_rounding<Sum>(one), second = of_rounding<Sum>(other ? *other : one);
+  dim3 grid = blocks_for(std::max(first.count, second.count));
+  grid.y = other ? 2 : 1;
+  launch(1, round_kernel<false, T, Sum>, grid, dim3(kThreads, 1, 1), stream, first, second);
 }
 
 template <class Sum>
 void backward_in_memory(const Call& call, void* stream) {
-  const Sizes sizes = sizes_of(call);
-  const int64_t pixels = call.batch * sizes.pixels * call.heads * call.channels;
-  if (call.largest) find_largest<T>(in<T>(call.grad_out), call.batch * sizes.queries * call.heads * call.channels, call.largest, stream);
-  launch_backward<Sum>(call, sizes, stream);
-  if (call.sums != call.grad_value)
-    launch(1, round_kernel<false, T, Sum>, blocks_for(pixels), dim3(kThreads, 1, 1), stream, static_cast<const Sum*>(call.sums), pixels,
-           static_cast<const uint32_t*>(call.largest), sizes.count_bits, out<T>(call.grad_value));
+  if (call.largest)
+    find_largest<T>(in<T>(call.grad_out), call.batch * sizes_of(call).queries * call.heads * call.channels, call.largest, stream);
+  launch_backward<Sum>(call, stream);
+  launch_rounding<Sum>(call, nullptr, stream);
+}
+
+const char* backward_pair(const Call& one, const Call& other, void* stream) {
+  for_pair(one, [&](auto channels, auto other_channels) {
+    constexpr int D = decltype(channels)::value, E = decltype(other_channels)::value;
+    using Points = Attention<L, 4>;
+    const auto [grid, first] = pair_grid<D, E>(one, other);
+    launch(std::max(kLanes<D>, kLanes<E>), backward_pair_kernel<D, E, T, Points>, grid.grid, grid.block, stream,
+           of_backward<float, Points>(one), of_backward<float, Points>(other), first);
+  });
+  launch_rounding<float>(one, &other, stream);
+  return last_error();
 }
 
 // Channels of a block's planes, the more the fewer times points are found; 0 where not even one channel's plane fits.
@@ -85,7 +152,7 @@ int channels_of_planes(const Call& call) {
 
 void backward_in_planes(const Call& call, void* stream) {
   const Sizes sizes = sizes_of(call);
-  launch_backward<void>(call, sizes, stream);
+  launch_backward<void>(call, stream);
   const auto with = [&](auto channels, auto* points) {
     constexpr int C = decltype(channels)::value;
     using Points = std::remove_pointer_t<decltype(points)>;
@@ -118,6 +185,6 @@ bool planes_fit(const Call& call) { return channels_of_planes(call) > 0; }
 
 }  // namespace
 
-extern const Kernels PIIP_STORAGE = {forward, backward, planes_fit};
+extern const Kernels PIIP_STORAGE = {forward, backward, planes_fit, forward_pair, backward_pair};
 
 }  // namespace piip::cuda

@@ -34,12 +34,26 @@ constexpr bool special(const Call& call) {
   return false;
 }
 
+// There is code that does both in one launch (of backward: with Sums::floats), and it pays: the directions of a unit of PIIP-TSB or -SBL,
+// the narrower first, on images of a few megapixels. 2^19 heads of queries are two to four times what an H100 holds at once; with
+// more, each direction fills it alone, and better so: in one launch, the narrower takes as many registers as the wider.
+constexpr bool paired(const Call& one, const Call& other) {
+  const int64_t heads_of_queries =
+      one.batch * one.heads * (one.query_height * one.query_width + other.query_height * other.query_width);
+  if (one.batch != other.batch || one.heads != other.heads || heads_of_queries > 1 << 19) return false;
+  for (const int channels : {6, 12, 24})
+    if (one.channels == channels && other.channels == (channels == 24 ? 32 : 2 * channels)) return special(one) && special(other);
+  return false;
+}
+
 // Starts the kernels on a stream (cudaStream_t) and returns. nullptr, or what CUDA has against it.
 using Launch = const char* (*)(const Call&, void* stream);
+using LaunchPair = const char* (*)(const Call&, const Call&, void* stream);
 
 struct Kernels {
   Launch forward, backward;
   bool (*planes_fit)(const Call&);  // whether backward can do with Sums::planes on the present device
+  LaunchPair forward_pair, backward_pair;  // for paired calls
 };
 
 // Value, out and grad_out are of the first type, offsets and logits of the second.

@@ -57,7 +57,7 @@ struct Inputs {
     if (out.numel() == 0) return out;
     attach(call);
     call.out = out.mutable_data_ptr();
-    start(kernels().forward, call, value, op);
+    start(kernels().forward, value, op, call);
     return out;
   }
 
@@ -77,7 +77,7 @@ struct Inputs {
     grad_value.attach(call, deterministic);
     call.grad_out = grad_out.const_data_ptr();
     call.grad_coordinates = grad_coordinates.mutable_data_ptr(), call.grad_weights = grad_weights.mutable_data_ptr();
-    start(kernels().backward, call, value, op);
+    start(kernels().backward, value, op, call);
     return {grad_value.gradient, grad_coordinates, grad_weights};
   }
 };

@@ -35,9 +35,10 @@ const char* forward(const Call& call, void* stream) {
   const Sizes sizes = sizes_of(call);
   for_width(call, [&](auto channels) {
     constexpr int D = decltype(channels)::value;
-    const Grid<T, D> grid(call.batch, sizes);
-    launch(grid.kLanes, forward_kernel<D, T, Points>, grid.grid, grid.block, stream, sizes, given(call), in<T>(call.value),
-           out<T>(call.out));
+    constexpr int kLanes = Layout<T, D>::kThreadsPerHead;
+    const Grid grid(call.batch, sizes, kLanes);
+    const Forward<T, Points> arguments{sizes, given(call), in<T>(call.value), out<T>(call.out)};
+    launch(kLanes, forward_kernel<D, T, Points>, grid.grid, grid.block, stream, arguments);
   });
   return last_error();
 }
@@ -55,13 +56,15 @@ void backward_with(const Call& call, void* stream) {
   }
   for_width(call, [&](auto channels) {
     constexpr int D = decltype(channels)::value;
-    const Grid<T, D> grid(call.batch, sizes);
-    launch(grid.kLanes, backward_kernel<D, Sum, T, Points>, grid.grid, grid.block, stream, sizes, given(call), gradients,
-           in<T>(call.grad_out), in<T>(call.value), sums, largest);
+    constexpr int kLanes = Layout<T, D>::kThreadsPerHead;
+    const Grid grid(call.batch, sizes, kLanes);
+    const Backward<Sum, T, Points> arguments{sizes, given(call), gradients, in<T>(call.grad_out), in<T>(call.value), sums, largest};
+    launch(kLanes, backward_kernel<D, Sum, T, Points>, grid.grid, grid.block, stream, arguments);
   });
-  if (call.sums != call.grad_value)
-    launch(1, round_kernel<true, T, Sum>, blocks_for(pixels), dim3(kThreads, 1, 1), stream, static_cast<const Sum*>(sums), pixels,
-           largest, sizes.count_bits, out<T>(call.grad_value));
+  if (call.sums != call.grad_value) {
+    const Rounding<T, Sum> rounding{sums, pixels, largest, sizes.count_bits, out<T>(call.grad_value)};
+    launch(1, round_kernel<true, T, Sum>, blocks_for(pixels), dim3(kThreads, 1, 1), stream, rounding, rounding);
+  }
 }
 
 const char* backward(const Call& call, void* stream) {

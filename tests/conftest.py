@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as rle
 
 from piip.home import package_root
 
@@ -92,6 +91,8 @@ class CocoFolder:
 
     def add_object(self, image_id: int, box=(8, 8, 20, 16), *, category: int = 2, form: str = "polygon", **more) -> int:
         """An object that fills its box; `form` is polygon, counts (uncompressed RLE) or rle (compressed)."""
+        from pycocotools import mask as rle  # `pytest -m gpu tests/ops` does without
+
         image = next(i for i in self.document["images"] if i["id"] == image_id)
         x, y, w, h = box
         segmentation: Any = [[x, y, x + w, y, x + w, y + h, x, y + h]]

@@ -22,8 +22,8 @@ WIDTHS = {
     "SBL": {"b1": 32, "b2": 24, "b3": 12},
 }  # a head's: the query's width / 2 / 16
 # Of the value, of the query. The first two are one unit of the interaction, and so are the last two: neither of a unit's directions
-# waits for the other.
-DIRECTIONS = (("b3", "b2"), ("b2", "b3"), ("b2", "b1"), ("b1", "b2"))
+# waits for the other. The narrower first, as InteractionUnit has them.
+DIRECTIONS = (("b2", "b3"), ("b3", "b2"), ("b1", "b2"), ("b2", "b1"))
 STORAGES = {  # of the value and the output, of offsets and logits
     "bf16": (torch.bfloat16, torch.bfloat16),
     "mixed": (torch.bfloat16, torch.float32),

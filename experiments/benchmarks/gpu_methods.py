@@ -12,6 +12,8 @@ from torch import Tensor
 
 from piip.ops.deform_attn import deform_attn, reference
 from piip.ops.deform_attn_packed import deform_attn_packed
+from piip.ops.deform_attn_pair import Direction as UnitDirection
+from piip.ops.deform_attn_pair import deform_attn_pair
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class Method:
     """`call(value, offsets, logits, value_hw, query_hw)`, or `call(value, packed, value_hw, query_hw)`."""
 
     call: Callable[..., Tensor]
+    both: Callable[[Any, Any], tuple[Tensor, Tensor]] | None = None
+    """The two directions of a unit in one call, each (value, packed, value_hw, query_hw)."""
     packed: bool = False
     deterministic: bool = False
     together: int = 1
@@ -36,7 +40,22 @@ class Method:
         with _deterministic(self.deterministic):
             return self.call(*given, direction.value_hw, direction.query_hw)
 
-    def gradients(self, out: Tensor, given: Sequence[Tensor], grad_out: Tensor) -> tuple[Tensor, ...]:
+    def units(self, directions: Sequence[Direction]) -> Iterator[slice]:
+        """What `both` takes at once of a case's directions; nothing where the method has no such form, or the case no unit."""
+        if self.both and len(directions) % 2 == 0:
+            for first in range(0, len(directions), 2):
+                yield slice(first, first + 2)
+
+    def unit(self, given: Sequence[Sequence[Tensor]], directions: Sequence[Direction]) -> tuple[Tensor, Tensor]:
+        """The outputs of two directions."""
+        assert self.both
+        one, other = ((*g, d.value_hw, d.query_hw) for g, d in zip(given, directions, strict=True))
+        with _deterministic(self.deterministic):
+            return self.both(one, other)
+
+    def gradients(
+        self, out: Tensor | Sequence[Tensor], given: Sequence[Tensor], grad_out: Tensor | Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Of the leaves."""
         with _deterministic(self.deterministic):
             return torch.autograd.grad(out, given, grad_out, retain_graph=True)
@@ -91,9 +110,14 @@ def plain(value: Tensor, offsets: Tensor, logits: Tensor, value_hw: Size, query_
     return reference(value.float(), offsets.float(), logits.float(), value_hw, query_hw).to(value.dtype)
 
 
+def _pair(one: Any, other: Any) -> tuple[Tensor, Tensor]:
+    return deform_attn_pair(UnitDirection(*one), UnitDirection(*other), kernel="cuda")
+
+
 _packed = partial(deform_attn_packed, kernel="cuda")
 METHODS: dict[str, Method] = {
-    "cuda": Method(_packed, packed=True),
+    "cuda": Method(_packed, _pair, packed=True),
+    "cuda, two launches": Method(_packed, packed=True),
     "cuda, two streams": Method(_packed, packed=True, together=2),
     "cuda, deterministic": Method(_packed, packed=True, deterministic=True),
     "cuda, apart": Method(partial(deform_attn, kernel="cuda")),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from math import exp, log
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -164,19 +165,20 @@ def progress(text: str) -> None:
 
 def report(rows: Sequence[Row], *, as_json: bool, summary: Row | None = None) -> None:
     """Prints the header, the rows (all with the same keys) and the summary: as Markdown, or as one JSON document."""
-    if as_json:
-        print(json.dumps({"machine": header(), "rows": list(rows), "summary": summary or {}}, indent=1))
-        return
-    print(", ".join(f"{key} {value}" for key, value in header().items()) + "\n")
+    document = {"machine": header(), "rows": list(rows), "summary": summary or {}}
+    print(json.dumps(document, indent=1) if as_json else as_markdown(document))
+
+
+def as_markdown(document: dict[str, Any]) -> str:
+    """What `report` prints, from the JSON document that it prints."""
+    rows = document["rows"]
+    lines = [", ".join(f"{key} {value}" for key, value in document["machine"].items()), ""]
     if rows:
-        print("| " + " | ".join(rows[0]) + " |")
-        print("|---" + "|---:" * (len(rows[0]) - 1) + "|")
-    for row in rows:
-        print("| " + " | ".join(_cell(value) for value in row.values()) + " |")
-    if summary:
-        print()
-    for key, value in (summary or {}).items():
-        print(f"{key}: {_cell(value)}")
+        lines += ["| " + " | ".join(rows[0]) + " |", "|---" + "|---:" * (len(rows[0]) - 1) + "|"]
+    lines += ["| " + " | ".join(_cell(value) for value in row.values()) + " |" for row in rows]
+    if document["summary"]:
+        lines += ["", *(f"{key}: {_cell(value)}" for key, value in document["summary"].items())]
+    return "\n".join(lines)
 
 
 def _cell(value: object) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from piip.models.resizing import Grid
 from piip.ops.deform_attn_packed import deform_attn_packed
+from piip.ops.deform_attn_pair import Direction, deform_attn_pair
 from piip.spec import InteractionSpec
 
 # B batch, Q queries, K keys, N heads, P points, C channels, D channels per head
@@ -78,19 +79,23 @@ class DeformableCrossAttention(nn.Module):
 
     def forward(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Tensor:
         """Queries (B, Q, query_dim) and a map (B, K, feature_dim) -> (B, Q, query_dim)."""
-        if self.fp32:
-            with without_autocast(query.device):
-                return self._attend(query.float(), feature.float(), query_grid, feature_grid)
-        return self._attend(query, feature, query_grid, feature_grid)
-
-    def _attend(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Tensor:
-        value_BKND = self.value_proj(feature).unflatten(-1, (self.num_heads, -1))
-        packed = self._offsets_and_logits(query)
+        direction = self.prepare(query, feature, query_grid, feature_grid)
         with without_autocast(query.device):
-            sampled = deform_attn_packed(
-                value_BKND, packed, value_hw=feature_grid, query_hw=query_grid, kernel=self.kernel
-            )
-        return self.output_proj(sampled)
+            sampled = deform_attn_packed(*direction, kernel=self.kernel)
+        return self.project(sampled)
+
+    def prepare(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Direction:
+        """What is looked at, and where."""
+        with without_autocast(query.device) if self.fp32 else nullcontext():
+            if self.fp32:
+                query, feature = query.float(), feature.float()
+            value_BKND = self.value_proj(feature).unflatten(-1, (self.num_heads, -1))
+            return Direction(value_BKND, self._offsets_and_logits(query), feature_grid, query_grid)
+
+    def project(self, sampled: Tensor) -> Tensor:
+        """What was found, in the query's channels."""
+        with without_autocast(sampled.device) if self.fp32 else nullcontext():
+            return self.output_proj(sampled)
 
     def _offsets_and_logits(self, query: Tensor) -> Tensor:
         """What the two layers give, side by side: (B, Q, 3 * N * P) in fp32, by one product."""
@@ -134,6 +139,20 @@ class DenseCrossAttention(nn.Module):
         return self.proj(attended_BNQD.transpose(1, 2).flatten(2))
 
 
+Asked = tuple[Tensor, Tensor, Grid, Grid]
+"""Queries, the map that is looked at, and their grids."""
+
+
+def attend_both(one: nn.Module, asked: Asked, other: nn.Module, asked_of_other: Asked) -> tuple[Tensor, Tensor]:
+    """What two cross-attentions find; deformable ones in one launch, where that pays."""
+    if not isinstance(one, DeformableCrossAttention) or not isinstance(other, DeformableCrossAttention):
+        return one(*asked), other(*asked_of_other)
+    directions = one.prepare(*asked), other.prepare(*asked_of_other)
+    with without_autocast(asked[0].device):
+        sampled = deform_attn_pair(*directions, kernel=one.kernel)
+    return one.project(sampled[0]), other.project(sampled[1])
+
+
 class ConvFFN(nn.Module):
     """Two linear layers with a 3x3 depthwise convolution between them.
 
@@ -157,9 +176,11 @@ class ConvFFN(nn.Module):
 class Injector(nn.Module):
     """Adds to the tokens of one branch what they find in the neighbour's map. The identity at initialisation.
 
+    Its unit asks `attn`, for both of its injectors at once.
+
     Shape:
         query: (B, Q, dim) tokens of the branch; returns the same.
-        feature: (B, K, feature_dim) tokens of the neighbour, projected to `dim` unless spec.projection is off.
+        found: (B, Q, dim) what `attn` found for them.
     """
 
     def __init__(self, dim: int, feature_dim: int, spec: InteractionSpec) -> None:
@@ -174,9 +195,8 @@ class Injector(nn.Module):
         self.cffn_gamma = nn.Parameter(torch.zeros(dim))
         self.drop_path = DropPath(spec.drop_path)
 
-    def forward(self, query: Tensor, feature: Tensor, query_grid: Grid, feature_grid: Grid) -> Tensor:
+    def forward(self, query: Tensor, found: Tensor, query_grid: Grid) -> Tensor:
         """The updated tokens."""
-        found = self.attn(self.query_norm(query), self.feat_norm(feature), query_grid, feature_grid)
         query = query + self.ca_gamma * found
         return query + self.cffn_gamma * self.drop_path(self.ffn(self.ffn_norm(query), query_grid))
 
@@ -212,7 +232,10 @@ class InteractionUnit(nn.Module):
     def forward(self, high: Tensor, low: Tensor, high_grid: Grid, low_grid: Grid) -> tuple[Tensor, Tensor]:
         """Both updated."""
         for_low, for_high = (self.proj_to_low(high), self.proj_to_high(low)) if self.projection else (high, low)
-        return self.to_high(high, for_high, high_grid, low_grid), self.to_low(low, for_low, low_grid, high_grid)
+        of_high = self.to_high.query_norm(high), self.to_high.feat_norm(for_high), high_grid, low_grid
+        of_low = self.to_low.query_norm(low), self.to_low.feat_norm(for_low), low_grid, high_grid
+        found_high, found_low = attend_both(self.to_high.attn, of_high, self.to_low.attn, of_low)
+        return self.to_high(high, found_high, high_grid), self.to_low(low, found_low, low_grid)
 
 
 def _norm(dim: int, spec: InteractionSpec) -> nn.Module:

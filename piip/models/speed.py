@@ -5,20 +5,21 @@ import functools
 import platform
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, TypeVar
 
 import timm.layers
 import torch
 from timm.models import beit
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import attention as torch_attention
 
 from piip.models.branches import Branch
-from piip.models.interaction import DeformableCrossAttention, Injector
+from piip.models.interaction import DeformableCrossAttention, InteractionUnit
 from piip.models.piip import PIIP
 from piip.models.rcnn import MaskRCNN
 from piip.spec import SpeedSpec
 
+R = TypeVar("R")
 Attention = Literal["sdpa", "products", "flash", "varlen"]
 MOST_SIZES = 128
 """Compiled forms of one region, over all branches, windows and sizes of image; dynamo's own limit of 8 is for one network part."""
@@ -72,14 +73,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def _compile_regions(model: nn.Module, choice: str) -> None:
-    """Branches' blocks and injectors, each compiled once for all that look alike; choice "off" undoes it."""
+    """Branches' blocks and interaction units, each compiled once for all that look alike; choice "off" undoes it."""
     device = next(model.parameters()).device
     if choice == "cuda_graphs" and device.type != "cuda":
         raise RuntimeError(
             f"speed.compile='cuda_graphs' needs a CUDA GPU, the network is on {device}. Take 'blocks' or 'off'."
         )
     mode = "reduce-overhead" if choice == "cuda_graphs" else None
-    for kind, name in ((Branch, "_block"), (Injector, "forward")):
+    for kind, name in ((Branch, "_block"), (InteractionUnit, "forward")):
         plain = getattr(kind, name)
         compiled = None
         if choice != "off":
@@ -92,7 +93,7 @@ def _compile_regions(model: nn.Module, choice: str) -> None:
                     setattr(module, name, functools.partial(_in_training, compiled, plain, module))
 
 
-def _in_training(compiled: Callable[..., Tensor], plain: Callable[..., Tensor], *given: object) -> Tensor:
+def _in_training(compiled: Callable[..., R], plain: Callable[..., R], *given: object) -> R:
     """The compiled form where gradients are wanted: evaluation sees too many sizes too few times."""
     return (compiled if torch.is_grad_enabled() else plain)(*given)
 

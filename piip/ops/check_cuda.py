@@ -15,7 +15,7 @@ from pathlib import Path
 from piip.ops import build, build_cuda
 from piip.ops.build import BuildError
 
-KERNEL = re.compile(r"(forward|backward|planes)_kernelILi(\d+)E([flv]?)\w*?(Li0E)?E*vNS")
+KERNEL = re.compile(r"(forward|backward|planes)(?:_pair)?_kernelILi(\d+)E(?:Li(\d+)E)?([flv]?)\w*?(Li0E)?E*vNS")
 SUMS = {"l": ", integers", "v": ", no value"}  # template argument of backward -> how the value's gradient is summed
 
 
@@ -27,8 +27,8 @@ class Kernel:
     storage: str
     architecture: str
     name: str
-    """As `backward 24, integers`: direction, channels of a head (`any`), how the value's gradient is summed; or `planes 4, any`: channels
-    of a block, any number of points."""
+    """As `backward 24, integers`: direction, channels of a head (`any`; `12+24`: of two calls in one launch), how the value's gradient is
+    summed; or `planes 4, any`: channels of a block, any number of points."""
     registers: int
     spilled: int
     """Bytes of the stack: spills and arrays that are no registers."""
@@ -76,8 +76,9 @@ def kernels(op: str, storage: str, architecture: str) -> list[Kernel]:
     for symbol, (registers, spilled) in resources.items():
         if (match := KERNEL.search(symbol)) is None:
             continue
-        direction, channels, sums, any_points = match.groups()
-        name = f"{direction} {channels if channels != '0' else 'any'}{SUMS.get(sums, '')}"
+        direction, channels, others, sums, any_points = match.groups()
+        widths = f"{channels}+{others}" if others else "any" if channels == "0" else channels
+        name = f"{direction} {widths}{SUMS.get(sums, '')}"
         name += ", any" if direction == "planes" and any_points else ""
         counts = code[symbol]
         loads, reds = {}, {}

@@ -41,27 +41,32 @@ def deform_attn_packed(
         ValueError: Shapes do not fit each other, or there is no such kernel.
         RuntimeError: A kernel was asked for by name and cannot run here.
     """
+    check(value, packed, value_hw, query_hw)
+    without_data = value.is_meta or isinstance(value, FakeTensor)
+    chosen = "" if without_data else active_kernel(kernel, value.device.type)
+    if not readable(value, packed, chosen):
+        offsets, logits = _apart(packed, value.shape[2])
+        return deform_attn(value, offsets, logits, value_hw, query_hw, kernel=kernel)
+    return run_op(_FORWARD, _differentiate, value, packed, *value_hw, *query_hw)
+
+
+def check(value: Tensor, packed: Tensor, value_hw: tuple[int, int], query_hw: tuple[int, int]) -> None:
+    """Raises ValueError where shapes do not fit each other."""
     num_heads, width = value.shape[2], packed.shape[-1]
     if packed.dim() != 3 or width == 0 or width % (3 * num_heads):
         raise ValueError(
             f"packed must be (B, Hq * Wq, 3 * N * P) with N = {num_heads} heads, as value {tuple(value.shape)} has; "
             f"got {tuple(packed.shape)}"
         )
-    without_data = value.is_meta or isinstance(value, FakeTensor)
-    chosen = "" if without_data else active_kernel(kernel, value.device.type)
-    if not _readable(value, packed, chosen):
-        offsets, logits = _apart(packed, num_heads)
-        return deform_attn(value, offsets, logits, value_hw, query_hw, kernel=kernel)
     wanted = (value.shape[0], query_hw[0] * query_hw[1], width)
     if packed.shape != wanted or value.shape[1] != value_hw[0] * value_hw[1]:
         raise ValueError(
             f"value {tuple(value.shape)}, value_hw {tuple(value_hw)} and query_hw {tuple(query_hw)} ask for "
             f"{value_hw[0] * value_hw[1]} pixels and packed {wanted}, got {value.shape[1]} and {tuple(packed.shape)}"
         )
-    return run_op(_FORWARD, _differentiate, value, packed, *value_hw, *query_hw)
 
 
-def _readable(value: Tensor, packed: Tensor, kernel: str) -> bool:
+def readable(value: Tensor, packed: Tensor, kernel: str) -> bool:
     """Whether a kernel reads these dtypes as they are."""
     cpp = (torch.float32, torch.bfloat16)
     if kernel == "cpp":
@@ -118,6 +123,6 @@ torch.library.register_autograd("piip::deform_attn_packed_backward", _no_second_
 
 
 @register_flop_formula(torch.ops.piip.deform_attn_packed_forward)
-def _flops(value_shape: torch.Size, packed_shape: torch.Size, *args: Any, **kwargs: Any) -> int:
+def flops(value_shape: torch.Size, packed_shape: torch.Size, *args: Any, **kwargs: Any) -> int:
     """As for `deform_attn`: 2 * 5 MACs per query, head, point and channel; packed has 3 numbers per query, head and point."""
     return 2 * 5 * packed_shape[0] * packed_shape[1] * packed_shape[2] // 3 * value_shape[3]

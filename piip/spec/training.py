@@ -101,7 +101,7 @@ class SpeedSpec(Spec):
     `returned`: as the C library does by itself."""
 
     compile: Literal["off", "blocks", "cuda_graphs"] = "off"
-    """`blocks`: each branch's block and each interaction's injector goes through torch.compile, in training; every size of image compiles
+    """`blocks`: each branch's block and each interaction's unit goes through torch.compile, in training; every size of image compiles
     anew, so let data.pad_multiple make few. `cuda_graphs`: these regions are captured and replayed, too (mode "reduce-overhead"); not
     with branches' `checkpointing`."""
     streams: bool = False

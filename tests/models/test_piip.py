@@ -7,6 +7,7 @@ from piip.models import build_backbone, build_model
 from piip.models.branches import block_ranges
 from piip.models.interaction import DeformableCrossAttention
 from piip.models.merge import Doubling, SimplePyramid
+from piip.ops.deform_attn_pair import deform_attn_pair
 from piip.presets import DEIT, PICO, piip
 from piip.spec import BranchSpec, CNNSpec, InteractionSpec, ModelSpec, PIIPSpec, UPerNetSpec
 
@@ -111,17 +112,17 @@ def test_every_parameter_has_a_gradient(letters):
 
 
 def test_bf16_keeps_coordinates_in_fp32(monkeypatch):
-    seen = {}
+    seen = []
 
-    def spy(value, packed, **kwargs):
-        seen.update(value=value.dtype, packed=packed.dtype)
-        return torch.zeros(value.shape[0], packed.shape[1], value.shape[2] * value.shape[3], dtype=value.dtype)
+    def spy(*directions, **kwargs):
+        seen.extend((direction.value.dtype, direction.packed.dtype) for direction in directions)
+        return deform_attn_pair(*directions, **kwargs)
 
-    monkeypatch.setattr("piip.models.interaction.deform_attn_packed", spy)
+    monkeypatch.setattr("piip.models.interaction.deform_attn_pair", spy)
     with torch.autocast("cpu", torch.bfloat16):
         pico_piip("TB")(torch.rand(1, 3, 64, 64))
 
-    assert seen == {"value": torch.bfloat16, "packed": torch.float32}
+    assert set(seen) == {(torch.bfloat16, torch.float32)}
 
 
 def test_bf16_is_near_fp32():

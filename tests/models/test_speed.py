@@ -18,7 +18,7 @@ from piip.models.interaction import DeformableCrossAttention
 from piip.models.piip import PIIP
 from piip.models.speed import active_attention, set_speed
 from piip.models.streams import side_by_side
-from piip.ops.deform_attn_packed import deform_attn_packed
+from piip.ops.deform_attn_pair import deform_attn_pair
 from piip.spec import BranchSpec, InteractionSpec, PIIPSpec, SpeedSpec
 
 PLAIN = SpeedSpec(windows="padded", interactions="fp32", attention="sdpa", memory="returned")
@@ -91,8 +91,8 @@ def test_compiled_regions_are_whole_shared_and_equal(graphs, bf16):
 
     compiled = outcome(exact.override({"compile": "blocks"}), bf16=bf16)
 
-    # a graph that broke would have raised; four blocks in two branches, four injectors in two directions
-    assert len(graphs) == 4
+    # a graph that broke would have raised; four blocks in two branches, two units of one shape
+    assert len(graphs) == 3
     torch.testing.assert_close(compiled, outcome(exact, bf16=bf16), atol=2e-5, rtol=1e-3)
 
 
@@ -307,11 +307,11 @@ def test_kept_memory_is_not_asked_for_again():
 def test_the_attentions_outer_layers_have_the_dtype_that_was_asked_for(monkeypatch, speed, dtype):
     model, seen, sampled = network(), set(), set()
 
-    def spy(value, packed, **kwargs):
-        sampled.add(packed.dtype)
-        return deform_attn_packed(value, packed, **kwargs)
+    def spy(*directions, **kwargs):
+        sampled.update(direction.packed.dtype for direction in directions)
+        return deform_attn_pair(*directions, **kwargs)
 
-    monkeypatch.setattr("piip.models.interaction.deform_attn_packed", spy)
+    monkeypatch.setattr("piip.models.interaction.deform_attn_pair", spy)
     set_speed(model, speed)
     for module in model.modules():
         if isinstance(module, DeformableCrossAttention):

@@ -16,6 +16,7 @@
 #define __global__
 #define __grid_constant__
 #define __shared__
+#define __forceinline__ inline
 #define __launch_bounds__(...)
 
 struct dim3 {
@@ -123,11 +124,11 @@ void launch(int lanes, void (*kernel)(Parameters...), dim3 grid, dim3 block, voi
     for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
       for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
         for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x)
-          for (threadIdx.y = 0; threadIdx.y < block.y; ++threadIdx.y)
-            for (threadIdx.x = lane; threadIdx.x < block.x; threadIdx.x += lanes) {
-              kernel(arguments...);
-              if (lanes > 1) take_turns();  // nobody begins the next block before all have left this one
-            }
+          for (unsigned thread = lane; thread < block.x * block.y; thread += lanes) {
+            threadIdx.x = thread % block.x, threadIdx.y = thread / block.x;
+            kernel(arguments...);
+            if (lanes > 1) take_turns();  // nobody begins the next block before all have left this one
+          }
   };
   if (lanes == 1) return work_of_lane(0);
   lanes_in_step = std::vector<Lane>(lanes);

@@ -12,13 +12,14 @@ import pytest
 import torch
 from test_sampling import CALLS, msda_call
 
-from piip.ops import build, build_cuda, deform_attn_packed  # noqa: F401  (defines the ops)
+from piip.ops import build, build_cuda, deform_attn_pair  # noqa: F401  (defines the ops)
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled")]
 
 HERE = Path(__file__).parent
 FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 OPS = ("deform_attn", "deform_attn_packed", "msda", "dcnv3")
+PAIR = "deform_attn_pair"
 TOLERANCE = {FP32: 1e-5, FP16: 4e-3, BF16: 3e-2}
 HW = (5, 7, 4, 3)
 
@@ -43,7 +44,7 @@ def host(tmp_path_factory):
     library = str(folder / "on_host.so")
     subprocess.run(["g++", "-shared", *objects, f"-L{build.TORCH / 'lib'}", "-ltorch_cpu", "-o", library], check=True)
     schemas = torch.library.Library("piip_on_host", "FRAGMENT")
-    for op in OPS:
+    for op in (*OPS, PAIR):
         for way in ("forward", "backward"):
             schemas.define(str(getattr(torch.ops.piip, f"{op}_{way}").default._schema).removeprefix("piip::"))
     torch.ops.load_library(library)
@@ -96,6 +97,50 @@ def test_every_way_to_add_up_the_gradient_is_the_same(host, dim):
     grad_out = torch.linspace(-1, 1, 2 * 12 * 4 * dim).view(2, 12, 4 * dim)
     for kind in (0, 1, 2):
         assert_close(host.deform_attn_sums_backward(grad_out, *tensors, *HW, kind), expected)
+
+
+def direction(dim, hw, heads, types, seed, batch=2):
+    generator, (rows, columns, query_rows, query_columns) = torch.Generator().manual_seed(seed), hw
+    value = torch.randn(batch, rows * columns, heads, dim, generator=generator).to(types[0])
+    packed = torch.randn(batch, query_rows * query_columns, 12 * heads, generator=generator)
+    return value, (2 * packed).to(types[1])
+
+
+# The three pairs that one launch does, on blocks of every shape; then a pair of other widths, and one too large for it, which are two.
+PAIRS = [((6, 12), 16), ((12, 24), 16), ((24, 32), 16), ((24, 32), 3), ((12, 24), 130), ((6, 24), 16), ((6, 12), 4096)]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("types", [(FP32, FP32), (BF16, FP32), (BF16, BF16)])
+@pytest.mark.parametrize(("dims", "heads"), PAIRS)
+def test_both_directions_of_a_unit_are_two_calls(host, dims, heads, types, deterministic):
+    hws = [5, 7, 4, 3], [4, 3, 5, 7]
+    if heads == 4096:  # 2 * 4096 * (12 + 100) is more than 2^19
+        hws = [1, 1, 4, 3], [1, 2, 10, 10]
+    calls = [direction(dim, hw, heads, types, seed) for seed, (dim, hw) in enumerate(zip(dims, hws, strict=True))]
+    outs = host.deform_attn_pair_forward(*calls[0], *calls[1], [*hws[0], *hws[1]])
+    grads_out = [torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype) for out in outs]
+    gradients = host.deform_attn_pair_backward(
+        *grads_out, *calls[0], *calls[1], [*hws[0], *hws[1]], deterministic=deterministic
+    )
+
+    expected = [host.deform_attn_packed_forward(*call, *hw) for call, hw in zip(calls, hws, strict=True)]
+    assert all(torch.equal(a, e) for a, e in zip(outs, expected, strict=True))
+    for i, (call, hw) in enumerate(zip(calls, hws, strict=True)):
+        wanted = host.deform_attn_packed_backward(grads_out[i], *call, *hw, deterministic=deterministic)
+        assert all(torch.equal(a, e) for a, e in zip(gradients[2 * i : 2 * i + 2], wanted, strict=True))
+
+
+def test_a_pair_with_nothing_to_do_or_of_two_dtypes_is_two_calls(host):
+    hws = [5, 7, 4, 3], [4, 3, 5, 7]
+    for few, types in ((0, (FP32, FP32)), (2, (BF16, BF16))):
+        calls = [direction(6, hws[0], 4, (FP32, FP32), 0), direction(12, hws[1], 4, types, 1)]
+        calls = [[t[:few] for t in call] for call in calls]
+        outs = host.deform_attn_pair_forward(*calls[0], *calls[1], [*hws[0], *hws[1]])
+        expected = [host.deform_attn_packed_forward(*call, *hw) for call, hw in zip(calls, hws, strict=True)]
+        assert all(torch.equal(a, e) for a, e in zip(outs, expected, strict=True))
+        gradients = host.deform_attn_pair_backward(*outs, *calls[0], *calls[1], [*hws[0], *hws[1]])
+        assert [g.shape for g in gradients] == [t.shape for call in calls for t in call]
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

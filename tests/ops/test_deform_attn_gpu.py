@@ -6,6 +6,7 @@ import torch
 from piip.ops import build_cuda
 from piip.ops.deform_attn import active_kernel, deform_attn
 from piip.ops.deform_attn_packed import deform_attn_packed
+from piip.ops.deform_attn_pair import Direction, deform_attn_pair
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
@@ -107,6 +108,32 @@ def test_packed_is_apart(dtype, location, heads, dim, points):
     apart = torch.cat([g.flatten(2) for g in gradients[1:]], -1)
     for a, e in ((out, expected), (grad_value, gradients[0]), (grad_packed, apart)):
         assert (a.double() - e.double()).abs().max() <= TOLERANCE[a.dtype] * max(1.0, e.abs().max().item())
+
+
+@pytest.mark.parametrize(("dtype", "location"), [(FP32, FP32), (FP16, FP32), (BF16, BF16)])
+@pytest.mark.parametrize("dims", [(6, 12), (12, 24), (24, 32), (6, 24)])  # all but the last in one launch
+@pytest.mark.parametrize("heads", [16, 3])
+def test_both_directions_of_a_unit_are_two_calls(dtype, location, dims, heads):
+    assert build_cuda.load(), build_cuda.problem()
+    shapes = ((11, 13), (7, 5)), ((7, 5), (11, 13))
+    both, leaves, grads_out, expected = [], [], [], []
+    for dim, (value_hw, query_hw) in zip(dims, shapes, strict=True):
+        (value, offsets, logits), grad_out = inputs(dim, 4, value_hw, query_hw, dtype, location, heads=heads)
+        packed = torch.cat([offsets.detach().flatten(2), logits.detach().flatten(2)], -1).requires_grad_()
+        alone = deform_attn_packed(value, packed, value_hw, query_hw, kernel="cuda")
+        expected.append((alone, *torch.autograd.grad(alone, (value, packed), grad_out)))
+        both.append(Direction(value, packed, value_hw, query_hw))
+        leaves += [value, packed]
+        grads_out.append(grad_out)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        outs = deform_attn_pair(*both, kernel="cuda")
+        gradients = torch.autograd.grad(outs, leaves, grads_out)
+    pairs = {event.key.split("_kernel")[0].split("::")[-1]: event.count for event in profile.key_averages()}
+    assert ("backward_pair" in pairs) == (dims != (6, 24) and (heads == 16 or dtype != BF16)), pairs
+    for i, (alone, *wanted) in enumerate(expected):
+        assert torch.equal(outs[i], alone)
+        for a, e in zip(gradients[2 * i : 2 * i + 2], wanted, strict=True):
+            assert (a.double() - e.double()).abs().max() <= TOLERANCE[a.dtype] * max(1.0, e.abs().max().item())
 
 
 def test_packed_is_read_and_written_without_a_copy():

@@ -1,5 +1,6 @@
 """What experiments/benchmarks/gpu_kernels.py does without a GPU; with one it holds every method to float64 itself."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from piip.ops.deform_attn_packed import deform_attn_packed
+from piip.ops.deform_attn_pair import Direction, deform_attn_pair
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "gpu_kernels.py"
 
@@ -31,10 +35,10 @@ def test_without_a_gpu_the_benchmark_is_one_line_and_a_failure():
 
 def test_the_cases_are_the_paper_rows_at_1568x1120(gpu_kernels):
     cases = gpu_kernels.cases()
-    assert list(cases)[:5] == ["TSB interaction", "TSB b3->b2 D12", "TSB b2->b3 D6", "TSB b2->b1 D24", "TSB b1->b2 D12"]
+    assert list(cases)[:5] == ["TSB interaction", "TSB b2->b3 D6", "TSB b3->b2 D12", "TSB b1->b2 D12", "TSB b2->b1 D24"]
     # 192, 384 and 768 channels, halved, over 16 heads
-    assert [d.dim for d in cases["TSB interaction"]] == [12, 6, 24, 12]
-    assert [d.dim for d in cases["SBL interaction"]] == [24, 12, 32, 24]
+    assert [d.dim for d in cases["TSB interaction"]] == [6, 12, 12, 24]
+    assert [d.dim for d in cases["SBL interaction"]] == [12, 24, 24, 32]
 
 
 def test_methods_get_the_inputs_they_take(gpu_kernels):
@@ -51,6 +55,25 @@ def test_methods_get_the_inputs_they_take(gpu_kernels):
     exact = gpu_kernels.reference(value.double(), offsets.double(), logits.double(), (3, 4), (5, 6))
     torch.testing.assert_close(out.double(), exact, rtol=1e-2, atol=1e-2)
     assert [g.shape for g in gradients] == [value.shape, offsets.shape, logits.shape]
+
+
+def test_a_unit_is_one_call_and_a_direction_alone_is_another(gpu_kernels):
+    tiny = [gpu_kernels.Direction((3, 4), (5, 6), 6), gpu_kernels.Direction((5, 6), (3, 4), 12)]
+
+    def both(one, other):
+        return deform_attn_pair(Direction(*one), Direction(*other))
+
+    method = dataclasses.replace(gpu_kernels.METHODS["cuda"], call=deform_attn_packed, both=both)
+    given, grad_outs = zip(*(method.inputs(d, "fp32", "cpu") for d in tiny), strict=True)
+    assert list(method.units(tiny[:1])) == []
+    (unit,) = method.units(tiny)
+    outs = method.unit(given[unit], tiny[unit])
+    found = method.gradients(outs, [t for leaves in given for t in leaves], grad_outs)
+    for i, direction in enumerate(tiny):
+        alone = method(given[i], direction)
+        assert torch.equal(outs[i], alone)
+        wanted = method.gradients(alone, given[i], grad_outs[i])
+        assert all(torch.equal(a, e) for a, e in zip(found[2 * i : 2 * i + 2], wanted, strict=True))
 
 
 @pytest.mark.usefixtures("compiled")

@@ -1,0 +1,158 @@
+"""Everything that waits for a GPU, in one go, cheapest and most telling first; no failure stops the rest.
+
+    python experiments/benchmarks/gpu_all.py FOLDER                         # about 25 minutes on one H100 and 16 cores
+    python experiments/benchmarks/gpu_all.py FOLDER --minutes 9 --only build kernels ops_tests limits
+    python experiments/benchmarks/gpu_all.py FOLDER --list                  # the steps, their commands and what they should take
+
+FOLDER gets, after every step, results.json (each benchmark's JSON by step), results.md (the same as tables, and how each step ended)
+and log.txt (all output). Another call adds to them, so a machine that is lent for ten minutes at a time is asked with `--only`.
+
+`build`, `kernels`, `ops_tests`, `limits` and `kernels_*` take PyTorch (2.10 or newer, with Triton), pytest, a C++ compiler and nvcc 12 or
+newer; the rest torchvision, timm and pydantic, too. Without nvcc `build` fails, everything runs on Triton, and the kernels' figures are
+missing. Expected minutes are guesses: no GPU has run it yet.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timing
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+FEWEST_SECONDS = 30  # not worth starting a step for
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command from the checkout's root; `script` of this folder prints JSON."""
+
+    minutes: float
+    """Expected; it may take two and a half times as long."""
+    arguments: tuple[str, ...] = ()
+    script: str = ""
+
+    def command(self) -> list[str]:
+        """What is run."""
+        if self.script:
+            return [sys.executable, str(HERE / self.script), *self.arguments, "--json"]
+        return list(self.arguments)
+
+
+def _tests(folder: str) -> Step:
+    options = ("-o", "addopts=", "-p", "no:cacheprovider", "-q", "-m", "gpu", "--tb=short")
+    return Step(4, (sys.executable, "-m", "pytest", *options, folder))
+
+
+_ALL_BUT_COMPILED = (
+    "cuda",
+    "cuda, two launches",
+    "cuda, two streams",
+    "cuda, deterministic",
+    "cuda, apart",
+    "cuda, planes",
+    "triton",
+    "classic",
+    "plain",
+)
+_LIMITS = """for method in 'cuda' 'cuda, planes'; do ncu -k 'regex:(forward|backward|planes)(_pair)?_kernel' --clock-control none \
+--section SpeedOfLight --section Occupancy --metrics sm__inst_issued.avg.pct_of_peak_sustained_elapsed,\
+l1tex__throughput.avg.pct_of_peak_sustained_elapsed,lts__throughput.avg.pct_of_peak_sustained_elapsed \
+"$0" experiments/benchmarks/gpu_kernels.py --once "$method" --only 'TSB interaction'; done"""
+STEPS: dict[str, Step] = {
+    "build": Step(1, (sys.executable, "-m", "piip.ops.build", "--cuda")),
+    "kernels": Step(1, ("--only", "TSB interaction", "--methods", *_ALL_BUT_COMPILED), "gpu_kernels.py"),
+    "ops_tests": _tests("tests/ops"),
+    "limits": Step(1, ("bash", "-c", _LIMITS, sys.executable)),
+    "train_step": Step(4, ("--brief",), "train_step.py"),
+    "unit": Step(2, ("--rounds", "7"), "unit.py"),
+    "kernels_sbl": Step(1, ("--only", "SBL interaction", "--methods", *_ALL_BUT_COMPILED), "gpu_kernels.py"),
+    "backbone": Step(3, (), "backbone.py"),
+    "models_tests": _tests("tests/models"),
+    "kernels_fp32": Step(1, ("--only", "interaction", "--storage", "fp32", "--methods", *_ALL_BUT_COMPILED), "gpu_kernels.py"),
+    "kernels_compiled": Step(2, ("--only", "TSB interaction", "--methods", "cuda", "plain", "compiled"), "gpu_kernels.py"),
+}  # fmt: skip
+
+
+def run(step: Step, seconds: float, log: Path) -> tuple[str, object]:
+    """How a step ended, and the JSON that it printed (None where there is none). Its output is added to the log."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    printed = log.with_name("stdout.tmp")
+    start = time.monotonic()
+    with log.open("a") as errors, printed.open("w") as output:
+        process = subprocess.Popen(
+            step.command(), cwd=ROOT, env=environment, stdout=output, stderr=errors, start_new_session=True
+        )
+        try:
+            ended = f"exit {process.wait(seconds)}"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # and what it has started
+            process.wait()
+            ended = "stopped"
+    text = printed.read_text()
+    printed.unlink()
+    with log.open("a") as file:
+        file.write(text)
+    ended += f" after {time.monotonic() - start:.0f} s"
+    if not step.script:
+        return f"{ended}: {(text.strip().splitlines() or ['no output'])[-1]}", None
+    try:
+        return ended, json.loads(text)
+    except json.JSONDecodeError:  # stopped or failed before it reported; the log says why
+        return f"{ended}, no result", None
+
+
+def write_tables(results: dict[str, dict[str, object]], path: Path) -> None:
+    """Every step's end, and its tables."""
+    with path.open("w") as file:
+        for name, result in results.items():
+            file.write(f"## {name}\n\n{result['ended']}\n\n")
+            if document := result["document"]:
+                file.write(timing.as_markdown(document) + "\n\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the steps; 1 where one did not end well."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("folder", type=Path, help="gets results.json, results.md and log.txt")
+    options.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help="default: all")
+    options.add_argument("--minutes", type=float, default=29, help="for all of it (default: 29)")
+    options.add_argument("--list", action="store_true", help="say what would be run")
+    given = options.parse_args(arguments)
+    if given.list:
+        for name in given.only:
+            print(f"{name:18} about {STEPS[name].minutes:g} min  {' '.join(STEPS[name].command())}")
+        return 0
+    given.folder.mkdir(parents=True, exist_ok=True)
+    saved, log = given.folder / "results.json", given.folder / "log.txt"
+    results = json.loads(saved.read_text()) if saved.exists() else {}
+    deadline, good = time.monotonic() + 60 * given.minutes, True
+    for name in given.only:
+        left = deadline - time.monotonic()
+        if left < FEWEST_SECONDS:
+            print(f"{name}: not started, no time left", flush=True)
+            good = False
+            continue
+        with log.open("a") as file:
+            file.write(f"\n===== {name}\n")
+        ended, document = run(STEPS[name], min(left, 150 * STEPS[name].minutes), log)
+        good &= ended.startswith("exit 0") and not ended.endswith("no result")
+        results[name] = {"ended": ended, "document": document}
+        saved.write_text(json.dumps(results, indent=1))
+        write_tables(results, given.folder / "results.md")
+        print(f"{name}: {ended}", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    if shutil.which("nvidia-smi") is None and "--list" not in sys.argv:
+        sys.exit("no nvidia-smi, so no GPU here: everything in this script needs one (--list does not).")
+    sys.exit(main())
