@@ -7,9 +7,9 @@
 FOLDER gets, after every step, results.json (each benchmark's JSON by step), results.md (the same as tables, and how each step ended)
 and log.txt (all output). Another call adds to them, so a machine that is lent for ten minutes at a time is asked with `--only`.
 
-`build`, `kernels`, `ops_tests`, `limits` and `kernels_*` take PyTorch (2.10 or newer, with Triton), pytest, a C++ compiler and nvcc 12 or
-newer; the rest torchvision, timm and pydantic, too. Without nvcc `build` fails, everything runs on Triton, and the kernels' figures are
-missing. Expected minutes are guesses: no GPU has run it yet.
+`build`, `kernels`, `ops_tests`, `limits` and `kernels_*` take PyTorch (2.10 or newer, with Triton), pytest, pytest-xdist, a C++
+compiler and nvcc 12 or newer; the rest torchvision, timm and pydantic, too: where there is no network take their wheels along. Without
+nvcc `build` fails, networks run on Triton, and the kernels' figures are missing. Expected minutes are guesses: no GPU has run it yet.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timing
 
@@ -47,9 +48,10 @@ class Step:
         return list(self.arguments)
 
 
-def _tests(folder: str) -> Step:
-    options = ("-o", "addopts=", "-p", "no:cacheprovider", "-q", "-m", "gpu", "--tb=short")
-    return Step(4, (sys.executable, "-m", "pytest", *options, folder))
+def _tests(path: str) -> Step:
+    """Triton and torch.compile take most of the time: eight processes."""
+    options = ("-o", "addopts=", "-p", "no:cacheprovider", "-q", "-m", "gpu", "--tb=short", "-n", "8")
+    return Step(3, (sys.executable, "-m", "pytest", *options, path))
 
 
 _ALL_BUT_COMPILED = (
@@ -72,13 +74,16 @@ STEPS: dict[str, Step] = {
     "kernels": Step(1, ("--only", "TSB interaction", "--methods", *_ALL_BUT_COMPILED), "gpu_kernels.py"),
     "ops_tests": _tests("tests/ops"),
     "limits": Step(1, ("bash", "-c", _LIMITS, sys.executable)),
-    "train_step": Step(4, ("--brief",), "train_step.py"),
-    "unit": Step(2, ("--rounds", "7"), "unit.py"),
+    "train_step": Step(2, ("--brief", "--only", "detection TSB 1568"), "train_step.py"),
+    "unit": Step(1, ("--rounds", "7"), "unit.py"),
+    "train_step_sbl": Step(3, ("--brief", "--only", "detection SBL 1568"), "train_step.py"),
+    "backbone": Step(1, ("--only", "TSB"), "backbone.py"),
+    "backbone_sbl": Step(2, ("--only", "SBL"), "backbone.py"),
     "kernels_sbl": Step(1, ("--only", "SBL interaction", "--methods", *_ALL_BUT_COMPILED), "gpu_kernels.py"),
-    "backbone": Step(3, (), "backbone.py"),
-    "models_tests": _tests("tests/models"),
-    "kernels_fp32": Step(1, ("--only", "interaction", "--storage", "fp32", "--methods", *_ALL_BUT_COMPILED), "gpu_kernels.py"),
-    "kernels_compiled": Step(2, ("--only", "TSB interaction", "--methods", "cuda", "plain", "compiled"), "gpu_kernels.py"),
+    "models_tests": _tests("tests/models/test_speed_gpu.py"),
+    "kernels_fp32": Step(1, ("--only", "TSB interaction", "--storage", "fp32", "--methods", *_ALL_BUT_COMPILED), "gpu_kernels.py"),
+    "kernels_compiled": Step(1, ("--only", "TSB interaction", "--methods", "cuda", "plain", "compiled"), "gpu_kernels.py"),
+    "train_step_switches": Step(5, ("--rounds", "3", "--only", "detection TSB 1568"), "train_step.py"),
 }  # fmt: skip
 
 
@@ -110,7 +115,7 @@ def run(step: Step, seconds: float, log: Path) -> tuple[str, object]:
         return f"{ended}, no result", None
 
 
-def write_tables(results: dict[str, dict[str, object]], path: Path) -> None:
+def write_tables(results: dict[str, dict[str, Any]], path: Path) -> None:
     """Every step's end, and its tables."""
     with path.open("w") as file:
         for name, result in results.items():

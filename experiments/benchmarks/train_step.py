@@ -3,9 +3,10 @@
     python experiments/benchmarks/train_step.py                      # classification and half-size detection, one thread
     python experiments/benchmarks/train_step.py --only detection --rounds 5 --json
 
-Networks are TSB with random weights, batch 2: classification at 368/192/128, Mask R-CNN at half of 1568/1120/672. The reference does
-what the official code does: interactions wholly in fp32 over grid_sample, attention by two matrix products and a softmax, padded
-windows, fp32, glibc's allocator as it is. Every line with a + adds one switch to the line above, the others (on a GPU) change the
+Networks are TSB with random weights, batch 2: classification at 368/192/128, Mask R-CNN at half of 1568/1120/672 (on a GPU at all of it,
+too, and SBL). The reference does what the official code does: interactions wholly in fp32 over grid_sample, attention by two matrix
+products and a softmax, padded windows, fp32, glibc's allocator as it is.
+Every line with a + adds one switch to the line above, the others (on a GPU) change the
 last of those; lines up to `plain fp32` keep every number to rounding. Each step is forward, backward and AdamW; `difference` is that
 of the loss from the reference's, as a part of it. A case takes at most about `--minutes`, but always one round after the first, which
 warms up: about 5 minutes each for detection on one core.
@@ -32,9 +33,12 @@ def classification() -> tuple[ExperimentSpec, tuple[object, ...]]:
     return row, tuple(t.to(timing.device()) for t in inputs)
 
 
-def detection() -> tuple[ExperimentSpec, tuple[object, ...]]:
-    """TSB 784/560/336, two images padded to 784 x 560."""
-    return mask_rcnn_1x(piip("TSB", (784, 560, 336))), detection_inputs(560, 784, 2, timing.device())
+def detection(
+    letters: str = "TSB", sides: tuple[int, ...] = (784, 560, 336)
+) -> tuple[ExperimentSpec, tuple[object, ...]]:
+    """Two images of 7 to 5, their long side the first of `sides`."""
+    inputs = detection_inputs(sides[0] * 5 // 7, sides[0], 2, timing.device())
+    return mask_rcnn_1x(piip(letters, sides)), inputs
 
 
 def detection_inputs(height: int, width: int, batch: int, device: torch.device) -> tuple[object, ...]:
@@ -53,7 +57,12 @@ def detection_inputs(height: int, width: int, batch: int, device: torch.device) 
     return images.to(device), [(height, width)] * batch, targets
 
 
-CASES = {"classification 368/192/128": classification, "detection 784/560/336": detection}
+Case = Callable[[], tuple[ExperimentSpec, tuple[object, ...]]]
+CASES: dict[str, Case] = {"classification 368/192/128": classification, "detection 784/560/336": detection}
+GPU_CASES: dict[str, Case] = {
+    f"detection {f} 1568/1120/672": partial(detection, f, (1568, 1120, 672)) for f in ("TSB", "SBL")
+}
+"""The paper's size, on a GPU: half of it takes a core half a minute."""
 
 
 class Step:
@@ -106,7 +115,7 @@ def chosen_forms(device: torch.device, *, brief: bool, compiled: bool) -> dict[s
 def measure(
     case: str, threads: int, rounds: int, *, brief: bool = False, compiled: bool = False, minutes: float = 10
 ) -> list[timing.Row]:
-    step = Step(*CASES[case]())
+    step = Step(*(CASES | GPU_CASES)[case]())
     chosen = chosen_forms(step.device, brief=brief, compiled=compiled)
     methods = {name: step.run(form) for name, form in chosen.items()}
     losses: dict[str, float] = {}
@@ -140,9 +149,10 @@ def main() -> None:
     options.set_defaults(threads=[1], rounds=5)
     given = options.parse_args()
     rows: list[timing.Row] = []
+    cases = [*CASES, *(GPU_CASES if timing.device().type == "cuda" else {})]
     for threads in given.threads:
         torch.set_num_threads(threads)
-        for case in timing.chosen(list(CASES), given.only):
+        for case in timing.chosen(cases, given.only):
             timing.progress(f"{case}, {threads} threads")
             rows += measure(
                 case, threads, given.rounds, brief=given.brief, compiled=given.compiled, minutes=given.minutes

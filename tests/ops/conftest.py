@@ -51,7 +51,9 @@ def on_host(tmp_path_factory):
             flags += [f"-D__CUDA_ARCH__={architecture}", f"-DPIIP_SAMPLING={int(op == 'sampling')}"]
             source = str(Path(__file__).with_name("cuda_on_host.cpp"))
             subprocess.run(["g++", *flags, source, "-o", str(target)], check=True)
-            libraries[target] = ctypes.CDLL(str(target))
+            libraries[target] = made = ctypes.CDLL(str(target))
+            for question in ("planes_fit", "paired") if op == "deform_attn" else ():
+                getattr(made, question).restype = ctypes.c_bool
         return libraries[target]
 
     return library

@@ -18,6 +18,7 @@ __attribute__((weak)) int32_t piip_block_memory[227 * 256];  // what blocks shar
 extern "C" void forward(const piip_op::Call* call) { piip_op::PIIP_STORAGE.forward(*call, nullptr); }
 extern "C" void backward(const piip_op::Call* call) { piip_op::PIIP_STORAGE.backward(*call, nullptr); }
 #if !PIIP_SAMPLING
+extern "C" bool paired(const piip_op::Call* one, const piip_op::Call* other) { return piip_op::paired(*one, *other); }
 extern "C" bool planes_fit(const piip_op::Call* call) { return piip_op::PIIP_STORAGE.planes_fit(*call); }
 #endif
 #endif

@@ -106,8 +106,8 @@ def direction(dim, hw, heads, types, seed, batch=2):
     return value, (2 * packed).to(types[1])
 
 
-# The three pairs that one launch does, on blocks of every shape; then a pair of other widths, and one too large for it, which are two.
-PAIRS = [((6, 12), 16), ((12, 24), 16), ((24, 32), 16), ((24, 32), 3), ((12, 24), 130), ((6, 24), 16), ((6, 12), 4096)]
+# The three pairs that one launch does, on blocks of every shape; then a pair of other widths, which are two.
+PAIRS = [((6, 12), 16), ((12, 24), 16), ((24, 32), 16), ((24, 32), 3), ((12, 24), 130), ((6, 24), 16)]
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -115,8 +115,6 @@ PAIRS = [((6, 12), 16), ((12, 24), 16), ((24, 32), 16), ((24, 32), 3), ((12, 24)
 @pytest.mark.parametrize(("dims", "heads"), PAIRS)
 def test_both_directions_of_a_unit_are_two_calls(host, dims, heads, types, deterministic):
     hws = [5, 7, 4, 3], [4, 3, 5, 7]
-    if heads == 4096:  # 2 * 4096 * (12 + 100) is more than 2^19
-        hws = [1, 1, 4, 3], [1, 2, 10, 10]
     calls = [direction(dim, hw, heads, types, seed) for seed, (dim, hw) in enumerate(zip(dims, hws, strict=True))]
     outs = host.deform_attn_pair_forward(*calls[0], *calls[1], [*hws[0], *hws[1]])
     grads_out = [torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype) for out in outs]

@@ -190,12 +190,31 @@ def test_planes_are_as_exact_as_they_say(on_host, many):
 def test_planes_that_do_not_fit_are_not_taken(on_host):
     def fits(channels, height, width, queries=100):
         call = Call(1, 2, channels, 4, height, width, 1, queries, 16, 8, 1)
-        return bool(on_host(FP32, FP32).planes_fit(ctypes.byref(call)))
+        return on_host(FP32, FP32).planes_fit(ctypes.byref(call))
 
     assert fits(12, 98, 70)
     assert fits(7, 240, 240)  # 230 KB for one channel; a block of an H100 has 232 KB
     assert not fits(7, 242, 242)
     assert not fits(12, 98, 70, queries=1 << 23)
+
+
+def test_units_of_tsb_and_sbl_are_one_launch_and_large_or_other_ones_two(on_host):
+    def paired(one, other, *, heads=16, points=4, other_batch=2, queries=(6860, 3500)):
+        calls = [
+            Call(batch, heads, dim, points, 5, 7, 1, of_one, 3 * heads * points, 3 * heads * points, 1)
+            for batch, dim, of_one in zip((2, other_batch), (one, other), queries, strict=True)
+        ]
+        return on_host(FP32, FP32).paired(*map(ctypes.byref, calls))
+
+    assert paired(6, 12)
+    assert paired(12, 24)
+    assert paired(24, 32)
+    assert paired(6, 12, queries=(8192, 8192))  # 2 * 16 * 16384 is 2^19
+    assert not paired(6, 12, queries=(8193, 8192))
+    assert not paired(12, 6)
+    assert not paired(6, 24)
+    assert not paired(12, 24, points=3)
+    assert not paired(12, 24, other_batch=1)
 
 
 @pytest.mark.parametrize(("dim", "points"), [(6, 4), (32, 4), (5, 3)])
