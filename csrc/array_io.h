@@ -6,6 +6,7 @@
 #include "vec.h"
 
 namespace piip::PIIP_ISA {
+namespace {
 
 // Calls `use` with a pointer to where element `start` is stored, of the type it is stored in.
 template <class A>
@@ -47,14 +48,14 @@ inline void copy_out(const A* from, int64_t count, Stored* to) {
   for (; i + N <= count; i += N) store(to + i, narrowed<Stored, N, A>(load<Vec<A, N>>(from + i)));
   if constexpr (N > 1) copy_out<N / 2>(from + i, count - i, to + i);
 }
-// `count` elements from or to a tensor. kUsual: the count nearly all calls have, if it is known when compiling.
-template <class A, int kUsual = 0>
+// `count` elements from or to a tensor.
+template <class A>
 inline void read(const Array& array, int64_t start, int64_t count, A* __restrict to) {
-  for_stored<A>(array, start, [&](const auto* from) { copy_in<kLanes<A>>(from, count == kUsual ? kUsual : count, to); });
+  for_stored<A>(array, start, [&](const auto* from) { copy_in<kLanes<A>>(from, count, to); });
 }
-template <class A, int kUsual = 0>
+template <class A>
 inline void write(const Array& array, int64_t start, int64_t count, const A* __restrict from) {
-  for_stored<A>(array, start, [&](auto* to) { copy_out<kLanes<A>>(from, count == kUsual ? kUsual : count, to); });
+  for_stored<A>(array, start, [&](auto* to) { copy_out<kLanes<A>>(from, count, to); });
 }
 
 // A store that goes past the caches, where there is one of this size.
@@ -88,6 +89,16 @@ inline void finish_streams() {
 #endif
 }
 
+// Parts of a vector, at the end of a tensor or of a group's share: rare, so compiled once and called.
+template <class A>
+[[gnu::noinline]] void read_some(const Array& array, int64_t start, int64_t count, A* to) {
+  read(array, start, count, to);
+}
+template <class A>
+[[gnu::noinline]] void write_some(const Array& array, int64_t start, int64_t count, const A* from) {
+  write(array, start, count, from);
+}
+
 // A vector of elements; zeros past the end of the tensor, which has `size` elements.
 template <class A>
 [[gnu::always_inline]] inline Vec<A, kLanes<A>> read_lanes(const Array& array, int64_t start, int64_t size) {
@@ -97,7 +108,7 @@ template <class A>
     for_stored<A>(array, start, [&](const auto* from) { v = widened<L>(from); });
   } else {
     A last[L] = {};
-    read(array, start, std::max<int64_t>(0, size - start), last);
+    read_some(array, start, std::max<int64_t>(0, size - start), last);
     v = load<Vec<A, L>>(last);
   }
   return v;
@@ -111,7 +122,7 @@ template <class A>
   } else {
     A all[kLanes<A>];
     store(all, v);
-    write(array, start, count, all);
+    write_some(array, start, count, all);
   }
 }
 
@@ -123,10 +134,22 @@ inline Channels<A, W> read_channels(const Array& array, int64_t start, int64_t c
     for_stored<A>(array, start, [&](const auto* from) { channels = Channels<A, W>::from(from).only(int(count)); });
   } else {
     A last[W] = {};
-    read(array, start, count, last);
+    read_some(array, start, count, last);
     channels = Channels<A, W>::from(last);
   }
   return channels;
+}
+
+// W channels, of which those before `end` count: padding is overwritten by what comes next.
+template <class A, int W>
+[[gnu::always_inline]] inline void write_channels(const Array& array, int64_t start, int64_t end, const Channels<A, W>& channels) {
+  if (start + W <= end) {
+    for_stored<A>(array, start, [&](auto* to) { channels.to(to); });
+  } else {
+    A all[W];
+    channels.to(all);
+    write(array, start, end - start, all);
+  }
 }
 
 // Asks for elements that are needed soon. A group's share of a tensor comes in short pieces far apart, which the processor does
@@ -140,4 +163,5 @@ template <class A, int kForWriting>
   __builtin_prefetch(last, kForWriting);
 }
 
+}  // namespace
 }  // namespace piip::PIIP_ISA

@@ -18,7 +18,8 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-const piip::Kernels& kernels() {
+const piip::Kernels& kernels(bool in_double) {
+  if (in_double) return piip::portable::kernels_double;
 #if defined(__x86_64__)
   if (piip::best_isa() == piip::Isa::avx512) return piip::avx512::kernels;
   if (piip::best_isa() == piip::Isa::avx2) return piip::avx2::kernels;
@@ -106,9 +107,7 @@ void run(piip::Call& call, bool gradients, bool in_double) {
   STD_TORCH_CHECK(plane * call.heads_per_group * (gradients ? 2 : 1) <= std::numeric_limits<int32_t>::max(), "a map of ",
                   call.value_height, " x ", call.value_width, " with ", call.channels,
                   " channels a head is too large for 32-bit indices");
-  const piip::Kernels& all = kernels();
-  const piip::Work work = gradients ? (in_double ? all.backward_double : all.backward_float)
-                                    : (in_double ? all.forward_double : all.forward_float);
+  const piip::Work work = gradients ? kernels(in_double).backward : kernels(in_double).forward;
   // A second thread is not worth waking for 30 us of work.
   const int64_t channels = call.batch * call.heads * call.channels;
   const int64_t reads = channels * (call.queries() * call.points + call.value_height * call.value_width);

@@ -14,23 +14,22 @@
 namespace piip::PIIP_ISA {
 namespace {
 
-// A head's four points where a vector holds two pixels: those beside each other are one load, the weights of both one shuffle.
+// A head's four points where a vector holds two pixels: those beside each other are one load, the weights of both one shuffle within
+// four lanes, which needs no mask in a register.
 template <int W, class A>
 [[gnu::always_inline]] inline Channels<A, W> sample_pairs(const Points<A, 4>& points, const A* data, int64_t row, int64_t head) {
   constexpr int L = 2 * W;
   using V = Vec<A, L>;
-  using I = Vec<Int<A>, L>;
-  const auto of = [&](int corner) { return &points.weight[corner][4 * head]; };
-  const V weights = four_joined(of(0), of(1), of(2), of(3));
+  const V top = four_twice(&points.weight[0][4 * head], &points.weight[1][4 * head]);
+  const V bottom = four_twice(&points.weight[2][4 * head], &points.weight[3][4 * head]);
+  const auto first = lanes<A, L>([](int i) { return i / 4 * 4; });
   V upper{}, lower{};
-#pragma GCC unroll 4
-  for (int p = 0; p < 4; ++p) {
-    I top, bottom;
-    for (int i = 0; i < L; ++i) top[i] = p + i / W * 4, bottom[i] = top[i] + 8;
+  const auto add = [&](int p) __attribute__((always_inline)) {
     const A* corner = data + points.corner[4 * head + p];
-    upper += __builtin_shuffle(weights, top) * load<V>(corner);
-    lower += __builtin_shuffle(weights, bottom) * load<V>(corner + row);
-  }
+    upper += __builtin_shuffle(top, first + p) * load<V>(corner);
+    lower += __builtin_shuffle(bottom, first + p) * load<V>(corner + row);
+  };
+  add(0), add(1), add(2), add(3);
   Channels<A, W> sum;
   sum.first = folded<W, A, L>(upper + lower);
   return sum;
@@ -41,19 +40,23 @@ template <class A, int W, bool kWhole, int kPoints>
 void forward(const Call& call, int64_t begin, int64_t end) {
   Planes<A> value(call, 1);
   Points<A, kPoints> points(call, value);
-  const int64_t channels = kWhole ? W : value.channels, row = value.row;
+  const int64_t channels = kWhole ? W : value.channels, row = value.row, width = call.channels;  // of a pixel here, and in tensors
+  const Array out = call.out;  // a copy: the compiler knows that writing to the tensor does not change it
   for (int64_t item = begin; item < end; ++item) {
     const Group group(call, item);
     group.template read_value<A, W>(value);
+    const int64_t heads = group.heads;
     group.for_each_query([&](int64_t r, int64_t c, int64_t query, int64_t later) {
       prefetch<A, 0>(call.offsets, points.offsets_at(later, group.first_head), 2 * group.heads * points.points());
       prefetch<A, 0>(call.logits, points.logits_at(later, group.first_head), group.heads * points.points());
       prefetch<A, 1>(call.out, group.channel_at(later), group.heads * call.channels);
       points.template locate<false>(query, points.x_reference[c], points.y_reference[r], group.first_head, group.heads);
-      for (int64_t h = 0; h < group.heads; ++h) {
+      const int64_t start = group.channel_at(query), end = start + heads * width;
+      for (int64_t h = 0; h < heads; ++h) {
         for (int64_t block = 0; block < channels; block += W) {
+          const int64_t place = start + h * width + block;
           if constexpr (kPoints == 4 && W == 8 && kLanes<A> == 16) {
-            group.write_channels(call.out, query, h, block, sample_pairs<W>(points, value.data, row, h));
+            write_channels<A, W>(out, place, end, sample_pairs<W>(points, value.data, row, h));
             continue;
           }
           Channels<A, W> upper, lower;  // two sums, so that additions overlap
@@ -66,7 +69,7 @@ void forward(const Call& call, int64_t begin, int64_t end) {
             lower.add(points.weight[3][i], Channels<A, W>::from(corner + row + channels));
           }
           upper.add(lower);
-          group.write_channels(call.out, query, h, block, upper);
+          write_channels<A, W>(out, place, end, upper);
         }
       }
     });
@@ -89,7 +92,7 @@ void backward(const Call& call, int64_t begin, int64_t end) {
       prefetch<A, 0>(call.grad_out, group.channel_at(later), group.heads * call.channels);
       prefetch<A, 1>(call.grad_offsets, points.offsets_at(later, group.first_head), 2 * group.heads * points.points());
       prefetch<A, 1>(call.grad_logits, points.logits_at(later, group.first_head), group.heads * points.points());
-      points.template locate<true>(query, points.x_reference[c], points.y_reference[r], group.first_head, group.heads);
+      points.locate_for_gradients(query, points.x_reference[c], points.y_reference[r], group.first_head, group.heads);
       for (int64_t h = 0; h < group.heads; ++h) {
         for (int64_t block = 0; block < channels; block += W) {
           const int64_t count = std::min<int64_t>(W, call.channels - block);
@@ -118,35 +121,39 @@ void backward(const Call& call, int64_t begin, int64_t end) {
   }
 }
 
-// The widths worth a loop of their own: heads of PIIP have 4 to 32 channels; and its four points.
+// run(block, whole, points): the widths worth a loop of their own, as heads of PIIP have up to 32 channels, and its four points; all
+// else in blocks that divide a pixel. Portable code has those only: it is to be there, and short to compile.
 template <class Run>
 void for_width(const Call& call, Run run) {
-  const auto with_points = [&](auto width) {
-    if (call.points == 4) return run(width, std::true_type{}, std::integral_constant<int, 4>{});
-    return run(width, std::true_type{}, std::integral_constant<int, 0>{});
-  };
-  switch (padded_channels(call.channels)) {
-    case 4: return with_points(std::integral_constant<int, 4>{});
-    case 8: return with_points(std::integral_constant<int, 8>{});
-    case 16: return with_points(std::integral_constant<int, 16>{});
-    case 24: return with_points(std::integral_constant<int, 24>{});
-    case 32: return with_points(std::integral_constant<int, 32>{});
-    default: return run(std::integral_constant<int, 16>{}, std::false_type{}, std::integral_constant<int, 0>{});
+  const int64_t channels = padded_channels(call.channels);
+  if constexpr (kVectorBytes > 16) {
+    const auto whole = [&](auto width) { run(width, std::true_type{}, std::integral_constant<int, 4>{}); };
+    if (call.points == 4) {
+      switch (channels) {
+        case 8: return whole(std::integral_constant<int, 8>{});
+        case 16: return whole(std::integral_constant<int, 16>{});
+        case 24: return whole(std::integral_constant<int, 24>{});
+        case 32: return whole(std::integral_constant<int, 32>{});
+        default: break;
+      }
+    }
+    if (channels % 16 == 0) return run(std::integral_constant<int, 16>{}, std::false_type{}, std::integral_constant<int, 0>{});
   }
+  run(std::integral_constant<int, 8>{}, std::false_type{}, std::integral_constant<int, 0>{});
 }
 
 void forward_float(const Call& call, int64_t begin, int64_t end) {
-  for_width(call, [&](auto width, auto whole, auto points) { forward<float, width, whole, points>(call, begin, end); });
+  for_width(call, [&](auto block, auto whole, auto points) { forward<float, block, whole, points>(call, begin, end); });
 }
 void backward_float(const Call& call, int64_t begin, int64_t end) {
-  for_width(call, [&](auto width, auto whole, auto points) { backward<float, width, whole, points>(call, begin, end); });
+  for_width(call, [&](auto block, auto whole, auto points) { backward<float, block, whole, points>(call, begin, end); });
 }
-// float64 is for checking gradients, not for speed: blocks of 4, whatever the width.
-void forward_double(const Call& call, int64_t begin, int64_t end) { forward<double, 4, false, 0>(call, begin, end); }
-void backward_double(const Call& call, int64_t begin, int64_t end) { backward<double, 4, false, 0>(call, begin, end); }
 
 }  // namespace
 
-extern const Kernels kernels = {forward_float, forward_double, backward_float, backward_double};
+extern const Kernels kernels = {forward_float, backward_float};
+#if !defined(__AVX2__)  // float64 is for checking gradients, not for speed: portable code only, blocks of 4 whatever the width
+extern const Kernels kernels_double = {forward<double, 4, false, 0>, backward<double, 4, false, 0>};
+#endif
 
 }  // namespace piip::PIIP_ISA

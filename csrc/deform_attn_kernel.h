@@ -28,12 +28,12 @@ constexpr int64_t kMostHeads = 8;  // a group has no more
 using Work = void (*)(const Call&, int64_t begin, int64_t end);
 
 struct Kernels {
-  Work forward_float, forward_double, backward_float, backward_double;
+  Work forward, backward;
 };
 
 // Channels of a pixel in the kernel's own copy of the value: padded, so that whole vectors can be loaded.
 constexpr int64_t padded_channels(int64_t channels) {
-  return channels <= 8 ? (channels + 3) / 4 * 4 : channels <= 16 ? 16 : channels <= 32 ? (channels + 7) / 8 * 8 : (channels + 15) / 16 * 16;
+  return channels <= 8 ? 8 : channels <= 16 ? 16 : channels <= 24 ? 24 : (channels + 15) / 16 * 16;
 }
 
 // The kernel's copy of a map has a border of two zero pixels: a location clamped to [-2, size] then reads only zeros where it
@@ -41,7 +41,7 @@ constexpr int64_t padded_channels(int64_t channels) {
 constexpr int64_t kBorder = 2;
 
 namespace portable {
-extern const Kernels kernels;
+extern const Kernels kernels, kernels_double;
 }
 #if defined(__x86_64__)
 namespace avx2 {

@@ -42,19 +42,6 @@ struct Group {
       }
   }
 
-  // Writes a block of a head's channels. Whole vectors, whose padding the next block or head overwrites; only the last is counted.
-  template <class A, int W>
-  [[gnu::always_inline]] void write_channels(const Array& array, int64_t query, int64_t head, int64_t block, const Channels<A, W>& v) const {
-    const int64_t place = channel_at(query) + head * call.channels + block;
-    if (place + W <= channel_at(query) + heads * call.channels) {
-      for_stored<A>(array, place, [&](auto* to) { v.to(to); });
-    } else {
-      A all[W];
-      v.to(all);
-      write(array, place, std::min<int64_t>(W, call.channels - block), all);
-    }
-  }
-
   // Copies the value; the rest of each pixel, if there is more, becomes zero.
   template <class A, int W>
   void read_value(Planes<A>& planes) const {

@@ -50,6 +50,8 @@ class Scratch {
   }
 };
 
+namespace {
+
 // The maps of a group of heads. For the backward pass a pixel holds the value's channels, then those of its gradient: together
 // they are one or two cache lines.
 template <class A>
@@ -73,4 +75,5 @@ struct Planes {
   A* at(int64_t y, int64_t x) { return data + (y + kBorder) * row + (x + kBorder) * pixel; }
 };
 
+}  // namespace
 }  // namespace piip::PIIP_ISA

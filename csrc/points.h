@@ -6,6 +6,7 @@
 #include "planes.h"
 
 namespace piip::PIIP_ISA {
+namespace {
 
 // The points of one query, for the heads of a group: entry h * points + p. Entries come in whole vectors; what is past the
 // group's last head belongs to other heads, or to nobody, and is not used. kPoints: the number of points of a head where it is
@@ -54,7 +55,7 @@ struct Points {
   template <int kStep = 1, class Combine>
   [[gnu::always_inline]] V over_points(V v, Combine combine) const {
     if constexpr (kStep < L) {
-      if (kStep < points()) return over_points<2 * kStep>(combine(v, __builtin_shuffle(v, lanes<A>(0, 1) ^ Int<A>(kStep))), combine);
+      if (kStep < points()) return over_points<2 * kStep>(combine(v, __builtin_shuffle(v, lanes<A>([](int i) { return i ^ kStep; }))), combine);
     }
     return v;
   }
@@ -97,20 +98,24 @@ struct Points {
   int64_t offsets_at(int64_t query, int64_t first_head) const { return query * call.offsets_row + 2 * first_head * points(); }
   int64_t logits_at(int64_t query, int64_t first_head) const { return query * call.logits_row + first_head * points(); }
 
-  // Reads one query's offsets and logits; fills `corner` and `weight`, and what the gradients need.
+  // Reads one query's offsets and logits; fills `corner` and `weight`, and what the gradients need. Inlined it is a seventh of a narrow
+  // head's forward; the backward's own work hides a call, which is compiled once for all widths.
+  [[gnu::noinline]] void locate_for_gradients(int64_t query, A left, A above_it, int64_t first_head, int64_t heads) {
+    locate<true>(query, left, above_it, first_head, heads);
+  }
   template <bool kGradients>
   [[gnu::always_inline]] void locate(int64_t query, A left, A above_it, int64_t first_head, int64_t heads) {
     const int64_t offset = offsets_at(query, first_head), logit = logits_at(query, first_head);
     if (kPoints == 0 && !in_lanes) {
-      read(call.logits, logit, heads * points(), attention.data());
+      read_some(call.logits, logit, heads * points(), attention.data());
       softmax_by_head(heads);
     }
     for (int64_t i = 0; i < padded; i += L) {
       const V attended = kPoints != 0 || in_lanes ? softmax(read_lanes<A>(call.logits, logit + i, logits_size)) : load<V>(&attention[i]);
       const V pairs = read_lanes<A>(call.offsets, offset + 2 * i, offsets_size);
       const V more = read_lanes<A>(call.offsets, offset + 2 * i + L, offsets_size);
-      V fx = __builtin_shuffle(pairs, more, lanes<A>(0, 2)) + left;
-      V fy = __builtin_shuffle(pairs, more, lanes<A>(1, 2)) + above_it;
+      V fx = __builtin_shuffle(pairs, more, lanes<A>([](int i) { return 2 * i; })) + left;
+      V fy = __builtin_shuffle(pairs, more, lanes<A>([](int i) { return 2 * i + 1; })) + above_it;
       const V a = attended + ((fx - fx) + (fy - fy));  // a location that is not finite gives NaN
       const I column = split(fx, width), line = split(fy, height);
       store(&corner[i], load<I>(&head_start[i]) + line * row + column * pixel);
@@ -128,7 +133,7 @@ struct Points {
   }
 
   // From `dot` to the gradients of one query's offsets and logits.
-  [[gnu::always_inline]] void write_gradients(int64_t query, int64_t first_head, int64_t heads) {
+  [[gnu::noinline]] void write_gradients(int64_t query, int64_t first_head, int64_t heads) {
     const int64_t offset = offsets_at(query, first_head), logit = logits_at(query, first_head);
     const int64_t used = heads * points();
     for (int64_t i = 0; i < used; i += L) {
@@ -138,7 +143,7 @@ struct Points {
       const V of_attention = top + fy * (bottom - top);
       const V of_x = a * ((d1 - d0) + fy * ((d3 - d2) - (d1 - d0))), of_y = a * (bottom - top);
       const int64_t count = std::min<int64_t>(L, used - i);
-      const I low = lanes<A>(0, 1) / 2 + (lanes<A>(0, 1) % 2) * Int<A>(L);  // x0 y0 x1 y1 ...
+      const I low = lanes<A>([](int i) { return i / 2 + i % 2 * L; });  // x0 y0 x1 y1 ...
       const int64_t of_pairs = 2 * count, first_pairs = std::min<int64_t>(L, of_pairs);
       write_lanes<A>(call.grad_offsets, offset + 2 * i, first_pairs, __builtin_shuffle(of_x, of_y, low));
       write_lanes<A>(call.grad_offsets, offset + 2 * i + L, of_pairs - first_pairs, __builtin_shuffle(of_x, of_y, low + Int<A>(L / 2)));
@@ -157,12 +162,11 @@ struct Points {
   // From the four corners of each of L points to each corner of all points.
   static Corners corners_apart(const A* four_each) {
     const V a = load<V>(four_each), b = load<V>(four_each + L), c = load<V>(four_each + 2 * L), d = load<V>(four_each + 3 * L);
-    I first;  // lanes 0, 4, 8, ... of two vectors, then 1, 5, 9, ...
-    for (int i = 0; i < L; ++i) first[i] = i < L / 2 ? 4 * i : 4 * (i - L / 2) + 1;
+    // Lanes 0, 4, 8, ... of two vectors, then 1, 5, 9, ...
+    const I first = lanes<A>([](int i) { return i < L / 2 ? 4 * i : 4 * (i - L / 2) + 1; });
     const V top_ab = __builtin_shuffle(a, b, first), top_cd = __builtin_shuffle(c, d, first);
     const V bottom_ab = __builtin_shuffle(a, b, first + 2), bottom_cd = __builtin_shuffle(c, d, first + 2);
-    I half;
-    for (int i = 0; i < L; ++i) half[i] = i < L / 2 ? i : i + L / 2;
+    const I half = lanes<A>([](int i) { return i < L / 2 ? i : i + L / 2; });
     return {__builtin_shuffle(top_ab, top_cd, half), __builtin_shuffle(top_ab, top_cd, half + L / 2),
             __builtin_shuffle(bottom_ab, bottom_cd, half), __builtin_shuffle(bottom_ab, bottom_cd, half + L / 2)};
   }
@@ -175,8 +179,9 @@ struct Points {
       for (int64_t p = 0; p < call.points; ++p) mean += a[p] * gradient[p];
       for (int64_t p = 0; p < call.points; ++p) gradient[p] = a[p] * (gradient[p] - mean);
     }
-    write(call.grad_logits, logit, heads * call.points, weight[0].data());
+    write_some(call.grad_logits, logit, heads * call.points, weight[0].data());
   }
 };
 
+}  // namespace
 }  // namespace piip::PIIP_ISA

@@ -25,7 +25,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
-const piip::SamplingKernels& kernels() {
+const piip::SamplingKernels& kernels_for(const Tensor& value) {
+  if (value.scalar_type() == ScalarType::Double) return piip::portable::sampling_kernels_double;
 #if defined(__x86_64__)
   switch (piip::best_isa()) {
     case piip::Isa::avx512: return piip::avx512::sampling_kernels;
@@ -86,8 +87,7 @@ struct Inputs {
     Tensor out = torch::stable::new_empty(value, out_shape);
     if (out.numel() == 0) return out;
     call.out = array(out, value, "out");
-    const bool is_double = value.scalar_type() == ScalarType::Double;
-    run(call, is_double ? kernels().forward_double : kernels().forward_float, is_double ? 8 : 4, false);
+    run(call, kernels_for(value).forward, value.scalar_type() == ScalarType::Double ? 8 : 4, false);
     return out;
   }
 
@@ -106,8 +106,7 @@ struct Inputs {
     call.grad_value = array(grad_value, value, "grad_value");
     call.grad_coordinates = array(grad_coordinates, value, "grad_coordinates");
     call.grad_weights = array(grad_weights, value, "grad_weights");
-    const bool is_double = value.scalar_type() == ScalarType::Double;
-    run(call, is_double ? kernels().backward_double : kernels().backward_float, is_double ? 8 : 4, true);
+    run(call, kernels_for(value).backward, value.scalar_type() == ScalarType::Double ? 8 : 4, true);
     return {grad_value, grad_coordinates, grad_weights};
   }
 };

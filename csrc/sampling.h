@@ -42,7 +42,7 @@ struct SamplingCall {
 
 struct SamplingKernels {
   using Work = void (*)(const SamplingCall&, int64_t begin, int64_t end);  // does the units of work [begin, end)
-  Work forward_float, forward_double, backward_float, backward_double;
+  Work forward, backward;
 };
 
 // The kernel copies a group's maps to planes with a border of two zero pixels. A location is clamped to [-2, size], so outside
@@ -52,8 +52,7 @@ constexpr int64_t kSamplingBorder = 2;
 // Channels are padded there to whole blocks of this many, so that whole vectors can be loaded.
 constexpr int64_t sampling_block(int64_t channels) {
   switch (channels) {
-    case 4: return 4;
-    case 6: case 8: return 8;
+    case 4: case 6: case 8: return 8;
     case 24: return 24;
     case 32: return 32;
     default: return 16;
@@ -69,7 +68,7 @@ inline int64_t sampling_plane(const SamplingCall& call) {
 }
 
 namespace portable {
-extern const SamplingKernels sampling_kernels;
+extern const SamplingKernels sampling_kernels, sampling_kernels_double;
 }
 #if defined(__x86_64__)
 namespace avx2 {

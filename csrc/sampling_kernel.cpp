@@ -38,7 +38,7 @@ struct Group {
 
   // Asks for what a query will read, and for where it will write; `width` elements a head.
   template <class A, int kForWriting>
-  void expect(const Array& array, int64_t place, int64_t width) const {
+  [[gnu::always_inline]] void expect(const Array& array, int64_t place, int64_t width) const {
     prefetch<A, kForWriting>(array, place * width, heads * width);
   }
 
@@ -163,18 +163,23 @@ void backward(const SamplingCall& call, int64_t begin, int64_t end) {
 }
 
 // run(block, whole) with the block that sampling_block says; halves of it where 32 channels and their sums do not fit registers.
+// Portable code has two forms only: it is to be there, and short to compile.
 template <class Run>
 void for_width(int64_t channels, Run run) {
-  if (channels == 32 && kLanes<float> < 16) return run(std::integral_constant<int, 16>{}, std::false_type{});
-  switch (sampling_block(channels)) {
-    case 4: return run(std::integral_constant<int, 4>{}, std::true_type{});
-    case 8: return run(std::integral_constant<int, 8>{}, std::true_type{});
-    case 24: return run(std::integral_constant<int, 24>{}, std::true_type{});
-    case 32: return run(std::integral_constant<int, 32>{}, std::true_type{});
-    default:
-      if (channels <= 16) return run(std::integral_constant<int, 16>{}, std::true_type{});
-      return run(std::integral_constant<int, 16>{}, std::false_type{});
+  const int64_t block = sampling_block(channels);
+  if constexpr (kVectorBytes > 16) {
+    switch (block) {
+      case 24: return run(std::integral_constant<int, 24>{}, std::true_type{});
+      case 32:
+        if constexpr (kLanes<float> >= 16) return run(std::integral_constant<int, 32>{}, std::true_type{});
+        break;
+      case 8: return run(std::integral_constant<int, 8>{}, std::true_type{});
+      default:
+        if (channels <= 16) return run(std::integral_constant<int, 16>{}, std::true_type{});
+    }
   }
+  if (block % 16) return run(std::integral_constant<int, 8>{}, std::false_type{});
+  run(std::integral_constant<int, 16>{}, std::false_type{});
 }
 
 void forward_float(const SamplingCall& call, int64_t begin, int64_t end) {
@@ -183,12 +188,12 @@ void forward_float(const SamplingCall& call, int64_t begin, int64_t end) {
 void backward_float(const SamplingCall& call, int64_t begin, int64_t end) {
   for_width(call.channels, [&](auto block, auto whole) { backward<float, block, whole>(call, begin, end); });
 }
-// float64 is for checking gradients, not for speed: blocks of 4, whatever the width.
-void forward_double(const SamplingCall& call, int64_t begin, int64_t end) { forward<double, 4, false>(call, begin, end); }
-void backward_double(const SamplingCall& call, int64_t begin, int64_t end) { backward<double, 4, false>(call, begin, end); }
 
 }  // namespace
 
-extern const SamplingKernels sampling_kernels = {forward_float, forward_double, backward_float, backward_double};
+extern const SamplingKernels sampling_kernels = {forward_float, backward_float};
+#if !defined(__AVX2__)  // float64 is for checking gradients, not for speed: portable code only, blocks of 4 whatever the width
+extern const SamplingKernels sampling_kernels_double = {forward<double, 4, false>, backward<double, 4, false>};
+#endif
 
 }  // namespace piip::PIIP_ISA

@@ -7,6 +7,7 @@
 #include "sampling.h"
 
 namespace piip::PIIP_ISA {
+namespace {
 
 // Where a level's pixels are on a plane, in elements.
 struct LevelLayout {
@@ -97,8 +98,8 @@ struct Table {
       const V a = read_lanes<A>(call.weights, first + i, size);
       const V pairs = read_lanes<A>(call.coordinates, 2 * (first + i), 2 * size);
       const V more = read_lanes<A>(call.coordinates, 2 * (first + i) + L, 2 * size);
-      V x = __builtin_shuffle(pairs, more, lanes<A>(0, 2)) * load<V>(&scale_x[i]) + (load<V>(&shift_x[i]) + left);
-      V y = __builtin_shuffle(pairs, more, lanes<A>(1, 2)) * load<V>(&scale_y[i]) + (load<V>(&shift_y[i]) + above);
+      V x = __builtin_shuffle(pairs, more, lanes<A>([](int i) { return 2 * i; })) * load<V>(&scale_x[i]) + (load<V>(&shift_x[i]) + left);
+      V y = __builtin_shuffle(pairs, more, lanes<A>([](int i) { return 2 * i + 1; })) * load<V>(&scale_y[i]) + (load<V>(&shift_y[i]) + above);
       const I column = split(x, load<V>(&width[i])), line = split(y, load<V>(&height[i]));
       store(&corner[i], load<I>(&start[i]) + line * load<I>(&row[i]) + column * pixel);
       const V low = a * y, high = a - low, top_right = high * x, bottom_right = low * x;
@@ -124,20 +125,18 @@ struct Table {
       const V of_x = a * ((d[1] - d[0]) + y * ((d[3] - d[2]) - (d[1] - d[0]))) * load<V>(&scale_x[i]);
       const V of_y = a * (lower - upper) * load<V>(&scale_y[i]);
       const int64_t count = std::min<int64_t>(L, heads * points - i);
-      A pairs[2 * L], weights[L];
-      const I interleaved = lanes<A>(0, 1) / 2 + (lanes<A>(0, 1) % 2) * Int<A>(L);  // x0 y0 x1 y1 ...
-      store(pairs, __builtin_shuffle(of_x, of_y, interleaved));
-      store(pairs + L, __builtin_shuffle(of_x, of_y, interleaved + Int<A>(L / 2)));
-      store(weights, V(upper + y * (lower - upper)));
-      write(call.grad_coordinates, 2 * (first + i), 2 * count, pairs);
-      write(call.grad_weights, first + i, count, weights);
+      const int64_t of_pairs = 2 * count, first_pairs = std::min<int64_t>(L, of_pairs);
+      const I low = lanes<A>([](int i) { return i / 2 + i % 2 * L; });  // x0 y0 x1 y1 ...
+      write_lanes<A>(call.grad_coordinates, 2 * (first + i), first_pairs, __builtin_shuffle(of_x, of_y, low));
+      write_lanes<A>(call.grad_coordinates, 2 * (first + i) + L, of_pairs - first_pairs, __builtin_shuffle(of_x, of_y, low + Int<A>(L / 2)));
+      write_lanes<A>(call.grad_weights, first + i, count, V(upper + y * (lower - upper)));
     }
   }
 
  private:
   // From the four corners of each of L points to each corner of all points.
   static void corners_apart(const A* four_each, V* d) {
-    const I even = lanes<A>(0, 2), odd = lanes<A>(1, 2);
+    const I even = lanes<A>([](int i) { return 2 * i; }), odd = even + 1;
     const V v0 = load<V>(four_each), v1 = load<V>(four_each + L), v2 = load<V>(four_each + 2 * L), v3 = load<V>(four_each + 3 * L);
     const V first_02 = __builtin_shuffle(v0, v1, even), first_13 = __builtin_shuffle(v0, v1, odd);
     const V last_02 = __builtin_shuffle(v2, v3, even), last_13 = __builtin_shuffle(v2, v3, odd);
@@ -146,4 +145,5 @@ struct Table {
   }
 };
 
+}  // namespace
 }  // namespace piip::PIIP_ISA

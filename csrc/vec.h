@@ -1,15 +1,19 @@
 // Short vectors on GCC's vector types: the same code becomes SSE, AVX2, AVX-512 or NEON.
-// Everything lives in the instruction set's namespace, so that the linker never mixes code of two instruction sets.
+// Everything lives in an unnamed namespace, so that the linker never mixes code of two instruction sets, and the compiler knows all callers.
 #pragma once
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#if defined(__SSE2__)
+#include <utility>
+#if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 namespace piip::PIIP_ISA {
+namespace {
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
@@ -55,12 +59,12 @@ inline V smaller(V a, V b) {
   return a < b ? a : b;
 }
 
-// start, start + step, start + 2 step, ...: a mask for __builtin_shuffle
-template <class A>
-inline Vec<Int<A>, kLanes<A>> lanes(int start, int step) {
-  Vec<Int<A>, kLanes<A>> v;
-  for (int i = 0; i < kLanes<A>; ++i) v[i] = start + i * step;
-  return v;
+// f(0), f(1), ... of a function that needs nothing else: a constant, so that __builtin_shuffle by it is one instruction.
+template <class A, int N = kLanes<A>>
+[[gnu::always_inline]] inline Vec<Int<A>, N> lanes(auto f) {
+  return [f]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    return Vec<Int<A>, N>{Int<A>(f(i))...};
+  }(std::make_integer_sequence<int, N>{});
 }
 
 // Adds the upper half of the lanes to the lower, until M are left.
@@ -77,22 +81,13 @@ template <int M, class A, int N>
   }
 }
 
-// Four times four floats in one vector.
-[[gnu::always_inline]] inline Vec<float, 16> four_joined(const float* a, const float* b, const float* c, const float* d) {
-  Vec<float, 16> v;
 #if defined(__AVX512F__)
-  __m512 all = _mm512_castps128_ps512(_mm_loadu_ps(a));
-  all = _mm512_insertf32x4(all, _mm_loadu_ps(b), 1);
-  all = _mm512_insertf32x4(all, _mm_loadu_ps(c), 2);
-  all = _mm512_insertf32x4(all, _mm_loadu_ps(d), 3);
-  std::memcpy(&v, &all, sizeof(v));
-#else
-  int i = 0;
-  for (const float* four : {a, b, c, d})
-    for (int k = 0; k < 4; ++k) v[i++] = four[k];
-#endif
-  return v;
+// Four floats twice, then four others twice: two loads.
+[[gnu::always_inline]] inline Vec<float, 16> four_twice(const float* first, const float* second) {
+  const __m512 both = _mm512_mask_broadcast_f32x4(_mm512_broadcast_f32x4(_mm_loadu_ps(first)), 0xff00, _mm_loadu_ps(second));
+  return load<Vec<float, 16>>(reinterpret_cast<const float*>(&both));
 }
+#endif
 
 // A vector from bf16, the upper halves of float32, and back: to nearest, ties to even.
 template <int N>
@@ -133,10 +128,8 @@ struct Channels {
   }
   // Zero from channel `count` on, whatever was there.
   [[gnu::always_inline]] Channels only(int count) const {
-    Vec<Int<A>, kFirst> lane;
-    for (int i = 0; i < kFirst; ++i) lane[i] = i;
     Channels c;
-    c.first = lane < Int<A>(count) ? first : Vec<A, kFirst>{};
+    c.first = lanes<A, kFirst>([](int i) { return i; }) < Int<A>(count) ? first : Vec<A, kFirst>{};
     c.rest = rest.only(count - kFirst);
     return c;
   }
@@ -185,15 +178,12 @@ template <class A, int N>
   if constexpr (N == 2) {
     return Vec<A, 4>{a[0] + a[1], b[0] + b[1], c[0] + c[1], d[0] + d[1]};
   } else {
-    Vec<Int<A>, N> low, high, left, right;  // within every four lanes: a0 b0 a1 b1; a2 b2 a3 b3; a0 a1 b0 b1; a2 a3 b2 b3
-    for (int i = 0; i < N; ++i) {
-      const int four = i / 4 * 4, lane = i % 4;
-      low[i] = four + lane / 2 + lane % 2 * N, high[i] = low[i] + 2;
-      left[i] = four + lane % 2 + lane / 2 * N, right[i] = left[i] + 2;
-    }
-    const Vec<A, N> ab = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-    const Vec<A, N> cd = __builtin_shuffle(c, d, low) + __builtin_shuffle(c, d, high);
-    return folded<4, A, N>(__builtin_shuffle(ab, cd, left) + __builtin_shuffle(ab, cd, right));
+    // Within every four lanes: a0 b0 a1 b1, and with two added a2 b2 a3 b3; a0 a1 b0 b1, and a2 a3 b2 b3.
+    const auto low = lanes<A, N>([](int i) { return i / 4 * 4 + i % 4 / 2 + i % 2 * N; });
+    const auto left = lanes<A, N>([](int i) { return i / 4 * 4 + i % 2 + i % 4 / 2 * N; });
+    const Vec<A, N> ab = __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, low + 2);
+    const Vec<A, N> cd = __builtin_shuffle(c, d, low) + __builtin_shuffle(c, d, low + 2);
+    return folded<4, A, N>(__builtin_shuffle(ab, cd, left) + __builtin_shuffle(ab, cd, left + 2));
   }
 }
 
@@ -224,4 +214,5 @@ inline Vec<double, kLanes<double>> exp_nonpositive(Vec<double, kLanes<double>> x
   return x;
 }
 
+}  // namespace
 }  // namespace piip::PIIP_ISA

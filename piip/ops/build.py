@@ -31,11 +31,12 @@ log = logging.getLogger(__name__)
 
 TORCH = Path(torch.__path__[0])
 
-FLAGS = ("-O3", "-std=c++20", "-fPIC", "-Wno-psabi", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = ("-O2", "-std=c++20", "-fPIC", "-Wno-psabi", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 OPS = ("deform_attn", "sampling")  # <name>.cpp is PyTorch's side, <name>_kernel.cpp the arithmetic
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # 2.10: the oldest PyTorch the built library would load in
 X86 = {
-    "avx2": ("-mavx2", "-mfma"),
+    # With -O2 g++ 12 keeps sums of 16 channels in memory here: half as fast. Elsewhere -O3 brings nothing but half of the compile time.
+    "avx2": ("-O3", "-mavx2", "-mfma"),
     "avx512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
 }
 
@@ -124,7 +125,7 @@ def sources() -> Path:
 
 def _units() -> dict[str, tuple[str, ...]]:
     """Object name -> source and its own flags: the kernels once per instruction set, chosen among when they run."""
-    units = {op: (f"{op}.cpp", STABLE_ABI, f"-I{TORCH / 'include'}") for op in OPS}
+    units = {op: (f"{op}.cpp", "-O1", STABLE_ABI, f"-I{TORCH / 'include'}") for op in OPS}
     for isa, flags in {"portable": (), **(X86 if platform.machine() == "x86_64" else {})}.items():
         for op in OPS:
             units[f"{op}_{isa}"] = (f"{op}_kernel.cpp", f"-DPIIP_ISA={isa}", *flags)
