@@ -15,6 +15,7 @@ nvcc `build` fails, networks run on Triton, and the kernels' figures are missing
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -74,16 +75,16 @@ STEPS: dict[str, Step] = {
     "kernels": Step(1, ("--only", "TSB interaction", "--methods", *_ALL_BUT_COMPILED), "gpu_kernels.py"),
     "ops_tests": _tests("tests/ops"),
     "limits": Step(1, ("bash", "-c", _LIMITS, sys.executable)),
-    "train_step": Step(2, ("--brief", "--only", "detection TSB 1568"), "train_step.py"),
+    "train_step": Step(2, ("--brief", "--minutes", "2", "--only", "detection TSB 1568"), "train_step.py"),
     "unit": Step(1, ("--rounds", "7"), "unit.py"),
-    "train_step_sbl": Step(3, ("--brief", "--only", "detection SBL 1568"), "train_step.py"),
+    "train_step_sbl": Step(3, ("--brief", "--minutes", "3", "--only", "detection SBL 1568"), "train_step.py"),
     "backbone": Step(1, ("--only", "TSB"), "backbone.py"),
     "backbone_sbl": Step(2, ("--only", "SBL"), "backbone.py"),
     "kernels_sbl": Step(1, ("--only", "SBL interaction", "--methods", *_ALL_BUT_COMPILED), "gpu_kernels.py"),
     "models_tests": _tests("tests/models/test_speed_gpu.py"),
     "kernels_fp32": Step(1, ("--only", "TSB interaction", "--storage", "fp32", "--methods", *_ALL_BUT_COMPILED), "gpu_kernels.py"),
     "kernels_compiled": Step(1, ("--only", "TSB interaction", "--methods", "cuda", "plain", "compiled"), "gpu_kernels.py"),
-    "train_step_switches": Step(5, ("--rounds", "3", "--only", "detection TSB 1568"), "train_step.py"),
+    "train_step_switches": Step(5, ("--rounds", "3", "--minutes", "6", "--only", "detection TSB 1568"), "train_step.py"),
 }  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = options.parse_args(arguments)
     if given.list:
         for name in given.only:
-            print(f"{name:18} about {STEPS[name].minutes:g} min  {' '.join(STEPS[name].command())}")
+            print(f"{name:18} about {STEPS[name].minutes:g} min  {shlex.join(STEPS[name].command())}")
         return 0
     given.folder.mkdir(parents=True, exist_ok=True)
     saved, log = given.folder / "results.json", given.folder / "log.txt"
