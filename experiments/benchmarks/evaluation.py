@@ -150,6 +150,7 @@ def main() -> None:
             for images in given.images:
                 timing.progress(f"{images} images of {detections}, {'masks too' if masks else 'boxes'}")
                 same.append(measure(images, detections, masks=masks, rounds=given.rounds))
+                timing.progress(f"    {same[-1]['ours s']:.3g} s, pycocotools {same[-1]['pycocotools s']:.3g} s")
             for who in ("ours", "pycocotools"):
                 power = timing.exponent(given.images, [float(str(row[f"{who} s"])) for row in same])
                 summary[f"{who}, {same[0]['what']}, {detections} detections: exponent over images"] = power
