@@ -41,6 +41,7 @@ class Options:
     workers: int = 1
     """Ray Train workers per trial; the global batch size stays the same."""
     cpus_per_worker: int = 1
+    """Threads of a worker; as many load images ahead."""
     gpus_per_worker: int = 0
     """0 trains on the CPU; 1 for a GPU cluster."""
     concurrent: int | None = None

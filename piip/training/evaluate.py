@@ -25,7 +25,7 @@ def predict(
     progress: Callable[[int, int], None] | None = None,
 ) -> Results:
     """Predictions for this rank's images of `dataset`, in original image pixels."""
-    loader = EvalLoader(dataset, rank=rank, world_size=world_size)
+    loader = EvalLoader(dataset, rank=rank, world_size=world_size, num_threads=torch.get_num_threads())
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

@@ -61,7 +61,7 @@ class _Run:
         )
         self.loader = TrainLoader(
             self.train_data, batch_size=self.spec.train.batch_size, micro_batch=self.spec.train.micro_batch,
-            rank=rank, world_size=world_size, seed=self.spec.train.seed,
+            rank=rank, world_size=world_size, seed=self.spec.train.seed, num_threads=torch.get_num_threads(),
         )  # fmt: skip
 
         torch.manual_seed(self.spec.train.seed)

@@ -37,10 +37,14 @@ def two_nodes():
     )  # fmt: skip
     assert process.stdout
     yield process.stdout.readline().strip()
-    children = psutil.Process(process.pid).children(recursive=True)
-    # not Ray's own way down: it takes 35 s and is no part of what is tested
-    process.kill()
-    process.wait()
+    end_by_force(process)
+
+
+def end_by_force(cluster: subprocess.Popen) -> None:
+    """Not Ray's own way down: it takes 35 s and is no part of what is tested."""
+    children = psutil.Process(cluster.pid).children(recursive=True)
+    cluster.kill()
+    cluster.wait()
     end(children)
 
 
@@ -124,10 +128,7 @@ def head():
     wait_for(lambda: process.poll() is not None or "Ray runtime started" in (folder / "start.log").read_text())
     assert process.poll() is None, (folder / "start.log").read_text()
     yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    process.wait(120)
-    end(children)
+    end_by_force(process)
     log.close()
     shutil.rmtree(folder, ignore_errors=True)
 
