@@ -90,7 +90,10 @@ def describe(spec: ExperimentSpec, options: Options) -> dict[str, Any]:
     size = options.size or largest_input(spec)
     parts = {name: {"gflops": g, "params_m": p} for name, (g, p) in cost_of(spec, size).parts.items()}
     memory = asdict(memory_of(spec, options.workers, size))
-    training = {"workers": options.workers, "engine": spec.train.engine, "zero_stage": spec.train.zero_stage}
+    images = spec.train.micro_batch or max(spec.train.batch_size // options.workers, 1)
+    training = {
+        "workers": options.workers, "images": images, "engine": spec.train.engine, "zero_stage": spec.train.zero_stage,
+    }  # fmt: skip
     return entry(spec, size) | {"size": size, "parts": parts, "memory": memory, "training": training}
 
 
@@ -120,7 +123,10 @@ def show(document: dict[str, Any]) -> None:
     engine = f"ZeRO {training['zero_stage']}" if training["engine"] == "deepspeed" else "DDP"
     part = "" if memory["whole"] else " of the backbone alone"
     workers = "one worker" if training["workers"] == 1 else f"each of {training['workers']} workers"
-    print(f"training memory{part}, predicted for {workers}, {engine}: {memory['peak_gb']:.2f} GB of tensors ({shares})")
+    print(
+        f"training memory{part}, predicted for {workers} with {training['images']} images at once, {engine}: "
+        f"{memory['peak_gb']:.2f} GB of tensors ({shares})"
+    )
     print(
         "on a CPU a worker's process takes about 1.3 GB more (PyTorch, DeepSpeed, Ray): cost/peak_memory_gb of a run is of both"
     )

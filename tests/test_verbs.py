@@ -555,7 +555,8 @@ class TestCost:
         assert sum(part["params_m"] for part in parts.values()) == pytest.approx(document["params_m"])
         assert document["backbone"]["gflops"] < document["gflops"]
         assert document["published"] is None
-        assert document["training"] == {"workers": 2, "engine": "deepspeed", "zero_stage": 0}
+        images = spec_to_train().train.batch_size // 2
+        assert document["training"] == {"workers": 2, "images": images, "engine": "deepspeed", "zero_stage": 0}
         assert document["memory"]["weights_gb"] == pytest.approx(4e-3 * document["params_m"])
 
     def test_the_size_is_the_users(self, say, two_rows):

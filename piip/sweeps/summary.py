@@ -37,6 +37,7 @@ def print_outcome(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
     keys = {p.trial.key for p in outcome.planned}
     runs = [run for name in sorted(experiments) for run in store.find_runs(name)]
     mine = [run for run in runs if run.tags.get("piip.trial_key") in keys]
+    print("writing the report", file=sys.stderr)
     reports = [str(build_report(store, name)) for name in sorted(experiments)]
     if as_json:
         print(json.dumps(_document(sweep, outcome) | {"trials": summary(mine), "report": reports[0]}))
