@@ -121,6 +121,7 @@ def check_run(run_id, model):
         torch.testing.assert_close(ours[name], value, atol=0, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_released_file_becomes_a_run_that_evaluates(capsys, path, model, official):
     document = converted(capsys, path)
 

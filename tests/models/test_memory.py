@@ -75,6 +75,7 @@ def test_weights_gradients_and_moments_by_hand():
         assert memory.weights_gb + memory.optimizer_gb + memory.buffers_gb < memory.peak_gb <= sum_of_parts
 
 
+@pytest.mark.slow
 def test_activations_follow_the_micro_batch():
     one, two, accumulated = (
         training_memory(TINY, train, HEIGHT, SIDE)
@@ -89,6 +90,7 @@ def test_activations_follow_the_micro_batch():
     assert one.peak_gb < accumulated.peak_gb
 
 
+@pytest.mark.slow
 def test_bf16_and_checkpointing_save_memory():
     leaner = TINY.override({f"backbone.branches.{i}.checkpointing": True for i in range(2)})
 

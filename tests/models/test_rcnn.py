@@ -205,6 +205,7 @@ def test_anchors_have_the_published_sides_and_places():
     assert centre.tolist() == [640, 640]
 
 
+@pytest.mark.slow
 def test_the_head_learns_to_find_a_square():
     """Twenty steps on one image: the losses fall."""
     torch.manual_seed(0)

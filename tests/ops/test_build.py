@@ -21,6 +21,7 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.slow
 def test_without_a_compiler_one_line_says_so_and_the_reference_runs(tmp_path):
     environment = {"CXX": "/nonexistent", "PIIP_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -115,6 +115,7 @@ def test_a_sweep_that_has_only_failed_still_has_a_report(store):
     assert "loss is nan" in page
 
 
+@pytest.mark.slow
 def test_the_verb_writes_the_page_and_figures_and_prints_the_table(store, piip_home, capsys):
     assert main(["--experiment", "pico"], store) == 0
 

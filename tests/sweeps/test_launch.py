@@ -51,6 +51,7 @@ def test_a_failed_trial_fails_the_sweep(planned):
     assert read_status(sweep) == "FAILED"
 
 
+@pytest.mark.slow
 def test_a_trials_driver_and_controller_wait_for_no_network():
     # three processes a trial import this file; only the worker needs what takes seconds
     heavy = "{'torchvision', 'timm', 'deepspeed', 'mlflow', 'piip.models'}"

@@ -74,6 +74,7 @@ def straight(straight_home, sources):
     return "straight"
 
 
+@pytest.mark.slow
 def test_the_loss_falls_on_a_few_images(sources):
     spec = pico_spec(train__steps=8, train__batch_size=3, optim__lr=1e-3, optim__schedule="constant", data__flip=0.0)
     train("fits", spec, sources)
