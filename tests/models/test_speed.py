@@ -289,9 +289,9 @@ def test_kept_memory_is_not_asked_for_again():
     # in processes of their own, and several: what lies on top of the heap, now and then by chance, keeps it from shrinking
     command = [sys.executable, "-c", PAGE_FAULTS]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
-    returned, kept = (sum(map(int, counts)) for counts in zip(*runs, strict=True))
+    returned, kept = (max(map(int, counts)) for counts in zip(*runs, strict=True))
 
-    # of 160 MB, 64 to 136 are given back; pages are of 4 to 64 kB
+    # 160 MB, all but 64 MB of which are given back; pages are of 4 to 64 kB
     assert returned > 96e6 / 65536
     assert kept < returned / 10
 
