@@ -55,12 +55,15 @@ class Options:
 def main(options: Options) -> int:
     """Run the verb."""
     given = given_source(options)
-    from piip.tracking.rebuild import rebuild
-    from piip.tracking.scoring import open_split, score_split, write_predictions
     from piip.tracking.store import Store
 
     store = Store()
-    rebuilt = rebuild(store, options.run_id, options.checkpoint)
+    run_id = store.find_run(options.run_id).run_id
+    # PyTorch from here on: a wrong id does not wait for it
+    from piip.tracking.rebuild import rebuild
+    from piip.tracking.scoring import open_split, score_split, write_predictions
+
+    rebuilt = rebuild(store, run_id, options.checkpoint)
     data = open_split(rebuilt, options.split, given, max_images=options.max_images)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"scoring {options.split}", total=len(data))
@@ -68,7 +71,6 @@ def main(options: Options) -> int:
             store, rebuilt, data, options.split,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
-    run_id = rebuilt.run.run_id
     folder = options.out or home.home() / "eval" / run_id / f"{options.split}-{rebuilt.step}"
     files = write_predictions(scored.results, folder)
     if options.max_images is None:

@@ -45,12 +45,16 @@ def main(options: Options) -> int:
     missing = [str(path) for path in options.images if not path.is_file()]
     if missing:
         raise ValueError(f"no such image: {', '.join(missing)}")
+    from piip.tracking.store import Store
+
+    store = Store()
+    run_id = store.find_run(options.run_id).run_id
+    # PyTorch from here on: a wrong id does not wait for it
     from piip.reports.draw import draw_predictions
     from piip.tracking.rebuild import rebuild
     from piip.tracking.scoring import predict_file
-    from piip.tracking.store import Store
 
-    rebuilt = rebuild(Store(), options.run_id, options.checkpoint)
+    rebuilt = rebuild(store, run_id, options.checkpoint)
     names = {c["id"]: c["name"] for c in rebuilt.checkpoint.manifest.categories}
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {}

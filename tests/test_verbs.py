@@ -191,6 +191,27 @@ HELP = {
 }
 
 
+HEAVY = ["ray", "mlflow", "deepspeed", "matplotlib", "pyarrow"]
+
+
+def imported_by(*typed: list[str], among: list[str]) -> dict[str, list[str]]:
+    """Which of the modules `among` each command line imports that imports any, all in one fresh process."""
+    script = """
+import contextlib, json, os, runpy, sys
+typed, among = json.loads(sys.argv[1])
+found = {}
+for sys.argv in typed:
+    run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(open(os.devnull, "w")):
+        run(sys.argv[0], run_name="__main__")
+    found[" ".join(sys.argv)] = [name for name in among if name in sys.modules]
+print(json.dumps({line: names for line, names in found.items() if names}))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script, json.dumps([typed, among])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
 class TestListOfVerbs:
     def test_it_names_every_module_that_runs(self, say):
         said = say(all_verbs.cli)
@@ -224,14 +245,22 @@ class TestHelp:
         assert named
         assert named <= set(rows.all_rows())
 
-    def test_help_waits_for_nothing_heavy(self):
-        verbs = "piip.train, piip.eval, piip.predict, piip.convert, piip.report, piip.rows, piip.sync, piip.cost"
-        heavy = "{'torch', 'ray', 'mlflow', 'matplotlib', 'timm', 'deepspeed', 'pyarrow'}"
-        script = f"import sys, {verbs}; print(sorted({heavy} & set(sys.modules)))"
+    def test_neither_help_nor_a_mistake_waits_for_anything_heavy(self, piip_home):
+        typed = [[name, "--help"] for name in HELP] + [
+            ["piip.rows", "--names"],
+            ["piip.train", "mask_rcnn_no_such_row"],
+            ["piip.data.check", "nothere.json", "nothere"],
+            ["experiments/sweep_resolutions.py", "--scale", "pico", "--workers", "3"],
+            ["experiments/sweep_resolutions.py", "--scale", "coco"],
+        ]
 
-        found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert imported_by(*typed, among=["torch", *HEAVY]) == {}
 
-        assert found.stdout.strip() == "[]"
+    @pytest.mark.slow
+    def test_a_list_of_rows_builds_networks_and_starts_nothing(self):
+        line = ["experiments/sweep_resolutions.py", "--scale", "pico", "--list", "mask_rcnn_vit_b_192_pico84"]
+
+        assert imported_by(line, among=["torch", *HEAVY]) == {" ".join(line): ["torch"]}
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", HELP)

@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from piip.data.annotations import Document, Problem, find_problems, read
-from piip.data.coco import CocoDataset
-from piip.data.images import SizeMismatchError, find_images, read_image
 from piip.data.sources import DataError
+
+if TYPE_CHECKING:
+    from piip.data.coco import CocoDataset
 
 EXAMPLES = 3
 SECONDS_BETWEEN_LINES = 5.0
@@ -67,7 +68,7 @@ def check(annotations: Path, images: Path, *, progress: bool = False) -> Report:
     return report
 
 
-def refuse_broken(dataset: CocoDataset, stamps: Path) -> None:
+def refuse_broken(dataset: "CocoDataset", stamps: Path) -> None:
     """Decode every image of a split before anything is trained on it; once, for `stamps` remembers what was good.
 
     Args:
@@ -104,6 +105,8 @@ def refuse_broken(dataset: CocoDataset, stamps: Path) -> None:
 
 def _image_files(document: Document, folder: Path) -> Iterator[Problem | None]:
     """Decodes every image: None where it is good."""
+    from piip.data.images import find_images  # with PyTorch: neither --help nor a wrong path waits for it
+
     images = [
         image for image in document["images"] if isinstance(image, dict) and isinstance(image.get("file_name"), str)
     ]
@@ -112,6 +115,8 @@ def _image_files(document: Document, folder: Path) -> Iterator[Problem | None]:
 
 
 def _image_problem(image: dict[str, Any], path: Path | None, folder: Path) -> Problem | None:
+    from piip.data.images import SizeMismatchError, read_image
+
     who = f"image {image.get('id')}"
     if path is None:
         return Problem("image not found", f"{who}: not found: {folder / image['file_name']}")

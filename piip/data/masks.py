@@ -1,14 +1,16 @@
 """Masks between their forms: COCO's polygons and run lengths, arrays, and what a mask head predicts."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
-from torch import Tensor
 
-from piip.data.samples import ImageInfo
+if TYPE_CHECKING:  # the demo data are drawn without PyTorch
+    from torch import Tensor
+
+    from piip.data.samples import ImageInfo
 
 
 def compressed(mask: NDArray[Any]) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def _weights(pixels: slice, start: float, stop: float, cells: int) -> NDArray[np
 
 
 def results_of(
-    prediction: Mapping[str, Tensor], info: ImageInfo, categories: Sequence[Mapping[str, Any]]
+    prediction: "Mapping[str, Tensor]", info: "ImageInfo", categories: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """COCO's result entries of one image, in the file's own pixels.
 

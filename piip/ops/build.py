@@ -21,15 +21,17 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-
-import torch
 
 from piip.home import home
 
 log = logging.getLogger(__name__)
 
-TORCH = Path(torch.__path__[0])
+_found = find_spec("torch")  # found, not imported: --help does not wait for it
+assert _found is not None
+assert _found.origin is not None
+TORCH = Path(_found.origin).parent
 
 FLAGS = ("-O2", "-std=c++20", "-fPIC", "-Wno-psabi", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 OPS = ("deform_attn", "sampling")  # <name>.cpp is PyTorch's side, <name>_kernel.cpp the arithmetic
@@ -72,6 +74,8 @@ def problem() -> str:
 
 @functools.cache
 def _load() -> Library | str:
+    import torch
+
     try:
         library = compile_sources()
         torch.ops.load_library(library.path)
@@ -164,6 +168,8 @@ def run(command: list[str], what: str) -> str:
 
 
 def _digest(compiler: list[str], version: str) -> str:
+    import torch
+
     parts = [version, torch.__version__, platform.machine(), *platform.libc_ver(), *compiler, *FLAGS]
     parts += [part for unit in _units().values() for part in unit if not part.startswith("-I")]
     digest = hashlib.sha256("\n".join(parts).encode())
@@ -194,8 +200,6 @@ examples:
 
 def main(arguments: Sequence[str] = ()) -> int:
     """Compiles if needed and says what was done and which kernel will run. `PIIP_KERNEL=cpp` makes anything else a failure."""
-    from piip.ops.deform_attn import active_kernel
-
     parser = argparse.ArgumentParser(
         prog="python -m piip.ops.build", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -210,6 +214,8 @@ def main(arguments: Sequence[str] = ()) -> int:
         from piip.ops import build_cuda, check_cuda
 
         return check_cuda.main() if given.check else build_cuda.main()
+    from piip.ops.deform_attn import active_kernel
+
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     outcome = _load()
     if isinstance(outcome, Library):

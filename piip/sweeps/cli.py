@@ -16,7 +16,7 @@ from piip import home
 from piip.console import guarded, setup_logging
 from piip.data.sources import Source
 from piip.spec import ExperimentSpec
-from piip.sweeps.feasible import check_budget, check_trainable
+from piip.sweeps.feasible import check_batch, check_budget, check_trainable, sources_of
 from piip.sweeps.listing import list_rows
 
 Rows = Mapping[str, Sequence[ExperimentSpec]]
@@ -84,13 +84,17 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     if options.list:
         return list_rows(specs, as_json=options.json)
     check_trainable(specs)
-    # Ray and PyTorch from here on: neither --help nor a wrong name waits for them
+    custom = custom_sources(options)
+    for spec in specs:
+        check_batch(spec, options.workers)
+        if spec.data.name != "demo":  # which is made below
+            sources_of(spec, custom)
+    # Ray and PyTorch from here on: neither --help nor a wrong name, number or path waits for them
     from piip.data.demo import ensure_demo
     from piip.sweeps.launch import Sweep, run_sweep
     from piip.sweeps.resources import Resources
     from piip.sweeps.summary import print_outcome
 
-    custom = custom_sources(options)
     if any(spec.data.name == "demo" for spec in specs):
         ensure_demo(home.home() / "data" / "demo")
     sweep = Sweep(

@@ -1,8 +1,9 @@
 """What cannot be trained, or not within a budget, is refused before anything starts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from piip.data.sources import Source, locate
 from piip.spec import ExperimentSpec
 
 if TYPE_CHECKING:
@@ -29,6 +30,25 @@ def check_trainable(specs: Sequence[ExperimentSpec]) -> None:
                 f"{spec.name} cannot be trained yet: {MISSING[spec.model.head.kind]} yet. Its network builds, counts "
                 f"(python -m piip.cost {spec.name}) and takes weights. Rows named mask_rcnn_* train."
             )
+
+
+def check_batch(spec: ExperimentSpec, workers: int) -> None:
+    """Refuse a number of workers that does not divide the global batch."""
+    batch, micro = spec.train.batch_size, spec.train.micro_batch or 1
+    if batch % (workers * micro):
+        fits = [n for n in range(1, batch + 1) if batch % (n * micro) == 0]
+        raise ValueError(
+            f"batch_size {batch} does not divide by {workers} workers x {micro} images. Workers that fit: {', '.join(map(str, fits))}."
+        )
+
+
+def sources_of(spec: ExperimentSpec, custom: Mapping[str, Source] | None = None) -> dict[str, Source]:
+    """The files of a spec's training and validation split.
+
+    Raises:
+        DataError: One is not there.
+    """
+    return {split: locate(spec.data.name, split, custom) for split in ("train", "val")}
 
 
 def check_budget(

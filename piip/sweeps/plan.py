@@ -13,11 +13,11 @@ from pathlib import Path
 from piip import home
 from piip.data.check import refuse_broken
 from piip.data.coco import CocoDataset
-from piip.data.sources import Source, locate
+from piip.data.sources import Source
 from piip.models.cost import Cost
 from piip.models.published import published
 from piip.spec import CNNSpec, ExperimentSpec, PIIPSpec
-from piip.sweeps.feasible import check_trainable, cost_of
+from piip.sweeps.feasible import check_batch, check_trainable, cost_of, sources_of
 from piip.sweeps.resources import Resources
 from piip.training import loop
 from piip.training.journal import Journal, RunRecord, create_run, now_ms, read_status
@@ -39,11 +39,6 @@ class Planned:
     """Of an earlier call with the same key: `FINISHED` trials are never run again."""
     plan: loop.Plan
     """In steps; an epoch is as long as the data are many."""
-
-
-def sources_of(spec: ExperimentSpec, custom: Mapping[str, Source] | None = None) -> dict[str, Source]:
-    """The files of a spec's training and validation split."""
-    return {split: locate(spec.data.name, split, custom) for split in ("train", "val")}
 
 
 def plan_trials(
@@ -118,16 +113,6 @@ def _with_absolute_weights(spec: ExperimentSpec) -> ExperimentSpec:
     paths = {field: Path(given).expanduser() for field, given in named.items() if given}
     changes = {field: str(path.absolute()) for field, path in paths.items() if path.exists()}
     return spec.override(changes) if changes else spec
-
-
-def check_batch(spec: ExperimentSpec, workers: int) -> None:
-    """Refuse a number of workers that does not divide the global batch."""
-    batch, micro = spec.train.batch_size, spec.train.micro_batch or 1
-    if batch % (workers * micro):
-        fits = [n for n in range(1, batch + 1) if batch % (n * micro) == 0]
-        raise ValueError(
-            f"batch_size {batch} does not divide by {workers} workers x {micro} images. Workers that fit: {', '.join(map(str, fits))}."
-        )
 
 
 def trial_key(

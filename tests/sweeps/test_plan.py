@@ -6,7 +6,8 @@ from tiny import ROWS
 from piip.data.sources import Source
 from piip.spec import ExperimentSpec
 from piip.sweeps import plan
-from piip.sweeps.plan import check_batch, plan_trials, trial_key
+from piip.sweeps.feasible import check_batch
+from piip.sweeps.plan import plan_trials, trial_key
 from piip.sweeps.resources import Resources, concurrency
 from piip.training.journal import Journal, read_record, read_status
 
