@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from piip.console import guarded
+
 VERBS = (
     "train",
     "rows",
@@ -43,4 +45,4 @@ def cli(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli(sys.argv[1:]))
+    sys.exit(guarded(lambda: cli(sys.argv[1:])))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from piip import home
-from piip.console import guarded, setup_logging
+from piip.console import run_verb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -191,9 +191,7 @@ def show(
 
 def cli(arguments: Sequence[str] | None = None) -> int:
     """Parse and run."""
-    options = tyro.cli(Options, prog="python -m piip.convert", description=__doc__, args=arguments)
-    setup_logging()
-    return guarded(lambda: main(options))
+    return run_verb(Options, main, prog="python -m piip.convert", description=__doc__, arguments=arguments)
 
 
 if __name__ == "__main__":

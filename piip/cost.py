@@ -20,7 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from piip.console import guarded, setup_logging
+from piip.console import run_verb
 from piip.spec import ExperimentSpec
 from piip.sweeps.cli import parse_override
 from piip.sweeps.feasible import cost_of, largest_input, memory_of
@@ -136,9 +136,7 @@ def show(document: dict[str, Any]) -> None:
 
 def cli(arguments: Sequence[str] | None = None) -> int:
     """Parse and run."""
-    options = tyro.cli(Options, prog="python -m piip.cost", description=__doc__, args=arguments)
-    setup_logging()
-    return guarded(lambda: main(options))
+    return run_verb(Options, main, prog="python -m piip.cost", description=__doc__, arguments=arguments)
 
 
 if __name__ == "__main__":

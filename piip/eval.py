@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from piip import home
-from piip.console import guarded, setup_logging
+from piip.console import run_verb
 from piip.data.sources import DataError, Source
 
 if TYPE_CHECKING:
@@ -127,9 +126,7 @@ def show(options: Options, rebuilt: "Rebuilt", scored: "Scored", folder: Path) -
 
 def cli(arguments: Sequence[str] | None = None) -> int:
     """Parse and run."""
-    options = tyro.cli(Options, prog="python -m piip.eval", description=__doc__, args=arguments)
-    setup_logging()
-    return guarded(lambda: main(options))
+    return run_verb(Options, main, prog="python -m piip.eval", description=__doc__, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from piip.console import guarded, setup_logging
+from piip.console import run_verb
 
 
 @dataclass
@@ -75,9 +75,7 @@ def main(options: Options) -> int:
 
 def cli(arguments: Sequence[str] | None = None) -> int:
     """Parse and run."""
-    options = tyro.cli(Options, prog="python -m piip.predict", description=__doc__, args=arguments)
-    setup_logging()
-    return guarded(lambda: main(options))
+    return run_verb(Options, main, prog="python -m piip.predict", description=__doc__, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from rich.console import Console
 
-from piip.console import guarded, setup_logging
+from piip.console import run_verb
 
 if TYPE_CHECKING:
     from piip.reports.build import Report
@@ -63,9 +63,13 @@ def as_json(report: "Report") -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None, store: "Store | None" = None) -> int:
     """The command line; returns the exit code."""
-    options = tyro.cli(Options, prog="python -m piip.report", description=HELP, args=arguments)
-    setup_logging()
-    return guarded(lambda: _report(options, store))
+    return run_verb(
+        Options,
+        lambda options: _report(options, store),
+        prog="python -m piip.report",
+        description=HELP,
+        arguments=arguments,
+    )
 
 
 def _report(options: Options, store: "Store | None") -> int:

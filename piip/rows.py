@@ -11,9 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tyro
-
-from piip.console import guarded, setup_logging
+from piip.console import run_verb
 from piip.sweeps.found import all_rows
 from piip.sweeps.listing import list_rows
 
@@ -39,9 +37,7 @@ def main(options: Options) -> int:
 
 def cli(arguments: Sequence[str] | None = None) -> int:
     """Parse and run."""
-    options = tyro.cli(Options, prog="python -m piip.rows", description=__doc__, args=arguments)
-    setup_logging()
-    return guarded(lambda: main(options))
+    return run_verb(Options, main, prog="python -m piip.rows", description=__doc__, arguments=arguments)
 
 
 if __name__ == "__main__":

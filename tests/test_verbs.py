@@ -1,8 +1,10 @@
 """The verbs as a person types them, over a run trained without Ray. Bad input is one line and a non-zero exit."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -273,6 +275,46 @@ class TestHelp:
 
         assert done.returncode == 0
         assert name in done.stdout
+
+
+def unread(*line: str) -> tuple[int, str]:
+    """Exit code and stderr of a command whose output has no reader any more, as `| head` leaves it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    try:
+        done = subprocess.run(
+            [sys.executable, *line], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, env=buffered, check=False
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    return done.returncode, done.stderr
+
+
+class TestNobodyReads:
+    @pytest.mark.parametrize("name", HELP)
+    def test_help_ends_in_silence(self, name):
+        target = [str(ROOT / name)] if name.endswith(".py") else ["-m", name]
+
+        assert unread(*target, "--help") == (128 + signal.SIGPIPE, "")
+
+    @pytest.mark.parametrize("line", [["piip"], ["piip.rows", "--names"]])
+    def test_so_does_a_list(self, line):
+        assert unread("-m", *line) == (128 + signal.SIGPIPE, "")
+
+    def test_so_does_a_table(self):
+        script = (
+            "import sys; from rich import print; from piip.console import guarded; sys.exit(guarded(lambda: print(1)))"
+        )
+
+        assert unread("-c", script) == (128 + signal.SIGPIPE, "")
+
+    def test_another_broken_pipe_is_an_error(self):
+        script = "import sys; from piip.console import guarded\ndef verb(): raise BrokenPipeError('to MLflow')\nguarded(verb)"
+
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+
+        assert done.stderr == "error: to MLflow\n"
 
 
 class TestEval:

@@ -169,4 +169,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from piip.console import guarded
+
+    sys.exit(guarded(main))

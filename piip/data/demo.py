@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -158,4 +159,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from piip.console import guarded
+
+    sys.exit(guarded(main))

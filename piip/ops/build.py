@@ -231,6 +231,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 if __name__ == "__main__":
+    from piip.console import guarded
     from piip.ops import build  # this file under its own name: the ops are loaded once
 
-    sys.exit(build.main(sys.argv[1:]))
+    sys.exit(guarded(lambda: build.main(sys.argv[1:])))

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from piip import home
-from piip.console import guarded, setup_logging
+from piip.console import run_verb
 from piip.data.sources import Source
 from piip.spec import ExperimentSpec
 from piip.sweeps.feasible import check_batch, check_budget, check_trainable, sources_of
@@ -70,10 +70,15 @@ def main(
     rows: Rows, *, experiment: str, description: str, prog: str | None = None, arguments: Sequence[str] | None = None
 ) -> None:
     """Run an experiment file's command line; exits non-zero when something failed."""
-    options = tyro.cli(Options, prog=prog, description=description, args=arguments)
-    setup_logging()
-    exit_code = guarded(lambda: _main(rows, experiment, options))
-    sys.exit(exit_code)
+    sys.exit(
+        run_verb(
+            Options,
+            lambda options: _main(rows, experiment, options),
+            prog=prog,
+            description=description,
+            arguments=arguments,
+        )
+    )
 
 
 def _main(rows: Rows, experiment: str, options: Options) -> int:
