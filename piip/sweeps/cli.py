@@ -16,7 +16,7 @@ from piip import home
 from piip.console import run_verb
 from piip.data.sources import Source
 from piip.spec import ExperimentSpec
-from piip.sweeps.feasible import check_batch, check_budget, check_trainable, sources_of
+from piip.sweeps.feasible import check_batch, check_trainable, over_budget, sources_of
 from piip.sweeps.listing import list_rows
 
 Rows = Mapping[str, Sequence[ExperimentSpec]]
@@ -51,9 +51,9 @@ class Options:
     fresh: bool = False
     """Train again what is finished already."""
     max_gflops: float | None = None
-    """Refuse rows whose whole network costs more, before anything starts."""
+    """Refuse rows whose whole network costs more, before anything starts; --list leaves them out."""
     max_memory_gb: float | None = None
-    """Refuse rows whose training is predicted to take more on a worker."""
+    """Refuse rows whose training is predicted to take more on a worker; --list leaves them out."""
     max_eval_images: int | None = None
     """Score on the first so many validation images only."""
     train_annotations: Path | None = None
@@ -86,8 +86,13 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     scale, why = choose_scale(rows, options.scale, own_data=bool(custom_sources(options)))
     specs = select(rows[scale], options)
     print(f"scale {scale}: {why}", file=sys.stderr)
+    over = over_budget(
+        specs, max_gflops=options.max_gflops, max_memory_gb=options.max_memory_gb, workers=options.workers
+    )
     if options.list:
-        return list_rows(specs, as_json=options.json)
+        return list_within(specs, over, as_json=options.json)
+    if over:
+        raise ValueError(f"{'; '.join(over.values())}. Name the rows within the budget (see --list), or raise it.")
     check_trainable(specs)
     custom = custom_sources(options)
     for spec in specs:
@@ -148,9 +153,16 @@ def select(rows: Sequence[ExperimentSpec], options: Options) -> list[ExperimentS
     changes = dict(map(parse_override, options.set))
     if custom_sources(options):
         changes["data.name"] = "custom"
-    chosen = [by_name[name].override(changes) for name in options.rows or by_name]
-    check_budget(chosen, max_gflops=options.max_gflops, max_memory_gb=options.max_memory_gb, workers=options.workers)
-    return chosen
+    return [by_name[name].override(changes) for name in options.rows or by_name]
+
+
+def list_within(specs: Sequence[ExperimentSpec], over: Mapping[str, str], *, as_json: bool) -> int:
+    """Print the rows but for those over the budget, which a sweep would refuse; these are said on stderr, with the reason."""
+    for reason in over.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    if over:
+        print(f"left out: {len(over)} of {len(specs)} rows; asked to train, they are refused", file=sys.stderr)
+    return list_rows([spec for spec in specs if spec.name not in over], as_json=as_json)
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -1,6 +1,7 @@
 """What cannot be trained, or not within a budget, is refused before anything starts."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from piip.data.sources import Source, locate
@@ -51,30 +52,27 @@ def sources_of(spec: ExperimentSpec, custom: Mapping[str, Source] | None = None)
     return {split: locate(spec.data.name, split, custom) for split in ("train", "val")}
 
 
-def check_budget(
+def over_budget(
     specs: Sequence[ExperimentSpec], *, max_gflops: float | None, max_memory_gb: float | None, workers: int = 1
-) -> None:
-    """Refuse rows that cost more than they may.
+) -> dict[str, str]:
+    """Rows that cost more than they may: name -> what it costs and may cost.
 
     Args:
         specs: The rows.
         max_gflops: Of the whole network at its largest input; None is no limit.
         max_memory_gb: Predicted peak of one worker in training, 1e9 bytes; None is no limit.
         workers: Of a trial.
-
-    Raises:
-        ValueError: Names every row that is over.
     """
-    over = []
+    over: dict[str, str] = {}
     for spec in specs:
         if max_gflops is not None and (gflops := cost_of(spec).gflops) > max_gflops:
-            over.append(f"{spec.name} costs {gflops:.1f} GFLOPs, more than --max-gflops {max_gflops:g}")
-        if max_memory_gb is not None and (peak := memory_of(spec, workers).peak_gb) > max_memory_gb:
-            over.append(f"{spec.name} takes {peak:.2f} GB a worker, more than --max-memory-gb {max_memory_gb:g}")
-    if over:
-        raise ValueError(f"{'; '.join(over)}. Leave them out or raise the budget.")
+            over[spec.name] = f"{spec.name} costs {gflops:.2f} GFLOPs, more than --max-gflops {max_gflops:g}"
+        elif max_memory_gb is not None and (peak := memory_of(spec, workers).peak_gb) > max_memory_gb:
+            over[spec.name] = f"{spec.name} takes {peak:.2f} GB a worker, more than --max-memory-gb {max_memory_gb:g}"
+    return over
 
 
+@cache
 def cost_of(spec: ExperimentSpec, size: tuple[int, int] | None = None) -> "Cost":
     """What a row's network costs at `size` (height, width); None: its largest input."""
     from piip.models.cost import cost

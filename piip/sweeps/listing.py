@@ -28,6 +28,8 @@ def list_rows(
     if as_json:
         print(json.dumps(entries))
         return 0
+    if not entries:
+        return 0
     columns, lines = _filled(COLUMNS, [cells(e) for e in entries])
     if markdown:
         print(f"| {' | '.join(columns)} |\n|---|{'---:|' * (len(columns) - 2)}---|")

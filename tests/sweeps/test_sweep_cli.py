@@ -8,6 +8,7 @@ from tiny import ROWS
 from piip.data.sources import Source
 from piip.spec import PaperResult
 from piip.sweeps.cli import Options, choose_scale, custom_sources, main, parse_override, place_home, select
+from piip.sweeps.feasible import cost_of
 from piip.sweeps.listing import list_rows
 
 NAMES = [row.name for row in ROWS["pico"]]
@@ -67,14 +68,43 @@ def test_a_misspelt_field_names_the_nearest():
         select(ROWS["pico"], Options(set=("optim.lrr=1",)))
 
 
-def test_rows_over_the_budget_are_refused_before_anything_starts():
-    assert len(select(ROWS["pico"], Options(max_gflops=100))) == 2
-    with pytest.raises(ValueError, match=rf"{NAMES[0]} costs \d+\.\d GFLOPs, more than --max-gflops 0\.01"):
-        select(ROWS["pico"], Options(max_gflops=0.01))
-    with pytest.raises(
-        ValueError, match=rf"{NAMES[1]} takes \d\.\d\d GB a worker, more than --max-memory-gb 0\.001\. Leave them out"
-    ):
-        select(ROWS["pico"], Options((NAMES[1],), max_memory_gb=0.001))
+def asked(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the experiment's command line."""
+    with pytest.raises(SystemExit) as leaving:
+        main(ROWS, experiment="tiny", description="", arguments=arguments)
+    return leaving.value.code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (
+            ["--max-gflops", "0.01"],
+            rf"error: {NAMES[0]} costs \d+\.\d\d GFLOPs, more than --max-gflops 0\.01; {NAMES[1]}",
+        ),
+        ([NAMES[1], "--max-memory-gb", "0.001"], rf"error: {NAMES[1]} takes \d\.\d\d GB a worker, more than --max-m"),
+    ],
+)
+def test_rows_over_the_budget_are_refused_before_anything_starts(capsys, flags, reason):
+    code, out, err = asked(capsys, *flags)
+
+    assert (code, out) == (1, "")
+    assert re.match(reason, err.splitlines()[-1])
+    assert err.endswith("Name the rows within the budget (see --list), or raise it.\n")
+
+
+def test_the_list_leaves_out_what_a_sweep_would_refuse_and_says_why(capsys):
+    costs = {spec.name: cost_of(spec).gflops for spec in ROWS["pico"]}
+    dear, cheap = sorted(costs, key=costs.__getitem__, reverse=True)
+
+    code, out, err = asked(capsys, "--list", "--json", "--max-gflops", str((costs[dear] + costs[cheap]) / 2))
+
+    assert code == 0
+    assert [entry["name"] for entry in json.loads(out)] == [cheap]
+    assert f"left out: {dear} costs {costs[dear]:.2f} GFLOPs, more than --max-gflops" in err
+    assert "left out: 1 of 2 rows" in err
+    assert asked(capsys, "--list", "--max-memory-gb", "0.001")[:2] == (0, "")
+    assert "left out" not in asked(capsys, "--list", "--max-gflops", "100")[2]
 
 
 def test_own_data_takes_all_four_paths(tmp_path):
