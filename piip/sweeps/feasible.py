@@ -1,7 +1,6 @@
 """What cannot be trained, or not within a budget, is refused before anything starts."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING
 
 from piip.data.sources import Source, locate
@@ -72,7 +71,6 @@ def over_budget(
     return over
 
 
-@cache
 def cost_of(spec: ExperimentSpec, size: tuple[int, int] | None = None) -> "Cost":
     """What a row's network costs at `size` (height, width); None: its largest input."""
     from piip.models.cost import cost
