@@ -66,6 +66,23 @@ def test_a_training_step_has_a_line_for_every_switch(monkeypatch):
     for row in rows:
         assert row["difference"] < (1e-4 if "bf16" not in row["step"] else 0.1)
         assert row["times as fast"] == pytest.approx(rows[0]["ms"] / row["ms"])
+        # every line does the same work; nothing beats a product of its own precision
+        assert row["TFLOP/s"] * row["ms"] == pytest.approx(rows[0]["TFLOP/s"] * rows[0]["ms"])
+        assert 0 < row["MFU"] < 1
+
+
+def test_the_work_of_a_step_is_three_times_that_of_its_forward_pass():
+    import forms
+    import train_step
+    from torch.utils.flop_counter import FlopCounterMode
+
+    row = mask_rcnn_pico(pico("TB", (64, 64)), steps=1)
+    step = train_step.Step(row, train_step.detection_inputs(64, 64, 1, CPU))
+    with FlopCounterMode(display=False) as forward:
+        step.loss(forms.Form())
+
+    # a product has two in its backward pass, but for those of images, which want no gradient; the plain form's sampling is not counted
+    assert 2.8 < step.flops() / forward.get_total_flops() < 3.05
 
 
 def test_compiled_blocks_are_timed_on_a_cpu_when_asked_for_and_the_reference_comes_first():

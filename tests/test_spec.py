@@ -218,6 +218,7 @@ def test_the_digest_remembers_everything_else(spec):
             words |= {
                 "compile": "blocks",
                 "heads": "bf16",
+                "layout": "contiguous",
                 "memory": "returned",
                 "windows": "padded",
                 "interactions": "fp32",

@@ -14,7 +14,9 @@ from piip.models.merge import Doubling
 from piip.models.speed import set_speed
 from piip.spec import SpeedSpec
 
-OFFICIAL = SpeedSpec(windows="padded", interactions="fp32", attention="products", memory="returned")
+OFFICIAL = SpeedSpec(
+    windows="padded", interactions="fp32", attention="products", layout="contiguous", memory="returned"
+)
 PLAIN_FP32 = "+ freed memory kept (plain fp32, all on)"
 
 
@@ -51,6 +53,7 @@ def forms() -> dict[str, Form]:
         ("+ SDPA", {}, {"attention": "sdpa"}),
         ("+ exact windows", {}, {"windows": "exact"}),
         ("+ transposed convolutions as products", {"doubling": True}, {}),
+        ("+ maps channels-last", {}, {"layout": "channels_last"}),
         ("+ one-pass AdamW", {"fused_optimizer": True}, {}),
         (PLAIN_FP32, {}, {"memory": "kept"}),
         ("+ bf16, interactions fp32", {"bf16": True}, {}),

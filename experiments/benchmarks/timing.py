@@ -87,6 +87,20 @@ def _calls_per_turn(method: Callable[[], object], seconds: float) -> int:
     return max(1, min(1000, round(seconds / max(clock() - start, 1e-9))))
 
 
+def product_rate(where: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s that a large square matrix product reaches: the fastest of ten, on PyTorch's present number of threads."""
+    on_gpu = where.type == "cuda"
+    side = 8192 if on_gpu else 1536
+    clock = _when_idle if on_gpu else time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    one, other = (torch.randn(side, side, device=where, dtype=dtype) for _ in range(2))
+    taken = []
+    for _ in range(10):
+        start = clock()
+        torch.mm(one, other)
+        taken.append(clock() - start)
+    return 2 * side**3 / min(taken)
+
+
 def geomean(ratios: Sequence[float]) -> float:
     """The mean of ratios: 2 and 1/2 make 1."""
     return exp(sum(map(log, ratios)) / len(ratios))

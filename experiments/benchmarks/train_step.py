@@ -5,11 +5,13 @@
 
 Networks are TSB with random weights, batch 2: classification at 368/192/128, Mask R-CNN at half of 1568/1120/672 (on a GPU at all of it,
 too, and SBL). The reference does what the official code does: interactions wholly in fp32 over grid_sample, attention by two matrix
-products and a softmax, padded windows, fp32, glibc's allocator as it is.
-Every line with a + adds one switch to the line above, the others (on a GPU) change the
-last of those; lines up to `plain fp32` keep every number to rounding. Each step is forward, backward and AdamW; `difference` is that
-of the loss from the reference's, as a part of it. A case takes at most about `--minutes`, but always one round after the first, which
-warms up: about 5 minutes each for detection on one core.
+products and a softmax, padded windows, maps copied channels first, fp32, glibc's allocator as it is.
+Every line with a + adds one switch to the line above, the others (on a GPU) change the last of those; lines up to `plain fp32` keep
+every number to rounding. Each step is forward, backward and AdamW; `difference` is that of the loss from the reference's, as a part
+of it. `TFLOP/s` counts what forward and backward pass need without padded or repeated work, the same for every line; `MFU` is its
+share of what a large square product reaches in the line's precision, timed in the same run (before the first and after the last
+step, the faster of both). A case takes at most about `--minutes`, but always one round after the first, which warms up: about 5
+minutes each for detection on one core.
 """
 
 from collections.abc import Callable
@@ -19,6 +21,7 @@ import timing
 import torch
 from forms import PLAIN_FP32, Form, compiled_forms, forms, gpu_forms, make_comparable
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from piip.models import build_model
 from piip.presets import classifier_20ep, mask_rcnn_1x, piip
@@ -87,6 +90,15 @@ class Step:
             losses = self.model(*self.inputs)
         return torch.stack(list(losses.values())).sum()
 
+    def flops(self) -> int:
+        """Of the forward and backward pass, 2 for a multiply-add, in the form that does no padded work."""
+        form = forms()[PLAIN_FP32]
+        form.apply(self.model)
+        with FlopCounterMode(display=False) as counter:
+            self.loss(form).backward()
+        nn.Module.zero_grad(self.model)
+        return counter.get_total_flops()
+
     def run(self, form: Form) -> Callable[[], float]:
         """A training step in this form; gives its loss."""
 
@@ -120,7 +132,9 @@ def measure(
     methods = {name: step.run(form) for name, form in chosen.items()}
     losses: dict[str, float] = {}
     calls = {name: partial(_note, losses, name, method) for name, method in methods.items()}
-    seconds = timing.interleaved(calls, rounds=rounds, where=step.device, minutes=minutes)
+    peak = _peaks(step.device)
+    flops, seconds = step.flops(), timing.interleaved(calls, rounds=rounds, where=step.device, minutes=minutes)
+    peak = {dtype: max(rate, peak[dtype]) for dtype, rate in _peaks(step.device).items()}
     first = next(iter(methods))
     return [
         {
@@ -129,10 +143,16 @@ def measure(
             "threads": threads,
             "ms": 1000 * seconds[name],
             "times as fast": seconds[first] / seconds[name],
+            "TFLOP/s": flops / seconds[name] / 1e12,
+            "MFU": flops / seconds[name] / peak[torch.bfloat16 if form.bf16 else torch.float32],
             "difference": abs(losses[name] / losses[first] - 1),
         }
-        for name in methods
+        for name, form in chosen.items()
     ]
+
+
+def _peaks(device: torch.device) -> dict[torch.dtype, float]:
+    return {dtype: timing.product_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
 
 
 def _note(losses: dict[str, float], name: str, method: Callable[[], float]) -> None:

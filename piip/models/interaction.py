@@ -160,6 +160,8 @@ class ConvFFN(nn.Module):
         tokens: (B, H*W, dim); returns the same.
     """
 
+    contiguous = False  # the convolution's input is copied channels first, see SpeedSpec.layout
+
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
@@ -169,7 +171,7 @@ class ConvFFN(nn.Module):
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """The transformed tokens, without the residual."""
         hidden = self.fc1(tokens).transpose(1, 2).unflatten(2, grid)
-        hidden = self.dwconv(hidden).flatten(2).transpose(1, 2)
+        hidden = self.dwconv(hidden.contiguous() if self.contiguous else hidden).flatten(2).transpose(1, 2)
         return self.fc2(F.gelu(hidden))
 
 

@@ -47,7 +47,7 @@ class PIIP(nn.Module):
             nn.ModuleList(InteractionUnit(high, low, spec.interaction) for high, low in pairwise(step))
             for step in steps[:count]
         )
-        self.streams = False
+        self.streams, self.contiguous = False, False  # see SpeedSpec
         self.out_channels: list[int] = []
         self.merge_after = spec.merge_after
         self.merge, self.pyramid = None, None
@@ -87,7 +87,8 @@ class PIIP(nn.Module):
                 for branch, t, grid in zip(self.branches, tokens, grids, strict=True)
             ]
             merged.append(merge(maps) if merge else maps[0])
-        return self.pyramid(merged if len(merged) > 1 else merged * 4)
+        maps = self.pyramid(merged if len(merged) > 1 else merged * 4)
+        return [m.contiguous() for m in maps] if self.contiguous else maps
 
     def image_pyramid(self, images: Tensor) -> list[Tensor]:
         """The input at every branch's resolution.

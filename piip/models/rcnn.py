@@ -48,6 +48,7 @@ class RPN(RegionProposalNetwork):
 class RoIHeads(TorchvisionRoIHeads):
     """Boxes, classes and masks of the proposals. Assignment, sampling and postprocessing are torchvision's."""
 
+    contiguous = False  # the mask head computes channels first, see SpeedSpec.layout
     mask_roi_pool: nn.Module
     mask_head: nn.Module
     mask_predictor: nn.Module
@@ -74,8 +75,11 @@ class RoIHeads(TorchvisionRoIHeads):
 
     def _masks(self, features: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
         pooled = self.mask_roi_pool(features, boxes)
-        # channels-last: on the CPU the transposed and the 1x1 convolution then take half the time and a seventh
-        return self.mask_predictor(self.mask_head(pooled.contiguous(memory_format=torch.channels_last))).float()
+        if (
+            not self.contiguous
+        ):  # on the CPU the transposed and the 1x1 convolution then take half the time and a seventh
+            pooled = pooled.contiguous(memory_format=torch.channels_last)
+        return self.mask_predictor(self.mask_head(pooled)).float()
 
     def _losses(self, features: Sequence[Tensor], proposals: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import attention as torch_attention
 
 from piip.models.branches import Branch
-from piip.models.interaction import DeformableCrossAttention, InteractionUnit
+from piip.models.interaction import ConvFFN, DeformableCrossAttention, InteractionUnit
 from piip.models.piip import PIIP
-from piip.models.rcnn import MaskRCNN
+from piip.models.rcnn import MaskRCNN, RoIHeads
 from piip.spec import SpeedSpec
 
 R = TypeVar("R")
@@ -41,15 +41,18 @@ def set_speed(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32") ->
     attention = active_attention(speed.attention, device, precision)
     if speed.streams and device.type != "cuda":
         raise RuntimeError(f"speed.streams=true needs a CUDA GPU, the network is on {device}. Set it to false.")
+    contiguous = speed.layout == "contiguous"
     _use_flash_attention_4(attention == "flash")
     _compile_regions(model, speed.compile)
     for module in model.modules():
         if isinstance(module, Branch):
             module.set_windows(exact=speed.windows == "exact", together=attention == "varlen")
         elif isinstance(module, PIIP):
-            module.streams = speed.streams
+            module.streams, module.contiguous = speed.streams, contiguous
         elif isinstance(module, DeformableCrossAttention):
             module.fp32, module.fp32_offsets = speed.interactions == "fp32", speed.interactions != "bf16"
+        elif isinstance(module, ConvFFN | RoIHeads):
+            module.contiguous = contiguous
         elif isinstance(module, MaskRCNN):
             module.fp32_heads = speed.heads == "fp32"
         elif isinstance(module, timm.layers.Attention | beit.Attention):

@@ -96,6 +96,9 @@ class SpeedSpec(Spec):
     call (CUDA, bf16). `auto`: `flash` where it can run, `products` on the CPU in bf16, else `sdpa`."""
     heads: Literal["bf16", "fp32"] = "fp32"
     """Layers of proposals, box and mask heads under bf16; boxes, RoIAlign, NMS and losses stay fp32. `fp32`: as the official code."""
+    layout: Literal["channels_last", "contiguous"] = "channels_last"
+    """Of maps. `channels_last`: as tokens lie, from the first to the last convolution. `contiguous`: copied channels first in front of
+    interactions' depthwise convolutions and of neck and heads, as the official code."""
     memory: Literal["kept", "returned"] = "kept"
     """`kept`: the process keeps the memory that a step frees for the next one; the most it ever held stays resident (glibc only).
     `returned`: as the C library does by itself."""

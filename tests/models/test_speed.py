@@ -21,7 +21,7 @@ from piip.models.streams import side_by_side
 from piip.ops.deform_attn_pair import deform_attn_pair
 from piip.spec import BranchSpec, InteractionSpec, PIIPSpec, SpeedSpec
 
-PLAIN = SpeedSpec(windows="padded", interactions="fp32", attention="sdpa", memory="returned")
+PLAIN = SpeedSpec(windows="padded", interactions="fp32", attention="sdpa", layout="contiguous", memory="returned")
 SWITCHES = [
     PLAIN.override(change)
     for change in (
@@ -30,6 +30,7 @@ SWITCHES = [
         {"interactions": "bf16"},
         {"attention": "products"},
         {"attention": "products", "windows": "exact"},
+        {"layout": "channels_last"},
         {"memory": "kept"},
     )
 ]
