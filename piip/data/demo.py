@@ -128,7 +128,7 @@ def ensure_demo(root: Path | None = None, recipe: Recipe = Recipe()) -> Path:
     with _locked(root.with_name(f".{root.name}.lock")):
         note = root / "recipe.json"
         if not note.exists() or json.loads(note.read_text()).get("digest") != recipe.digest:
-            log.info("drawing the demo data: %d + %d images into %s", recipe.train, recipe.val, root)
+            log.warning("drawing the demo data: %d + %d images into %s", recipe.train, recipe.val, root)
             make_demo(root, recipe)
     return root
 

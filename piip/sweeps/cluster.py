@@ -76,6 +76,7 @@ def connect(*, num_cpus: int | None = None) -> Mapping[str, float]:
         ray.init(address=address, **options)
         log.warning("joined the Ray cluster at %s", address)
     else:
+        log.warning("starting Ray")
         # address="local": a file left by a crashed cluster would otherwise be taken for a running one
         ray.init(
             address="local", num_cpus=num_cpus or os.cpu_count(), object_store_memory=256 * 2**20,

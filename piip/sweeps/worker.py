@@ -49,7 +49,8 @@ def train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(launch.resources.cpus_per_worker)
     nodes = _nodes(world_size)
     if rank == 0:
-        _tag(launch.trial.key, {"hardware.nodes": str(len(set(nodes))), "hardware.node_ids": ",".join(nodes)})
+        where = {"hardware.nodes": str(len(set(nodes))), "hardware.node_ids": ",".join(nodes)}
+        _journal(launch.trial.key, running=False).tag(where)
     try:
         run(launch.trial, rank=rank, world_size=world_size, report=lambda metrics: ray_train.report(metrics))
     except FINAL_ERRORS as error:
@@ -75,7 +76,10 @@ def trial_driver(config: dict[str, Any], launches: Mapping[str, Launch]) -> None
     if read_status(folder) != "FINISHED":
         cluster.remove_left_placement_groups()  # of this trial's driver before, where it was killed
         # RUNNING from here on, also where an earlier command had left it FAILED
-        _tag(launch.trial.key, {"piip.failure": ""} if read_status(folder) == "FAILED" else {}, running=True)
+        failed, workers = read_status(folder) == "FAILED", launch.resources.workers
+        journal = _journal(launch.trial.key)
+        journal.tag({"piip.failure": ""} if failed else {})
+        journal.doing("starting its worker" if workers == 1 else f"starting {workers} workers")
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"launch": launch},
@@ -112,12 +116,12 @@ def _report_to_tune() -> Any:
     return TuneReportCallback()
 
 
-def _tag(key: str, tags: Mapping[str, str], *, running: bool = False) -> None:
-    Journal(home.journal_dir(key), attempt=f"driver-{uuid.uuid4()}", running=running).tag(tags)
+def _journal(key: str, *, running: bool = True) -> Journal:
+    return Journal(home.journal_dir(key), attempt=f"driver-{uuid.uuid4()}", running=running)
 
 
 def _fail(key: str, reason: str) -> None:
     """Close a trial's journal as failed, with the reason as a tag."""
-    journal = Journal(home.journal_dir(key), attempt=f"driver-{uuid.uuid4()}")
+    journal = _journal(key)
     journal.tag({"piip.failure": reason[:4000]})
     journal.finish("FAILED")

@@ -6,6 +6,7 @@ One folder per trial, `home()/journals/<trial_key>/`:
     events.jsonl   what happened, one JSON line per event, written in one piece and fsynced before the caller goes on
     attempt        which attempt may write; opening the journal takes it over, and the attempt before is fenced off
     artifacts/     files to be kept with the run
+    doing          what the trial is at between its steps, in words, for who watches; no part of the record
     delivered/     how far each tracking server has been told (piip/tracking/sender.py)
 
 An event's time is taken once, here, and sent as it stands: MLflow then knows a repeated delivery for what it is.
@@ -35,6 +36,7 @@ Event = dict[str, Any]
 
 EVENTS = "events.jsonl"
 ARTIFACTS = "artifacts"
+DOING = "doing"
 # mlflow.utils.validation: letters, digits and _ - . space : / ; a path in normal form; 250 characters
 _NAME = re.compile(r"[\w.\- :/]+", re.ASCII)
 _NAME_LENGTH = 250
@@ -145,6 +147,12 @@ def read_tags(folder: Path) -> dict[str, str]:
     return dict(_read(folder).tags)
 
 
+def read_doing(folder: Path) -> str:
+    """What the trial said last that it is at; empty where it never said anything."""
+    path = Path(folder) / DOING
+    return path.read_text() if path.exists() else ""
+
+
 class _Seen:
     """What a journal's events add up to; of two records of one (metric, step) the first counts."""
 
@@ -245,6 +253,10 @@ class Journal:
             digest = copy_atomic(Path(local_path), kept)
             if self._seen.artifacts.get(name) != digest:
                 self._append(file, {"kind": "artifact", "name": name, "sha256": digest})
+
+    def doing(self, what: str) -> None:
+        """Tells who watches what takes the time before the next step; delivered nowhere."""
+        write_atomic(self.folder / DOING, what)
 
     def finish(self, status: Status) -> None:
         """Records how the trial ended. All but FINISHED go back to RUNNING when a later attempt opens the journal."""

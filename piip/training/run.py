@@ -54,6 +54,7 @@ class _Run:
         self.root = home.checkpoint_dir(trial.key)
         self.root.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(home.journal_dir(trial.key), attempt=_attempt()) if rank == 0 else None
+        self._doing("reading the annotations")
         resolution = self.spec.model.backbone.resolution
         self.train_data = CocoDataset(trial.sources["train"], self.spec.data, resolution, training=True)
         self.val_data = CocoDataset(
@@ -68,19 +69,24 @@ class _Run:
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
         # weights that a checkpoint, or the whole network's, will replace need not be fetched
         kept = checkpoint.last(self.root)
+        self._doing("building the network")
         model = build_model(self.spec.model, pretrained=kept is None and self.spec.model.weights is None)
         if kept is None:
+            if self.spec.model.weights:
+                self._doing(f"reading {self.spec.model.weights}")
             start_from(model, self.spec.model, [category["name"] for category in self.train_data.categories])
         model = model.to(device)
         set_speed(model, self.spec.speed, precision=self.spec.train.precision)
         assert isinstance(model.backbone, PIIP | CNN)
         distances = model.backbone.layer_ids(exact=self.spec.optim.groups == "corrected")
         optimizer = build_optimizer(model, self.spec.optim, {f"backbone.{n}": d for n, d in distances.items()})
+        self._doing(f"starting {self.spec.train.engine}")
         self.engine = build_engine(
             self.spec, model, optimizer, micro_batch=self.loader.micro_batch, accumulate=self.loader.accumulate
         )
         self.start = 0
         if kept:
+            self._doing(f"reading the checkpoint of step {kept.manifest.step}")
             self.engine.load(kept)
             self.start = kept.manifest.step
             if rank == 0:
@@ -103,10 +109,16 @@ class _Run:
         if done and (done % self.plan.eval_every == 0 or done == self.plan.num_steps) and self._unscored(done):
             self.evaluate(done)
         self.engine.module.train()
+        self._doing("taking its first steps")
         loop.train(
             self.spec, self.engine, self.loader.batches_from(done), self.plan,
             start=done, timer=self.train_timer, log=self.log, evaluate=self.evaluate, save=self.save,
         )  # fmt: skip
+
+    def _doing(self, what: str) -> None:
+        """Announces what takes time before the first step."""
+        if self.journal:
+            self.journal.doing(what)
 
     def _unscored(self, step: int) -> bool:
         """Whether the evaluation of `step` is missing; every rank gets rank 0's answer."""

@@ -4,7 +4,7 @@ from tiny import ROWS
 
 from piip.models.cost import Cost
 from piip.sweeps.plan import Planned
-from piip.sweeps.progress import Progress, line
+from piip.sweeps.progress import Progress, State, line
 from piip.training.journal import Journal, RunRecord, create_run
 from piip.training.loop import Plan
 from piip.training.trial import Trial
@@ -17,16 +17,43 @@ def test_a_line_has_step_loss_rate_and_time_left_whatever_a_crash_cost():
     losses = [(step, 3.0 - step / 10, 2000 * step + (120_000 if step > 5 else 0)) for step in range(1, 11)]
     metrics = {"train/loss": losses, "train/images_per_second": [(10, 8.0, 0)], "coco/box_ap": [(10, 0.25, 0)]}
 
-    assert line(metrics, "RUNNING", PLAN) == "step 10/30  loss 2.000  8.0 img/s  ETA 40 s  box AP 0.250"
-    assert line(metrics, "FINISHED", PLAN) == "finished at step 10  box AP 0.250"
+    assert line(State(metrics, "RUNNING"), PLAN) == "step 10/30  loss 2.000  8.0 img/s  ETA 40 s  box AP 0.250"
+    assert line(State(metrics, "FINISHED"), PLAN) == "finished at step 10  box AP 0.250"
 
 
 def test_a_trial_that_evaluates_says_so():
     metrics = {"train/loss": [(20, 2.0, 0)], "train/images_per_second": [(20, 8.0, 0)], "coco/box_ap": [(10, 0.25, 0)]}
 
-    assert line(metrics, "RUNNING", PLAN) == "step 20/30  loss 2.000  8.0 img/s  evaluating  box AP 0.250"
+    assert line(State(metrics, "RUNNING"), PLAN) == "step 20/30  loss 2.000  8.0 img/s  evaluating  box AP 0.250"
     metrics["coco/box_ap"].append((20, 0.5, 0))
-    assert line(metrics, "RUNNING", PLAN).endswith("ETA -  box AP 0.500")
+    assert (
+        line(State(metrics, "RUNNING"), PLAN) == "step 20/30  loss 2.000  8.0 img/s  box AP 0.500"
+    )  # one entry has no pace
+
+
+def test_a_trial_says_what_it_is_at_until_it_takes_steps(piip_home):
+    journal = Journal(create_run(RunRecord("key", "key", "e", None)), attempt="first", running=False)
+    planned = [Planned(Trial(ROWS["pico"][0], "key", {}), Cost(1.0, 1.0, {}), "PENDING", PLAN)]
+
+    def seen(progress):
+        for what in ("building the network", "building the network", "taking its first steps"):
+            journal.doing(what)
+            progress._look()
+        return [text.split("  ", 1)[1] for text in progress._out.getvalue().splitlines()]
+
+    assert seen(Progress(planned, out=io.StringIO())) == []  # a trial that has not begun
+    journal = Journal(journal.folder, attempt="second")
+    progress = Progress(planned, out=io.StringIO())
+    assert seen(progress) == ["building the network", "taking its first steps"]
+    log(journal, 5)
+    progress._look()
+    assert progress._out.getvalue().splitlines()[-1].endswith("  step 5/30  loss 2.000  8.0 img/s  sweep ETA 0 s")
+
+    journal = Journal(journal.folder, attempt="third")
+    resumed = Progress(planned, out=io.StringIO())
+    resumed._look()
+    assert resumed._out.getvalue() == ""  # what an earlier command did is no news
+    assert seen(resumed) == ["building the network", "taking its first steps"]
 
 
 def test_the_time_of_the_sweep_is_what_is_left_by_cost_at_the_pace_so_far(piip_home):

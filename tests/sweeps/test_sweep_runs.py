@@ -108,7 +108,9 @@ def test_a_person_sees_progress_and_no_noise(unkilled):
     lines = unkilled.stderr.splitlines()
 
     assert any("loss" in line and "img/s" in line and "ETA" in line for line in lines)
-    expected = ("scale pico", "2 trials", "[", "writing the report")
+    assert any(line.endswith("starting its worker") for line in lines)
+    assert any(line.endswith("taking its first steps") for line in lines)
+    expected = ("scale pico", "starting Ray", "2 trials", "[", "writing the report")
     assert [line for line in lines if not line.startswith(expected)] == []
     assert str(ROOT) not in unkilled.stderr
 
