@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from piip.reports.table import COLUMNS, number
-from piip.reports.trials import Trial, front
+from piip.reports.trials import Trial, front, too_short
 
 WIDEST = 1200
 """Predictions are embedded at most this wide, in pixels."""
@@ -57,7 +57,7 @@ def render(page: Page) -> str:
     css, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     body = [
         f"<h1>{escape(page.experiment)}</h1><p class='quiet'>{escape(page.made)}</p>",
-        f"<div class='answer'><p>{escape(page.headline)}</p>{_ladder(page.trials)}</div>",
+        f"<div class='answer'><p>{escape(page.headline)}</p>{_short(page.trials)}{_ladder(page.trials)}</div>",
         f"<h2>Trials</h2>{_table(page.trials)}",
         *_plots(page.plots),
         _pictures(page.pictures),
@@ -72,6 +72,11 @@ def render(page: Page) -> str:
         f"<link rel='icon' href='data:,'><title>{title}</title><style>\n{css}</style></head>\n"
         f"<body>\n{chr(10).join(filter(None, body))}\n<script>\n{script}</script></body></html>\n"
     )
+
+
+def _short(trials: Sequence[Trial]) -> str:
+    short = too_short(trials)
+    return f"<p class='quiet'>{escape(short[0].upper() + short[1:])}.</p>" if short else ""
 
 
 def _ladder(trials: Sequence[Trial]) -> str:

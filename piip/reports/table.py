@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from piip.reports.trials import Trial, summary
+from piip.reports.trials import Trial, summary, too_short
 from piip.tracking.store import RunInfo
 
 __all__ = ["COLUMNS", "number", "shared", "summary", "table_of", "trial_table"]
@@ -54,6 +54,7 @@ def _table(rows: Sequence[Trial], *, ids: bool) -> Table:
     same, differing = shared([row for row in rows if row["box_ap"] is not None] or rows, ("kernel", "engine"))
     figures = [column for column in COLUMNS if any(row[column[2]] is not None for row in rows)]
     below = ["◆ Pareto front: no trial has a higher box AP at equal or fewer GFLOPs"]
+    below += [short] if (short := too_short(rows)) else []
     below += [", ".join(f"{key} {value}" for key, value in same.items())] if same else []
     for note in dict.fromkeys(row["note"] for row in rows if row["note"]):
         who = " ".join(f"#{row['number']}" for row in rows if row["note"] == note)

@@ -10,6 +10,8 @@ from piip.reports.pareto import pareto_front
 from piip.tracking.store import RunInfo
 
 PARENT = "mlflow.parentRunId"
+FEW_STEPS = 500
+"""The paper's warm-up alone: after fewer steps, what starts from random weights (merge, interactions, heads) decides the order."""
 
 
 class Trial(TypedDict):
@@ -39,6 +41,10 @@ class Trial(TypedDict):
     images_per_second: float | None
     """Mean over the training; of a trial that was never evaluated, the last logged."""
     peak_memory_gb: float | None
+    steps: int | None
+    """Optimizer steps of the schedule."""
+    epochs: float | None
+    """The same in passes over the training images."""
     minutes: float | None
     """Wall time of the worker's last attempt, known when the trial ended."""
     note: str
@@ -80,8 +86,29 @@ def front(rows: Sequence[Trial], cost: str) -> list[Trial]:
     return [measured[i] for i in pareto_front([(row[cost], round(_or(row["box_ap"], 0.0), 3)) for row in measured])]
 
 
+def too_short(rows: Sequence[Trial]) -> str:
+    """A line for trials that are to be compared and were trained too little for it; empty where they were not."""
+    short = [row for row in rows if row["steps"] is not None and row["steps"] < FEW_STEPS]
+    if len(rows) < 2 or not short:
+        return ""
+    epochs = _range([row["epochs"] for row in short], ".1f")
+    passes = f" ({epochs} epochs)" if epochs else ""
+    return (
+        f"trained for {_range([row['steps'] for row in short], 'd')} steps{passes}: too few to rank networks by, a PIIP's "
+        "interactions start from random weights; experiments/pico_long.py takes 1200"
+    )
+
+
+def _range(values: Sequence[float | None], form: str) -> str:
+    """`50 to 94`, or one number where all are shown alike; empty where one is not known."""
+    known = [value for value in values if value is not None]
+    ends = dict.fromkeys(format(end(known), form) for end in (min, max)) if known else {}
+    return " to ".join(ends) if len(known) == len(values) else ""
+
+
 def _row(run: RunInfo) -> Trial:
     family, kind = family_of(run)
+    steps, epochs = _schedule(run)
     seconds = _metric(run, "time/worker_seconds")
     branches, resolutions = _branches(run.params)
     return Trial(
@@ -96,10 +123,23 @@ def _row(run: RunInfo) -> Trial:
         params_m=_metric(run, "cost/params_m"),
         images_per_second=_metric(run, "train/images_per_second_mean", "train/images_per_second"),
         peak_memory_gb=_metric(run, "cost/peak_memory_gb"),
+        steps=steps,
+        epochs=epochs,
         minutes=None if seconds is None else seconds / 60,
         note="; ".join(filter(None, (run.tags.get(tag, "") for tag in ("piip.failure", "piip.note")))),
         front=False,
     )  # fmt: skip
+
+
+def _schedule(run: RunInfo) -> tuple[int | None, float | None]:
+    """Steps and epochs a run is to train; None where its params and the size of its data do not tell."""
+    batch_size, images = int(run.params.get("train.batch_size", 1)), int(run.tags.get("data.train.count", 0))
+    steps, epochs = (run.params.get(f"train.{name}", "None") for name in ("steps", "epochs"))
+    if steps != "None":
+        return int(steps), int(steps) * batch_size / images if images else None
+    if epochs == "None" or not images:
+        return None, None
+    return math.ceil(float(epochs) * math.ceil(images / batch_size)), float(epochs)
 
 
 def _metric(run: RunInfo, *names: str) -> float | None:

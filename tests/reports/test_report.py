@@ -86,6 +86,13 @@ def test_the_headline_answers_in_a_sentence(store):
     assert headline(summary([store.runs[0], store.runs[-1]])) == "No trial has a box AP yet (1 failed)."
 
 
+def test_below_the_headline_stands_that_short_trainings_rank_nothing(whole):
+    long = [{**trial, "steps": 1200} for trial in whole.trials]
+
+    assert "Trained for 160 to 320 steps: too few to rank networks by" in render(whole)
+    assert "too few to rank" not in render(replace(whole, trials=long))
+
+
 def test_how_it_was_made_counts_what_differs(store):
     runs = trials_of(store.runs)
 

@@ -1,12 +1,16 @@
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from synthetic import START, sweep
 
 from piip.reports.table import trial_table
-from piip.reports.trials import front, summary, trials_of
+from piip.reports.trials import FEW_STEPS, front, summary, too_short, trials_of
+from piip.sweeps.found import load_tables
 from piip.tracking.store import RunInfo
+
+ROOT = Path(__file__).parents[2]
 
 
 def terminal(runs, width=80):
@@ -149,6 +153,48 @@ def test_trials_with_one_note_share_its_line():
         run.tags["piip.note"] = "from scratch"
 
     assert re.search(r"#1 #2 (#\d+ )*from scratch", terminal(store.runs, width=120))
+
+
+def schedule(store, **params: object) -> None:
+    """Other training settings for every run, on 280 images."""
+    for run in store.runs:
+        run.params |= {f"train.{name}": str(value) for name, value in params.items()}
+        run.tags["data.train.count"] = "280"
+
+
+def test_a_table_of_short_trainings_says_that_it_ranks_nothing():
+    store = sweep(failed=False)
+    schedule(store, steps=94)
+    store.runs[3].params["train.steps"] = "50"
+
+    said = "trained for 50 to 94 steps (0.7 to 1.3 epochs): too few to rank networks by"
+
+    assert said in " ".join(terminal(store.runs, width=200).split())
+    assert said not in terminal(store.runs[3:4], width=200)  # alone it is compared with nothing
+
+
+@pytest.mark.parametrize(
+    ("params", "short"),
+    [
+        ({"steps": 499}, "trained for 499 steps (7.1 epochs)"),
+        ({"steps": 500}, ""),
+        ({"steps": None, "epochs": 7}, "trained for 490 steps (7.0 epochs)"),
+        ({"steps": None, "epochs": 8}, ""),
+    ],
+)
+def test_short_is_shorter_than_the_papers_warm_up(params, short):
+    store = sweep(failed=False)
+    schedule(store, **params)
+
+    assert too_short(summary(store.runs)).startswith(short)
+    assert bool(too_short(summary(store.runs))) == bool(short)
+
+
+@pytest.mark.parametrize("rows", ["sweep_resolutions", "pico_long"])
+def test_of_our_own_experiments_the_demo_alone_is_short(rows):
+    steps = [row.train.steps for row in load_tables(ROOT / "experiments" / f"{rows}.py")["pico"]]
+
+    assert (max(steps) < FEW_STEPS) == (rows == "sweep_resolutions")
 
 
 @pytest.mark.parametrize("runs", [[], sweep().runs[:1]])
