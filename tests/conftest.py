@@ -18,16 +18,19 @@ CATEGORIES = [{"id": 9, "name": "kite"}, {"id": 2, "name": "cat"}, {"id": 7, "na
 """Not in order and with gaps, as users' files have them."""
 
 
-LONGEST = ["sweeps", "test_zero", "test_verbs", "test_run"]
+LONGEST = ["sweeps", "test_zero", "verbs", "test_run"]
 """Groups of tests that start first, the longest in front, so that no process waits for another's last one."""
+
+WHOLE = ("sweeps", "verbs")
+"""Folders that are one group."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items) -> None:
-    """For `pytest -n 2 --dist loadgroup`: files stay whole, and all sweeps, which take both cores, stay in one process."""
+    """For `pytest -n 2 --dist loadgroup`: files stay whole. So do two folders: sweeps take both cores, verbs share a training."""
     if not hasattr(config, "workerinput"):
         return
-    groups = {item: "sweeps" if item.path.parent.name == "sweeps" else item.path.stem for item in items}
+    groups = {item: item.path.parent.name if item.path.parent.name in WHOLE else item.path.stem for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: [*LONGEST, groups[item]].index(groups[item]))

@@ -1,0 +1,174 @@
+"""piip.eval: figures, predictions, and what it says of damaged data and checkpoints."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from verbing import DAMAGES, ROOT, STEPS, orphan_an_annotation, remove_an_image, sweep, truncate_json
+
+from piip import eval as eval_verb
+from piip.tracking.store import Store
+
+
+class TestEval:
+    def test_the_figures_equal_those_logged_in_training(self, trained, say):
+        said = say(eval_verb.cli, "--run-id", trained.run_id, "--json")
+
+        assert said.code == 0, said.err
+        document = said.document
+        assert document["step"] == STEPS
+        assert document["metrics"].keys() >= {"coco/box_ap", "coco/mask_ap"}
+        assert document["metrics"] == pytest.approx(document["logged_before"], abs=1e-6)
+        # AP of a network trained for four steps says little: every single prediction is the training's, too
+        then = json.loads(Store().download(trained.run_id, "predictions/val.json").read_text())
+        now = json.loads((Path(document["predictions"]) / "predictions.json").read_text())
+        assert len(now) > 10
+        assert now == then
+
+    def test_predictions_are_there_twice_and_with_the_run(self, trained, say, tmp_path):
+        (tmp_path / "mine.txt").write_text("not to be uploaded")
+        assert say(eval_verb.cli, "--run-id", trained.run_id, "--out", tmp_path, "--json").code == 0
+
+        as_json = json.loads((tmp_path / "predictions.json").read_text())
+        as_rows = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
+        assert [r["bbox"] for r in as_rows] == [r["bbox"] for r in as_json]
+        assert [r["mask_rle"] for r in as_rows] == [r["segmentation"]["counts"] for r in as_json]
+        uploaded = Store().download(trained.run_id, "eval/val")
+        assert sorted(f.name for f in uploaded.iterdir()) == ["predictions.json", "predictions.parquet"]
+
+    def test_a_second_time_logs_nothing_twice(self, trained, say):
+        for _ in range(2):
+            assert say(eval_verb.cli, "--run-id", trained.run_id, "--json").code == 0
+
+        assert [step for step, *_ in Store().history(trained.run_id, "coco/box_ap")] == [STEPS]
+
+    def test_another_split_gets_its_name_in_front(self, trained, say):
+        files = ("--annotations", trained.demo / "annotations/instances_train.json", "--images", trained.demo / "train")
+
+        said = say(
+            eval_verb.cli, "--run-id", trained.run_id, "--split", "test", *files, "--checkpoint", "best", "--json"
+        )
+
+        assert said.document["logged_before"]["test/coco/box_ap"] is None
+        history = Store().history(trained.run_id, "test/coco/box_ap")
+        assert [value for _, value, _ in history] == [said.document["metrics"]["test/coco/box_ap"]]
+
+    def test_people_get_a_table(self, trained, say):
+        said = say(eval_verb.cli, "--run-id", trained.run_id, "--max-images", "1")
+
+        assert "coco/mask_ap" in said.out
+        assert "logged before" in said.out
+
+    def test_an_unknown_run_is_answered_with_the_latest(self, trained, say):
+        assert f"Latest: {trained.run_id[:8]} (mask_rcnn" in say(eval_verb.cli, "--run-id", "546c546c").error
+
+    def test_the_first_characters_of_an_id_are_enough(self, trained, say):
+        said = say(eval_verb.cli, "--run-id", trained.run_id[:8], "--max-images", "1", "--json")
+
+        assert said.document["run_id"] == trained.run_id
+
+    def test_a_sweeps_parent_is_no_trial(self, trained, say):
+        (parent,) = [r for r in Store().find_runs("tests") if r.run_id != trained.run_id]
+
+        assert "a sweep's parent run" in say(eval_verb.cli, "--run-id", parent.run_id).error
+
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            (["--annotations", "a.json"], "--annotations and --images go together"),
+            (["--images", "folder"], "--annotations and --images go together"),
+            (["--annotations", "a.json", "--images", "folder"], "need a --split name of their own"),
+            (["--split", "test", "--annotations", "a.json", "--images", "folder"], "test data not found: a.json"),
+            (["--split", "nowhere"], "instances_nowhere.json"),
+        ],
+    )
+    def test_data_given_by_halves_is_refused(self, trained, say, flags, said):
+        assert said in say(eval_verb.cli, "--run-id", trained.run_id, *flags).error
+
+    def test_other_classes_are_refused(self, trained, say, tiny_coco):
+        flags = ("--split", "test", "--annotations", tiny_coco.annotations, "--images", tiny_coco.images)
+
+        error = say(eval_verb.cli, "--run-id", trained.run_id, *flags).error
+
+        assert "has 3 categories, the run was trained on 12; first difference: {'id': 2, 'name': 'cat'}" in error
+
+
+class TestDamagedData:
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_eval_names_the_file(self, trained, say, copied, damage):
+        said = damage(*copied)
+        flags = ("--split", "test", "--annotations", copied[0], "--images", copied[1])
+
+        assert said in say(eval_verb.cli, "--run-id", trained.run_id, *flags).error
+
+    @pytest.mark.parametrize("damage", [truncate_json, orphan_an_annotation, remove_an_image])
+    def test_a_sweep_refuses_before_it_starts_anything(self, trained, say, copied, damage):
+        said = damage(*copied)
+        good = (
+            "--train-annotations",
+            trained.demo / "annotations/instances_train.json",
+            "--train-images",
+            trained.demo / "train",
+        )
+
+        error = say(sweep, "--scale", "pico", *good, "--val-annotations", copied[0], "--val-images", copied[1]).error
+
+        assert said in error
+
+
+class TestDamagedCheckpoint:
+    @pytest.fixture
+    def flipped(self, trained) -> Iterator[Path]:
+        """One byte in the middle of the last checkpoint's weights."""
+        path = trained.checkpoints / f"step_{STEPS:08d}" / "model.safetensors"
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2] ^= 1
+        path.write_bytes(damaged)
+        yield path
+        path.write_bytes(whole)
+
+    def test_eval_walks_back_and_says_so(self, trained, say, flipped):
+        said = say(eval_verb.cli, "--run-id", trained.run_id, "--max-images", "1", "--json")
+
+        assert said.code == 0
+        assert said.document["step"] == 2
+        assert f"{flipped} is damaged: its SHA-256 is not the manifest's" in said.err
+        assert "Falling back to the checkpoint before it." in said.err
+
+    def test_the_best_has_none_before_it(self, trained, say, flipped):
+        assert "is damaged" in say(eval_verb.cli, "--run-id", trained.run_id, "--checkpoint", "best").error
+
+    def test_without_any_good_one_there_is_nothing_to_score(self, trained, say, flipped, tmp_path):
+        shutil.move(trained.checkpoints / "step_00000002", tmp_path)
+        try:
+            assert "no good checkpoint left" in say(eval_verb.cli, "--run-id", trained.run_id).error
+        finally:
+            shutil.move(tmp_path / "step_00000002", trained.checkpoints)
+
+
+@pytest.mark.slow
+def test_from_a_shell_stdout_is_the_document_alone(trained):
+    command = [sys.executable, "-m", "piip.eval", "--run-id", trained.run_id, "--json"]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    document = json.loads(done.stdout)
+    assert document["metrics"] == pytest.approx(document["logged_before"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_from_a_shell_a_mistake_is_one_line(trained):
+    command = [sys.executable, "-m", "piip.eval", "--run-id", "546c546c"]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: no run '546c546c'")

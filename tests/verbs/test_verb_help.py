@@ -1,0 +1,183 @@
+"""The list of verbs, and what each answers to --help; neither waits for anything heavy."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from verbing import ROOT
+
+from piip import __main__ as all_verbs
+from piip import convert, predict, report, rows, sync, train
+from piip import cost as cost_verb
+from piip import eval as eval_verb
+from piip.data import check, demo
+from piip.ops import build
+from piip.sweeps import cli as experiment
+
+
+def with_arguments(main: Callable[[], object]) -> Callable[[list[str]], object]:
+    """A verb that reads sys.argv."""
+
+    def run(arguments: list[str]) -> object:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["verb", *arguments])
+            return main()
+
+    return run
+
+
+def sweep_file(arguments):
+    """The real file."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    found = spec_from_file_location("sweep_resolutions", ROOT / "experiments" / "sweep_resolutions.py")
+    assert found
+    assert found.loader
+    module = module_from_spec(found)
+    found.loader.exec_module(module)
+    experiment.main(module.ROWS, experiment="x", description=module.__doc__, arguments=arguments)
+
+
+HELP = {
+    "piip.train": train.cli,
+    "piip.eval": eval_verb.cli,
+    "piip.predict": predict.cli,
+    "piip.convert": convert.cli,
+    "piip.report": report.main,
+    "piip.rows": rows.cli,
+    "piip.cost": cost_verb.cli,
+    "piip.sync": sync.cli,
+    "piip.ops.build": build.main,
+    "piip.data.demo": with_arguments(demo.main),
+    "piip.data.check": with_arguments(check.main),
+    "experiments/sweep_resolutions.py": sweep_file,
+}
+
+
+HEAVY = ["ray", "mlflow", "deepspeed", "matplotlib", "pyarrow"]
+
+
+def imported_by(*typed: list[str], among: list[str]) -> dict[str, list[str]]:
+    """Which of the modules `among` each command line imports that imports any, all in one fresh process."""
+    script = """
+import contextlib, json, os, runpy, sys
+typed, among = json.loads(sys.argv[1])
+found = {}
+for sys.argv in typed:
+    run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(open(os.devnull, "w")):
+        run(sys.argv[0], run_name="__main__")
+    found[" ".join(sys.argv)] = [name for name in among if name in sys.modules]
+print(json.dumps({line: names for line, names in found.items() if names}))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script, json.dumps([typed, among])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+class TestListOfVerbs:
+    def test_it_names_every_module_that_runs(self, say):
+        said = say(all_verbs.cli)
+        runnable = {
+            ".".join(file.relative_to(ROOT / "piip").with_suffix("").parts)
+            for file in (ROOT / "piip").rglob("*.py")
+            if 'if __name__ == "__main__":' in file.read_text() and file.name != "__main__.py"
+        }
+
+        assert set(re.findall(r"python -m piip\.(\S+)  +[A-Z]\w+ ", said.out)) == runnable
+        assert say(all_verbs.cli, "--help").out == said.out
+        assert said.code == 0
+
+    def test_a_verb_without_its_dot_is_told_so(self, say):
+        assert "python -m piip.eval" in say(all_verbs.cli, "eval", "--run-id", "x").error
+
+
+class TestHelp:
+    @pytest.mark.parametrize("name", HELP)
+    def test_help_shows_an_example(self, say, name):
+        said = say(HELP[name], "--help")
+
+        assert said.code == 0
+        assert re.search(rf"^ *(\w+=\S+ )?python (-m )?{re.escape(name)}", said.out, re.MULTILINE), said.out
+        assert said.err == ""
+
+    def test_the_rows_it_names_exist(self, say):
+        said = say(train.cli, "--help")
+
+        named = set(re.findall(r"piip\.train (mask_\w+)", said.out))
+        assert named
+        assert named <= set(rows.all_rows())
+
+    def test_neither_help_nor_a_mistake_waits_for_anything_heavy(self, piip_home):
+        typed = [[name, "--help"] for name in HELP] + [
+            ["piip.rows", "--names"],
+            ["piip.train", "mask_rcnn_no_such_row"],
+            ["piip.data.check", "nothere.json", "nothere"],
+            ["experiments/sweep_resolutions.py", "--scale", "pico", "--workers", "3"],
+            ["experiments/sweep_resolutions.py", "--scale", "coco"],
+        ]
+
+        assert imported_by(*typed, among=["torch", *HEAVY]) == {}
+
+    @pytest.mark.slow
+    def test_a_list_of_rows_builds_networks_and_starts_nothing(self):
+        line = ["experiments/sweep_resolutions.py", "--scale", "pico", "--list", "mask_rcnn_vit_b_192_pico84"]
+
+        assert imported_by(line, among=["torch", *HEAVY]) == {" ".join(line): ["torch"]}
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", HELP)
+    def test_help_from_a_shell(self, name):
+        target = [str(ROOT / name)] if name.endswith(".py") else ["-m", name]
+
+        done = subprocess.run(
+            [sys.executable, *target, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+        assert done.returncode == 0
+        assert name in done.stdout
+
+
+def unread(*line: str) -> tuple[int, str]:
+    """Exit code and stderr of a command whose output has no reader any more, as `| head` leaves it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    try:
+        done = subprocess.run(
+            [sys.executable, *line], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, env=buffered, check=False
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    return done.returncode, done.stderr
+
+
+class TestNobodyReads:
+    @pytest.mark.parametrize("name", HELP)
+    def test_help_ends_in_silence(self, name):
+        target = [str(ROOT / name)] if name.endswith(".py") else ["-m", name]
+
+        assert unread(*target, "--help") == (128 + signal.SIGPIPE, "")
+
+    @pytest.mark.parametrize("line", [["piip"], ["piip.rows", "--names"]])
+    def test_so_does_a_list(self, line):
+        assert unread("-m", *line) == (128 + signal.SIGPIPE, "")
+
+    def test_so_does_a_table(self):
+        script = (
+            "import sys; from rich import print; from piip.console import guarded; sys.exit(guarded(lambda: print(1)))"
+        )
+
+        assert unread("-c", script) == (128 + signal.SIGPIPE, "")
+
+    def test_another_broken_pipe_is_an_error(self):
+        script = "import sys; from piip.console import guarded\ndef verb(): raise BrokenPipeError('to MLflow')\nguarded(verb)"
+
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+
+        assert done.stderr == "error: to MLflow\n"
