@@ -18,11 +18,13 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-const piip::Kernels& kernels(bool in_double) {
+const piip::Kernels& kernels(const piip::Call& call, bool in_double) {
   if (in_double) return piip::portable::kernels_double;
 #if defined(__x86_64__)
-  if (piip::best_isa() == piip::Isa::avx512) return piip::avx512::kernels;
-  if (piip::best_isa() == piip::Isa::avx2) return piip::avx2::kernels;
+  const piip::Isa isa = piip::best_isa();
+  if (isa == piip::Isa::avx512bf16 && call.bf16_only()) return piip::avx512bf16::kernels;
+  if (isa >= piip::Isa::avx512) return piip::avx512::kernels;
+  if (isa == piip::Isa::avx2) return piip::avx2::kernels;
 #endif
   return piip::portable::kernels;
 }
@@ -107,7 +109,7 @@ void run(piip::Call& call, bool gradients, bool in_double) {
   STD_TORCH_CHECK(plane * call.heads_per_group * (gradients ? 2 : 1) <= std::numeric_limits<int32_t>::max(), "a map of ",
                   call.value_height, " x ", call.value_width, " with ", call.channels,
                   " channels a head is too large for 32-bit indices");
-  const piip::Work work = gradients ? kernels(in_double).backward : kernels(in_double).forward;
+  const piip::Work work = gradients ? kernels(call, in_double).backward : kernels(call, in_double).forward;
   // A second thread is not worth waking for 30 us of work.
   const int64_t channels = call.batch * call.heads * call.channels;
   const int64_t reads = channels * (call.queries() * call.points + call.value_height * call.value_width);

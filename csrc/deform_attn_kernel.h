@@ -18,6 +18,11 @@ struct Call {
   // The unit of work: one image and this many neighbouring heads (the last group of an image may have fewer).
   int64_t heads_per_group;
 
+  // What AVX512-BF16 has code for: every tensor that is given is bf16, four points and up to 16 channels a head.
+  bool bf16_only() const {
+    const bool stored = value.bf16 && offsets.bf16 && logits.bf16 && (!grad_out.data || grad_out.bf16);
+    return stored && points == 4 && channels <= 16;
+  }
   int64_t queries() const { return query_height * query_width; }  // of an image
   int64_t groups_per_image() const { return (heads + heads_per_group - 1) / heads_per_group; }
 };
@@ -48,6 +53,9 @@ namespace avx2 {
 extern const Kernels kernels;
 }
 namespace avx512 {
+extern const Kernels kernels;
+}
+namespace avx512bf16 {  // for calls that are `bf16_only`
 extern const Kernels kernels;
 }
 #endif

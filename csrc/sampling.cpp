@@ -29,6 +29,7 @@ const piip::SamplingKernels& kernels_for(const Tensor& value) {
   if (value.scalar_type() == ScalarType::Double) return piip::portable::sampling_kernels_double;
 #if defined(__x86_64__)
   switch (piip::best_isa()) {
+    case piip::Isa::avx512bf16:
     case piip::Isa::avx512: return piip::avx512::sampling_kernels;
     case piip::Isa::avx2: return piip::avx2::sampling_kernels;
     case piip::Isa::portable: break;

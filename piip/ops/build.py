@@ -133,6 +133,9 @@ def _units() -> dict[str, tuple[str, ...]]:
     for isa, flags in {"portable": (), **(X86 if platform.machine() == "x86_64" else {})}.items():
         for op in OPS:
             units[f"{op}_{isa}"] = (f"{op}_kernel.cpp", f"-DPIIP_ISA={isa}", *flags)
+    if platform.machine() == "x86_64":
+        flags = ("-DPIIP_ISA=avx512bf16", *X86["avx512"], "-mavx512bf16")
+        units["deform_attn_avx512bf16"] = ("deform_attn_bf16.cpp", *flags)
     return units
 
 
