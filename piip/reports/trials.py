@@ -43,8 +43,6 @@ class Trial(TypedDict):
     peak_memory_gb: float | None
     steps: int | None
     """Optimizer steps of the schedule."""
-    epochs: float | None
-    """The same in passes over the training images."""
     minutes: float | None
     """Wall time of the worker's last attempt, known when the trial ended."""
     note: str
@@ -88,27 +86,15 @@ def front(rows: Sequence[Trial], cost: str) -> list[Trial]:
 
 def too_short(rows: Sequence[Trial]) -> str:
     """A line for trials that are to be compared and were trained too little for it; empty where they were not."""
-    short = [row for row in rows if row["steps"] is not None and row["steps"] < FEW_STEPS]
+    short = [row["steps"] for row in rows if row["steps"] is not None and row["steps"] < FEW_STEPS]
     if len(rows) < 2 or not short:
         return ""
-    epochs = _range([row["epochs"] for row in short], ".1f")
-    passes = f" ({epochs} epochs)" if epochs else ""
-    return (
-        f"trained for {_range([row['steps'] for row in short], 'd')} steps{passes}: too few to rank networks by, a PIIP's "
-        "interactions start from random weights; experiments/pico_long.py takes 1200"
-    )
-
-
-def _range(values: Sequence[float | None], form: str) -> str:
-    """`50 to 94`, or one number where all are shown alike; empty where one is not known."""
-    known = [value for value in values if value is not None]
-    ends = dict.fromkeys(format(end(known), form) for end in (min, max)) if known else {}
-    return " to ".join(ends) if len(known) == len(values) else ""
+    steps = " to ".join(dict.fromkeys(map(str, (min(short), max(short)))))
+    return f"too short to rank networks: {steps} steps (pico_long.py takes 1200)"
 
 
 def _row(run: RunInfo) -> Trial:
     family, kind = family_of(run)
-    steps, epochs = _schedule(run)
     seconds = _metric(run, "time/worker_seconds")
     branches, resolutions = _branches(run.params)
     return Trial(
@@ -123,23 +109,20 @@ def _row(run: RunInfo) -> Trial:
         params_m=_metric(run, "cost/params_m"),
         images_per_second=_metric(run, "train/images_per_second_mean", "train/images_per_second"),
         peak_memory_gb=_metric(run, "cost/peak_memory_gb"),
-        steps=steps,
-        epochs=epochs,
+        steps=_steps(run),
         minutes=None if seconds is None else seconds / 60,
         note="; ".join(filter(None, (run.tags.get(tag, "") for tag in ("piip.failure", "piip.note")))),
         front=False,
     )  # fmt: skip
 
 
-def _schedule(run: RunInfo) -> tuple[int | None, float | None]:
-    """Steps and epochs a run is to train; None where its params and the size of its data do not tell."""
-    batch_size, images = int(run.params.get("train.batch_size", 1)), int(run.tags.get("data.train.count", 0))
+def _steps(run: RunInfo) -> int | None:
+    """Steps a run is to train; None where its params and the size of its data do not tell."""
     steps, epochs = (run.params.get(f"train.{name}", "None") for name in ("steps", "epochs"))
     if steps != "None":
-        return int(steps), int(steps) * batch_size / images if images else None
-    if epochs == "None" or not images:
-        return None, None
-    return math.ceil(float(epochs) * math.ceil(images / batch_size)), float(epochs)
+        return int(steps)
+    batch_size, images = int(run.params.get("train.batch_size", 1)), int(run.tags.get("data.train.count", 0))
+    return math.ceil(float(epochs) * math.ceil(images / batch_size)) if epochs != "None" and images else None
 
 
 def _metric(run: RunInfo, *names: str) -> float | None:

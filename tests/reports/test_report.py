@@ -89,8 +89,8 @@ def test_the_headline_answers_in_a_sentence(store):
 def test_below_the_headline_stands_that_short_trainings_rank_nothing(whole):
     long = [{**trial, "steps": 1200} for trial in whole.trials]
 
-    assert "Trained for 160 to 320 steps: too few to rank networks by" in render(whole)
-    assert "too few to rank" not in render(replace(whole, trials=long))
+    assert "Too short to rank networks: 160 to 320 steps" in render(whole)
+    assert "rank networks" not in render(replace(whole, trials=long))
 
 
 def test_how_it_was_made_counts_what_differs(store):
