@@ -1,5 +1,7 @@
 // AVX512-BF16: an instruction multiplies pairs of bf16 and adds both products to a float32 lane. A lane of a pair: lower and upper half.
 #pragma once
+#include <algorithm>
+
 #include "vec.h"
 
 namespace piip::PIIP_ISA {
@@ -76,6 +78,34 @@ template <int W>
   _mm256_mask_storeu_epi16(to, __mmask16(first(count)), v);
 }
 
+// The first `count` <= 16 numbers of a vector, bf16 or float32; reads and writes nothing else.
+[[gnu::always_inline]] inline V read_first(const uint16_t* from, int64_t count) { return lower(read_bf16<16>(from, first(count))); }
+[[gnu::always_inline]] inline V read_first(const float* from, int64_t count) { return _mm512_maskz_loadu_ps(__mmask16(first(count)), from); }
+[[gnu::always_inline]] inline void write_first(uint16_t* to, int64_t count, V v) { write_first(to, count, (__m256i)_mm512_cvtneps_pbh(v)); }
+[[gnu::always_inline]] inline void write_first(float* to, int64_t count, V v) { _mm512_mask_storeu_ps(to, __mmask16(first(count)), v); }
+
+// The same for pairs x y x y ...
+struct Pairs {
+  V x, y;
+};
+[[gnu::always_inline]] inline Pairs read_pairs(const uint16_t* from, int64_t count) {
+  const I pairs = (I)_mm512_maskz_loadu_epi32(__mmask16(first(count)), from);
+  return {lower(pairs), upper(pairs)};
+}
+[[gnu::always_inline]] inline Pairs read_pairs(const float* from, int64_t count) {
+  const V a = read_first(from, std::min<int64_t>(16, 2 * count)), b = read_first(from + 16, std::max<int64_t>(0, 2 * count - 16));
+  const I even = lanes<float>([](int i) { return 2 * i; });
+  return {__builtin_shuffle(a, b, even), __builtin_shuffle(a, b, even + 1)};
+}
+[[gnu::always_inline]] inline void write_pairs(uint16_t* to, int64_t count, V x, V y) {
+  _mm512_mask_storeu_epi32(to, __mmask16(first(count)), (__m512i)rounded_pairs(x, y));
+}
+[[gnu::always_inline]] inline void write_pairs(float* to, int64_t count, V x, V y) {
+  const I low = lanes<float>([](int i) { return i / 2 + i % 2 * 16; });
+  write_first(to, std::min<int64_t>(16, 2 * count), __builtin_shuffle(x, y, low));
+  write_first(to + 16, std::max<int64_t>(0, 2 * count - 16), __builtin_shuffle(x, y, low + 8));
+}
+
 // Where the first `width` channels of each W of a vector of 16 are, one after the other.
 template <int W>
 Vec<int16_t, 16> without_padding(int64_t width) {
@@ -84,29 +114,43 @@ Vec<int16_t, 16> without_padding(int64_t width) {
   return from;
 }
 
-// `prefetch` of array_io.h for bf16.
-template <int kForWriting>
-[[gnu::always_inline]] inline void expect(const uint16_t* from, int64_t count) {
-  const uint16_t* last = from + count - 1;
-  for (; from < last; from += 32) __builtin_prefetch(from, kForWriting);
+// `prefetch` of array_io.h where the type is known.
+template <int kForWriting, class Stored>
+[[gnu::always_inline]] inline void expect(const Stored* from, int64_t count) {
+  const Stored* last = from + count - 1;
+  for (; from < last; from += 64 / sizeof(Stored)) __builtin_prefetch(from, kForWriting);
   __builtin_prefetch(last, kForWriting);
 }
 
-// e^(x - largest) of four neighbours, divided by its sum: relative error below 2e-4 (polynomial 8e-5, reciprocal 6e-5).
+// 2^r for r from 0 to 1, relative error below 2e-7, or 8e-5; minimax.
+template <bool kExact>
+[[gnu::always_inline]] inline V power_of_two(V r) {
+  if constexpr (kExact) {
+    V p = r * 1.877576658e-3f + 8.989340124e-3f;
+    p = p * r + 5.582631804e-2f;
+    p = p * r + 2.401536170e-1f;
+    p = p * r + 6.931530732e-1f;
+    return p * r + 9.999999251e-1f;
+  } else {
+    V p = r * 7.802528918e-2f + 2.260660514e-1f;
+    p = p * r + 6.958338972e-1f;
+    return p * r + 9.999252377e-1f;
+  }
+}
+
+// e^(x - largest) of four neighbours, divided by its sum. Exact: but for float32's own errors; else relative error below 1.4e-4 (the
+// reciprocal has 6e-5), a 14th of bf16's own.
+template <bool kExact>
 [[gnu::always_inline]] inline V softmax_of_four(V x) {
   const auto neighbour = lanes<float>([](int i) { return i ^ 1; }), pair = lanes<float>([](int i) { return i ^ 2; });
   V most = _mm512_max_ps(x, __builtin_shuffle(x, neighbour));
   most = _mm512_max_ps(most, __builtin_shuffle(most, pair));
   const V power = (x - most) * 1.44269504f;
-  const V r = _mm512_reduce_ps(power, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // of 2^power, from 0 to 1
-  // Minimax for 2^r on [0, 1].
-  V p = r * 7.802528918e-2f + 2.260660514e-1f;
-  p = p * r + 6.958338972e-1f;
-  p = p * r + 9.999252377e-1f;
-  const V e = _mm512_scalef_ps(p, power);  // p * 2^floor(power)
+  const V e = _mm512_scalef_ps(power_of_two<kExact>(_mm512_reduce_ps(power, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)), power);
   V sum = e + __builtin_shuffle(e, neighbour);
   sum += __builtin_shuffle(sum, pair);
-  return e * V(_mm512_rcp14_ps(sum));
+  const V reciprocal = _mm512_rcp14_ps(sum);
+  return e * (kExact ? reciprocal * (2.f - sum * reciprocal) : reciprocal);
 }
 
 }  // namespace

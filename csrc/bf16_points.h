@@ -1,5 +1,5 @@
-// Where the points of a query are, what they weigh, and the gradients of both, where all tensors are bf16 and a head has four points.
-// In float32 as points.h, but for the softmax (bf16.h).
+// Where the points of a query are, what they weigh, and the gradients of both, where the value is bf16 and a head has four points. In
+// float32 as points.h, but for the softmax (bf16.h).
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -19,10 +19,12 @@ struct Located {
   alignas(64) int32_t left[kMost], right[kMost], left_rest[kMost], right_rest[kMost];
 };
 
-struct Bf16Points {
+// Stored: what offsets and logits are, uint16_t (bf16) or float.
+template <class Stored>
+struct FourPoints {
   static constexpr int L = 16;
   const Call& call;
-  const uint16_t *offsets, *logits;
+  const Stored *offsets, *logits;
   int32_t width, height;  // of the map
   int32_t row, pixel;     // of a plane
   alignas(64) int32_t head_start[kMost];  // pixel (0, 0) of the head's plane; of heads that are not there, of the last
@@ -31,8 +33,8 @@ struct Bf16Points {
   alignas(64) float weight[4][kMost], attention[kMost], x[kMost], y[kMost], dot[4 * kMost] = {};
   std::vector<float> x_reference, y_reference;  // reference point of each column and row of queries, in value pixels, minus 0.5
 
-  Bf16Points(const Call& call, int64_t row, int64_t pixel, int64_t plane)
-      : call(call), offsets(static_cast<const uint16_t*>(call.offsets.data)), logits(static_cast<const uint16_t*>(call.logits.data)),
+  FourPoints(const Call& call, int64_t row, int64_t pixel, int64_t plane)
+      : call(call), offsets(static_cast<const Stored*>(call.offsets.data)), logits(static_cast<const Stored*>(call.logits.data)),
         width(int32_t(call.value_width)), height(int32_t(call.value_height)), row(int32_t(row)), pixel(int32_t(pixel)),
         x_reference(call.query_width), y_reference(call.query_height) {
     for (int64_t i = 0; i < kMost; ++i)
@@ -56,12 +58,12 @@ struct Bf16Points {
   // Reads one query's offsets and logits; fills `to`, or in place of its weights what the gradients need.
   template <bool kGradients>
   [[gnu::always_inline]] void locate(int64_t query, float from_left, float from_top, int64_t first_head, int64_t heads, Located& to) {
-    const uint16_t *offset = offsets + offsets_at(query, first_head), *logit = logits + logits_at(query, first_head);
+    const Stored *offset = offsets + offsets_at(query, first_head), *logit = logits + logits_at(query, first_head);
     for (int64_t i = 0; i < heads * kPoints; i += L) {
-      const uint32_t mask = first(heads * kPoints - i);
-      const I xy = (I)_mm512_maskz_loadu_epi32(__mmask16(mask), offset + 2 * i);
-      V fx = lower(xy) + from_left, fy = upper(xy) + from_top;
-      V a = softmax_of_four(lower(read_bf16<16>(logit + i, mask)));
+      const int64_t count = std::min<int64_t>(L, heads * kPoints - i);
+      auto [fx, fy] = read_pairs(offset + 2 * i, count);
+      fx += from_left, fy += from_top;
+      V a = softmax_of_four<std::is_same_v<Stored, float>>(read_first(logit + i, count));
       const I column = split(fx, width), line = split(fy, height);
       store(&to.corner[i], load<I>(&head_start[i]) + line * row + column * pixel);
       const V below = a * fy, above = a - below, top_right = above * fx, bottom_right = below * fx;
@@ -80,25 +82,20 @@ struct Bf16Points {
 
   // From `dot` to the gradients of one query's offsets and logits.
   [[gnu::noinline]] void write_gradients(int64_t query, int64_t first_head, int64_t heads) {
-    uint16_t* to_offsets = static_cast<uint16_t*>(call.grad_offsets.data) + offsets_at(query, first_head);
-    uint16_t* to_logits = static_cast<uint16_t*>(call.grad_logits.data) + logits_at(query, first_head);
+    Stored* to_offsets = static_cast<Stored*>(call.grad_offsets.data) + offsets_at(query, first_head);
+    Stored* to_logits = static_cast<Stored*>(call.grad_logits.data) + logits_at(query, first_head);
     for (int64_t i = 0; i < heads * kPoints; i += L) {
-      const uint32_t mask = first(std::min<int64_t>(L, heads * kPoints - i));
+      const int64_t count = std::min<int64_t>(L, heads * kPoints - i);
       const V fx = load<V>(&x[i]), fy = load<V>(&y[i]), a = load<V>(&attention[i]);
       const auto [d0, d1, d2, d3] = corners_apart(&dot[4 * i]);
       const V top = d0 + fx * (d1 - d0), bottom = d2 + fx * (d3 - d2);
       const V of_attention = top + fy * (bottom - top);
       const V of_x = a * ((d1 - d0) + fy * ((d3 - d2) - (d1 - d0))), of_y = a * (bottom - top);
-      const I of_xy = rounded_pairs(of_x, of_y);
-      if (mask == 0xffff) {
-        store(to_offsets + 2 * i, of_xy);
-      } else {
-        _mm512_mask_storeu_epi32(to_offsets + 2 * i, __mmask16(mask), (__m512i)of_xy);
-      }
+      write_pairs(to_offsets + 2 * i, count, of_x, of_y);
       const V weighted = a * of_attention;
       V sum = weighted + __builtin_shuffle(weighted, lanes<float>([](int i) { return i ^ 1; }));
       sum += __builtin_shuffle(sum, lanes<float>([](int i) { return i ^ 2; }));
-      write_bf16<16>(to_logits + i, mask, a * (of_attention - sum));
+      write_first(to_logits + i, count, a * (of_attention - sum));
     }
   }
 

@@ -18,11 +18,13 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+bool multiplies_bf16(const piip::Call& call) { return piip::best_isa() == piip::Isa::avx512bf16 && call.bf16_narrow(); }
+
 const piip::Kernels& kernels(const piip::Call& call, bool in_double) {
   if (in_double) return piip::portable::kernels_double;
 #if defined(__x86_64__)
+  if (multiplies_bf16(call)) return piip::avx512bf16::kernels;
   const piip::Isa isa = piip::best_isa();
-  if (isa == piip::Isa::avx512bf16 && call.bf16_only()) return piip::avx512bf16::kernels;
   if (isa >= piip::Isa::avx512) return piip::avx512::kernels;
   if (isa == piip::Isa::avx2) return piip::avx2::kernels;
 #endif
@@ -50,12 +52,12 @@ piip::Array behind_offsets(const piip::Call& call, piip::Array offsets, ScalarTy
 }
 
 // Groups of four heads: with four points each, a query's points fill a vector of 16, and its offsets whole cache lines. Eight
-// (two independent vectors) where their planes still fit a core's L2 cache, and for narrow heads without gradients; fewer where
+// (two independent vectors) where their planes still fit a core's L2 cache, and for narrow heads, most so without gradients in fp32; fewer where
 // threads would go without work: measured best of 1, 2, 4, 8, 16. No result depends on it.
 int64_t heads_per_group(const piip::Call& call, int64_t plane_bytes, bool gradients) {
   constexpr int64_t kPlanesBytes = 512 * 1024;
   const int64_t threads = torch::stable::get_num_threads();
-  const bool eight = 8 * plane_bytes <= kPlanesBytes || call.channels <= (gradients ? 8 : 16);
+  const bool eight = 8 * plane_bytes <= kPlanesBytes || call.channels <= (gradients || multiplies_bf16(call) ? 8 : 16);
   int64_t heads = std::min<int64_t>(call.heads, eight ? 8 : 4);
   while (heads > 1 && call.batch * ((call.heads + heads - 1) / heads) < threads) heads /= 2;
   return heads;

@@ -1,4 +1,4 @@
-// What deform_attn_kernel.cpp does, for bf16 tensors, four points and up to 16 channels a head, on AVX512-BF16: twice as many products an
+// What deform_attn_kernel.cpp does, for a bf16 value, four points and up to 16 channels a head, on AVX512-BF16: twice as many products an
 // instruction, of bf16, exact, and added in float32.
 //
 // Forward: a lane of a plane holds a pixel and the one below, so that one load and one product make two corners. A weight is the sum of two
@@ -53,11 +53,11 @@ template <int W>
   }
 }
 
-template <int W>
+template <int W, class Stored>
 void forward(const Call& call, int64_t begin, int64_t end) {
   constexpr int kHeads = 16 / W;  // at once
   ColumnPlanes<W> planes(call);
-  Bf16Points points(call, planes.row, W, planes.plane);
+  FourPoints<Stored> points(call, planes.row, W, planes.plane);
   Located located[2];  // of one query, and of the next: the processor does one while it waits for the other
   const int64_t width = call.channels;
   const Vec<int16_t, 16> together = without_padding<W>(width);
@@ -101,10 +101,10 @@ void forward(const Call& call, int64_t begin, int64_t end) {
   return V(_mm512_shuffle_ps(ab, cd, 0x44)) + V(_mm512_shuffle_ps(ab, cd, 0xee));
 }
 
-template <int W>
+template <int W, class Stored>
 void backward(const Call& call, int64_t begin, int64_t end) {
   GradientPlanes<W> planes(call);
-  Bf16Points points(call, planes.row, W, planes.plane);
+  FourPoints<Stored> points(call, planes.row, W, planes.plane);
   const int64_t width = call.channels, row = planes.row;
   Located located;
   const uint32_t mask = first(width);
@@ -116,8 +116,8 @@ void backward(const Call& call, int64_t begin, int64_t end) {
       expect<0>(points.offsets + points.offsets_at(later, group.first_head), 2 * heads * kPoints);
       expect<0>(points.logits + points.logits_at(later, group.first_head), heads * kPoints);
       expect<0>(bf16_data(call.grad_out) + group.channel_at(later), heads * width);
-      expect<1>(bf16_data(call.grad_offsets) + points.offsets_at(later, group.first_head), 2 * heads * kPoints);
-      expect<1>(bf16_data(call.grad_logits) + points.logits_at(later, group.first_head), heads * kPoints);
+      expect<1>(static_cast<Stored*>(call.grad_offsets.data) + points.offsets_at(later, group.first_head), 2 * heads * kPoints);
+      expect<1>(static_cast<Stored*>(call.grad_logits.data) + points.logits_at(later, group.first_head), heads * kPoints);
       points.template locate<true>(query, points.x_reference[c], points.y_reference[r], group.first_head, heads, located);
       const uint16_t* grad_out = bf16_data(call.grad_out) + group.channel_at(query);
       for (int64_t h = 0; h < heads; ++h) {
@@ -144,11 +144,20 @@ void backward(const Call& call, int64_t begin, int64_t end) {
   }
 }
 
+// run(channels of a pixel, what offsets and logits are)
+template <class Run>
+void for_call(const Call& call, Run run) {
+  const auto stored = [&](auto points) {
+    call.channels <= 8 ? run(std::integral_constant<int, 8>{}, points) : run(std::integral_constant<int, 16>{}, points);
+  };
+  call.offsets.bf16 ? stored(uint16_t{}) : stored(float{});
+}
+
 void forward_bf16(const Call& call, int64_t begin, int64_t end) {
-  call.channels <= 8 ? forward<8>(call, begin, end) : forward<16>(call, begin, end);
+  for_call(call, [&](auto width, auto points) { forward<width, decltype(points)>(call, begin, end); });
 }
 void backward_bf16(const Call& call, int64_t begin, int64_t end) {
-  call.channels <= 8 ? backward<8>(call, begin, end) : backward<16>(call, begin, end);
+  for_call(call, [&](auto width, auto points) { backward<width, decltype(points)>(call, begin, end); });
 }
 
 }  // namespace

@@ -18,9 +18,9 @@ struct Call {
   // The unit of work: one image and this many neighbouring heads (the last group of an image may have fewer).
   int64_t heads_per_group;
 
-  // What AVX512-BF16 has code for: every tensor that is given is bf16, four points and up to 16 channels a head.
-  bool bf16_only() const {
-    const bool stored = value.bf16 && offsets.bf16 && logits.bf16 && (!grad_out.data || grad_out.bf16);
+  // What AVX512-BF16 has code for: bf16 values, four points and up to 16 channels a head.
+  bool bf16_narrow() const {
+    const bool stored = value.bf16 && (!grad_out.data || grad_out.bf16) && offsets.bf16 == logits.bf16;
     return stored && points == 4 && channels <= 16;
   }
   int64_t queries() const { return query_height * query_width; }  // of an image
@@ -55,7 +55,7 @@ extern const Kernels kernels;
 namespace avx512 {
 extern const Kernels kernels;
 }
-namespace avx512bf16 {  // for calls that are `bf16_only`
+namespace avx512bf16 {  // for calls that are `bf16_narrow`
 extern const Kernels kernels;
 }
 #endif

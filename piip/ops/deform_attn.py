@@ -35,8 +35,8 @@ def deform_attn(
 
     Dtypes: coordinates, softmax and sums are float32 (float64 for a float64 `value`), whatever the inputs are, so `offsets` may
     stay float32 beside a bf16 `value`. The result has `value`'s dtype, each gradient its own input's. Autocast changes nothing:
-    the dtypes given are the dtypes used. On CPUs with AVX512-BF16, where all is bf16, the kernel's weights have 16 bits and a softmax
-    right to 1.4e-4: an eighth of what rounding the result loses. Second derivatives exist for `kernel="reference"` only.
+    the dtypes given are the dtypes used. On CPUs with AVX512-BF16 a bf16 `value` meets weights of 16 bits, from bf16 logits by a
+    softmax right to 1.4e-4: an eighth of what rounding the result loses. Second derivatives exist for `kernel="reference"` only.
 
     Args:
         value: (B, Hv * Wv, N, D) pixels of the map, row by row.
