@@ -52,8 +52,8 @@ piip::Array behind_offsets(const piip::Call& call, piip::Array offsets, ScalarTy
 }
 
 // Groups of four heads: with four points each, a query's points fill a vector of 16, and its offsets whole cache lines. Eight
-// (two independent vectors) where their planes still fit a core's L2 cache, and for narrow heads, most so without gradients in fp32; fewer where
-// threads would go without work: measured best of 1, 2, 4, 8, 16. No result depends on it.
+// (two independent vectors) where their planes still fit a core's L2 cache, and for up to 8 channels, up to 16 for the forward pass in
+// fp32; fewer where threads would go without work: measured best of 1, 2, 4, 8, 16. No result depends on it.
 int64_t heads_per_group(const piip::Call& call, int64_t plane_bytes, bool gradients) {
   constexpr int64_t kPlanesBytes = 512 * 1024;
   const int64_t threads = torch::stable::get_num_threads();

@@ -52,7 +52,7 @@ def test_avx512_bf16_is_used_where_it_is(monkeypatch, dim, points):
     limited = output_and_gradients(tensors, (20, 28), (14, 20), "cpp")
     other_bits = [(ours != plain).float().mean().item() for ours, plain in zip(best, limited, strict=True)]
     assert 0 < other_bits[0] < 0.05
-    assert 0 < sum(other_bits[1:])
+    assert sum(other_bits[1:]) > 0
 
 
 @hypothesis.settings(deadline=None, max_examples=60, derandomize=True)
