@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/gpu_all.py FOLDER                         # about 25 minutes on one H100 and 16 cores
     python experiments/benchmarks/gpu_all.py FOLDER --minutes 9 --only build kernels ops_tests limits
-    python experiments/benchmarks/gpu_all.py FOLDER --list                  # the steps, their commands and what they should take
+    python experiments/benchmarks/gpu_all.py --list                         # the steps, their commands and what they should take
 
 FOLDER gets, after every step, results.json (each benchmark's JSON by step), results.md (the same as tables, and how each step ended)
 and log.txt (all output). Another call adds to them, so a machine that is lent for ten minutes at a time is asked with `--only`.
@@ -128,7 +128,7 @@ def write_tables(results: dict[str, dict[str, Any]], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the steps; 1 where one did not end well."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("folder", type=Path, help="gets results.json, results.md and log.txt")
+    options.add_argument("folder", type=Path, nargs="?", help="gets results.json, results.md and log.txt")
     options.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help="default: all")
     options.add_argument("--minutes", type=float, default=29, help="for all of it (default: 29)")
     options.add_argument("--list", action="store_true", help="say what would be run")
@@ -137,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in given.only:
             print(f"{name:18} about {STEPS[name].minutes:g} min  {shlex.join(STEPS[name].command())}")
         return 0
+    if given.folder is None:
+        options.error("a FOLDER is needed for what is found (--list needs none)")
     given.folder.mkdir(parents=True, exist_ok=True)
     saved, log = given.folder / "results.json", given.folder / "log.txt"
     results = json.loads(saved.read_text()) if saved.exists() else {}

@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python experiments/benchmarks/growth.py   # until 60 s or 6 GB a point; 15 minutes
     PYTHONPATH=. python experiments/benchmarks/growth.py --axes size --most-gb 70 --json > a.json   # on a GPU
-    PYTHONPATH=. python experiments/benchmarks/growth.py --axes workers --with a.json    # more, in one table and picture
+    PYTHONPATH=. python experiments/benchmarks/growth.py --axes workers --with a.json --png growth.png    # more, in one table and picture
 
 Forward and backward pass of Mask R-CNN in our fastest form, on random images, 7 to 5, with five objects each. Every point is a process
 of its own; on a GPU its memory is `max_memory_allocated`, else how far its resident memory has grown at most since before the network
@@ -36,7 +36,6 @@ from piip.reports.themes import LIGHT, dress, legend, new_figure
 UNITS = {"size": "megapixels", "batch": "images", "branches": "branches", "workers": "workers"}
 MORE_OF_THE_SAME = ("size", "batch")
 """Axes on which a straight line is to be expected: fixed costs, and so much for each pixel or image."""
-PNG = Path(__file__).parents[1] / "pictures" / "growth.png"
 
 
 def points(axis: str, *, pico: bool = False) -> Iterator[tuple[float, Point]]:
@@ -144,7 +143,7 @@ def main() -> None:
     options.add_argument(
         "--with", dest="earlier", type=Path, nargs="+", default=[], metavar="JSON", help="rows of earlier runs, too"
     )
-    options.add_argument("--png", type=Path, default=PNG, help="the curves (default: experiments/pictures/growth.png)")
+    options.add_argument("--png", type=Path, metavar="FILE", help="draw the curves, too")
     options.add_argument("--pico", action="store_true", help="the demo's small networks: a quick look")
     given = options.parse_args()
     found: dict[str, list[timing.Row]] = {}
@@ -161,7 +160,8 @@ def main() -> None:
             if axis in MORE_OF_THE_SAME and len(rows) > 2:
                 start, slope, away = line(rows, name)
                 summary[f"{name} over {UNITS[axis]}, straight line"] = f"{start:.2f} + {slope:.2f} x, within {away:.0%}"
-    given.png.write_bytes(png(draw(found)))
+    if given.png:
+        given.png.write_bytes(png(draw(found)))
     timing.report(list(itertools.chain(*found.values())), as_json=given.json, summary=summary)
 
 

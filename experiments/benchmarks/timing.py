@@ -159,9 +159,15 @@ def parser(description: str, *, cases: bool = True) -> argparse.ArgumentParser:
     if cases:
         options.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
         options.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
-    options.add_argument("--rounds", type=int, default=15, help="turns of each method (default: 15)")
+    options.add_argument("--rounds", type=_positive, default=15, help="turns of each method (default: 15)")
     options.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the table")
     return options
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number from 1 on")
+    return int(text)
 
 
 def chosen(names: Sequence[str], only: str) -> list[str]:

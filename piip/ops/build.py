@@ -230,7 +230,8 @@ def main(arguments: Sequence[str] = ()) -> int:
     except (ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
+    # without any compiler plain PyTorch is the way; one that somebody named is to work
+    return int(not isinstance(outcome, Library) and bool(os.environ.get("CXX")))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -144,12 +144,14 @@ def _compile(nvcc: list[str], compiler: list[str], architectures: Sequence[str],
             commands[f"{op}_{name}"] = [*nvcc, *FLAGS, *codes, *storage_flags(name), "-c", source]
     objects = [str(scratch / f"{name}.o") for name in commands]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [
-            pool.submit(build.run, [*command, "-o", target], f"compiling the CUDA kernels ({name})")
+        jobs = {
+            pool.submit(build.run, [*command, "-o", target], f"compiling the CUDA kernels ({name})"): name
             for (name, command), target in zip(commands.items(), objects, strict=True)
-        ]
-        for job in jobs:
+        }
+        log.info("compiling %d files for %d architectures: about 3 minutes of CPU time", len(jobs), len(architectures))
+        for done, job in enumerate(as_completed(jobs), 1):
             job.result()
+            log.info("%d/%d %s", done, len(jobs), jobs[job])
     build.run([*nvcc, *objects, *LINK, "-o", str(library)], "linking")
     return library
 
@@ -174,6 +176,7 @@ def _digest(parts: Sequence[str]) -> str:
 
 def main() -> int:
     """Compiles for the GPUs here, or for all supported ones where there is none, and says what it did."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         library = compile_sources(architectures_here())
     except BuildError as error:

@@ -70,6 +70,17 @@ def test_a_failing_compiler_is_quoted(monkeypatch, tmp_path):
         build.compile_sources()
 
 
+def test_a_compiler_that_somebody_named_is_to_work(monkeypatch, capsys):
+    monkeypatch.setattr(build, "_load", lambda: "it failed")
+    monkeypatch.delenv("PIIP_KERNEL", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    without = build.main([])
+    monkeypatch.setenv("CXX", "nothere")
+
+    assert (without, build.main([])) == (0, 1)
+    assert capsys.readouterr().out == "kernel    reference\n" * 2
+
+
 @pytest.mark.slow
 def test_workers_that_start_together_compile_once(tmp_path, compiled):
     environment = _with({"PIIP_HOME": str(tmp_path), "CXX": quick_compiler(tmp_path)})
