@@ -134,7 +134,7 @@ def _units() -> dict[str, tuple[str, ...]]:
         for op in OPS:
             units[f"{op}_{isa}"] = (f"{op}_kernel.cpp", f"-DPIIP_ISA={isa}", *flags)
     if platform.machine() == "x86_64":
-        flags = ("-DPIIP_ISA=avx512bf16", *X86["avx512"], "-mavx512bf16")
+        flags = ("-DPIIP_ISA=avx512bf16", *X86["avx512"], "-mavx512bf16", "-O3")  # 3 to 4 % at 6 channels
         units["deform_attn_avx512bf16"] = ("deform_attn_bf16.cpp", *flags)
     return units
 
