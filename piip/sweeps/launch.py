@@ -18,6 +18,7 @@ from piip.spec import ExperimentSpec
 from piip.sweeps import cluster, pictures
 from piip.sweeps.plan import Planned, plan_trials
 from piip.sweeps.progress import Progress
+from piip.sweeps.reasons import reason_of
 from piip.sweeps.resources import Resources, concurrency
 from piip.sweeps.worker import Launch, trial_driver
 from piip.tracking.sender import Sender
@@ -118,11 +119,7 @@ def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str]]:
             results = _tuner(sweep, todo, slots).fit()
     finally:
         ray.shutdown()
-    return slots, {r.config["trial_key"]: _last_line(r.error) for r in results if r.error and r.config}
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+    return slots, {r.config["trial_key"]: reason_of(r.error) for r in results if r.error and r.config}
 
 
 def _tuner(sweep: Sweep, todo: Sequence[Planned], slots: int) -> tune.Tuner:
@@ -164,7 +161,7 @@ def _settle(planned: Planned, *, asha: bool, problem: str) -> str:
         status = "STOPPED" if stopped else "FAILED"
         journal = Journal(folder, attempt=f"driver-{uuid.uuid4()}")
         if status == "FAILED":
-            journal.tag({"piip.failure": f"its driver died too often: {problem or 'see the Ray logs'}"[:4000]})
+            journal.tag({"piip.failure": f"its driver died too often: {problem or 'see the Ray logs'}"})
         journal.finish(status)
     if status == "FINISHED":
         pictures.keep(planned.trial)

@@ -16,6 +16,7 @@ from ray.train.torch import TorchTrainer
 
 from piip import home
 from piip.sweeps import cluster
+from piip.sweeps.reasons import cut, reason_of
 from piip.sweeps.resources import Resources
 from piip.training.journal import Journal, read_metrics, read_status
 from piip.training.trial import Trial
@@ -55,7 +56,8 @@ def train_worker(config: dict[str, Any]) -> None:
         run(launch.trial, rank=rank, world_size=world_size, report=lambda metrics: ray_train.report(metrics))
     except FINAL_ERRORS as error:
         log.exception("trial %s failed", launch.trial.spec.name)
-        _fail(launch.trial.key, f"{type(error).__name__}: {error}")
+        # our own words end in what to do: they may take more room than Ray's
+        _fail(launch.trial.key, cut(f"{type(error).__name__}: {error}", 400))
         if world_size > 1:
             raise  # Ray ends the others too, who may be waiting for this one in a collective
 
@@ -99,7 +101,7 @@ def trial_driver(config: dict[str, Any], launches: Mapping[str, Launch]) -> None
         try:
             trainer.fit()
         except (ray_train.TrainingFailedError, ray_train.ControllerError) as error:
-            _fail(launch.trial.key, str(error).strip().splitlines()[-1])
+            _fail(launch.trial.key, reason_of(error))
     # the journal, not Ray's result: after a crash Ray's is stale
     final = {name: history[-1][1] for name, history in read_metrics(folder).items() if history}
     tune.report({"status": read_status(folder), **final})
@@ -123,5 +125,5 @@ def _journal(key: str, *, running: bool = True) -> Journal:
 def _fail(key: str, reason: str) -> None:
     """Close a trial's journal as failed, with the reason as a tag."""
     journal = _journal(key)
-    journal.tag({"piip.failure": reason[:4000]})
+    journal.tag({"piip.failure": reason})
     journal.finish("FAILED")
