@@ -176,7 +176,9 @@ def test_compiled_regions_need_whole_weights():
 
 @pytest.mark.parametrize("attention", ["flash", "varlen"])
 def test_attention_that_takes_bf16_is_refused_in_fp32(attention):
-    with pytest.raises(ValueError, match=rf"speed\.attention '{attention}' takes bf16, train\.precision is fp32"):
+    with pytest.raises(
+        ValueError, match=rf"refused\. speed\.attention '{attention}' takes bf16, train\.precision is fp32"
+    ):
         TSB.override({"speed.attention": attention, "train.precision": "fp32"})
 
     assert TSB.override({"speed.attention": attention, "train.precision": "bf16"}).speed.attention == attention

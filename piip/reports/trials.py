@@ -175,15 +175,25 @@ def _unique_labels(rows: Sequence[Trial], params: Mapping[str, Mapping[str, str]
     for label, members in alike.items():
         if len(members) == 1:
             continue
-        suffixes = [_difference(i, members, rows, params) for i in members]
-        distinct = len(set(suffixes)) == len(suffixes)
+        suffixes, distinct = _suffixes([_differences(i, members, rows, params) for i in members])
         for order, (i, suffix) in enumerate(zip(members, suffixes, strict=True), start=1):
             labels[i] = f"{label} {suffix}" if distinct else f"{label} {suffix} ({order})".replace("  ", " ")
     return labels
 
 
-def _difference(i: int, members: Sequence[int], rows: Sequence[Trial], params: Mapping[str, Mapping[str, str]]) -> str:
-    """Up to two params of trial `i` that its look-alikes have otherwise, e.g. `scratch` or `lr=0.0003`."""
+def _suffixes(differences: Sequence[Sequence[str]]) -> tuple[list[str], bool]:
+    """Look-alikes' words in short, and whether that tells them apart: the first two words, more where two do not."""
+    for most in range(2, max(2, *map(len, differences)) + 1):
+        suffixes = [", ".join(words[:most]) for words in differences]
+        if len(set(suffixes)) == len(suffixes):
+            return suffixes, True
+    return [", ".join(words[:2]) for words in differences], False
+
+
+def _differences(
+    i: int, members: Sequence[int], rows: Sequence[Trial], params: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """The params of trial `i` that its look-alikes have otherwise, e.g. `scratch` or `lr=0.0003`."""
     mine = params[rows[i]["run_id"]]
     others = [params[rows[j]["run_id"]] for j in members]
     words = []
@@ -196,4 +206,4 @@ def _difference(i: int, members: Sequence[int], rows: Sequence[Trial], params: M
             word = "pretrained" if value == "True" else "scratch"
         if word not in words:
             words.append(word)
-    return ", ".join(words[:2])
+    return words

@@ -61,9 +61,10 @@ def to_json(tree: Any) -> str:
 def _problem(error: Any) -> str:
     """One finding of pydantic in a few words: our own validators' as they are, its own with what was given."""
     where = ".".join(map(str, error["loc"]))
+    field = f"{where}: " if where else ""  # a finding about the whole spec has no place
     if error["type"] == "value_error":
-        return f"{where}: {error['ctx']['error']}"
-    return f"{where}: {error['msg']} (got {error['input']!r})"
+        return f"{field}{error['ctx']['error']}"
+    return f"{field}{error['msg']} (got {error['input']!r})"
 
 
 def _nearest(path: str, spec: Spec) -> str:

@@ -23,7 +23,15 @@ log = logging.getLogger(__name__)
 
 
 def print_outcome(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
-    """Tables to stdout, or the one JSON document."""
+    """Tables to stdout, or the one JSON document; last, on stderr, what becomes of trials that failed."""
+    _print_results(sweep, outcome, as_json=as_json)
+    if outcome.failed:
+        # --fresh would begin the others anew, too
+        command = "the same command without --fresh" if sweep.fresh else "the same command"
+        print(f"{len(outcome.failed)} of {len(outcome.planned)} failed: {command} tries them again", file=sys.stderr)
+
+
+def _print_results(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
     if not outcome.delivered:
         print(
             f"MLflow at {home.tracking_uri()} has not everything yet. When it is back: python -m piip.sync",

@@ -106,6 +106,23 @@ def test_look_alikes_get_the_params_that_tell_them_apart():
     assert len(set(labels)) == len(labels)
 
 
+def test_labels_take_as_many_params_as_tell_look_alikes_apart():
+    first = sweep(failed=False).runs[1]
+    runs = []
+    for i, (lr, decay, steps) in enumerate([("1", "2", "50"), ("1", "2", "90"), ("3", "4", "50")]):
+        params = dict(first.params) | {"optim.lr": lr, "optim.weight_decay": decay, "train.steps": steps}
+        runs.append(RunInfo(str(i) * 32, first.name, "pico", "FINISHED", params, dict(first.tags), {}, START))
+
+    labels = {row["run_id"][0]: row["label"].removeprefix("PIIP-TSB 256/192/128 ") for row in summary(runs)}
+
+    assert labels["0"] == "lr=1, weight_decay=2, steps=50"
+    assert labels["1"] == "lr=1, weight_decay=2, steps=90"
+    assert {row["label"].removeprefix("PIIP-TSB 256/192/128 ") for row in summary(runs[1:])} == {
+        "lr=1, weight_decay=2",
+        "lr=3, weight_decay=4",
+    }
+
+
 def test_a_figure_that_is_not_a_number_counts_as_missing():
     store = sweep()
     store.runs[1].metrics |= {"best/coco/box_ap": float("nan"), "coco/box_ap": 0.3, "cost/gflops": float("inf")}

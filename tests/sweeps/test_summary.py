@@ -2,14 +2,15 @@ import json
 import shlex
 from pathlib import Path
 
+import pytest
 from tiny import ROWS
 
 from piip import home
 from piip.models.cost import Cost
-from piip.sweeps.launch import Outcome
+from piip.sweeps.launch import Outcome, Sweep
 from piip.sweeps.pictures import _threshold
 from piip.sweeps.plan import Planned
-from piip.sweeps.summary import _print_time, _surest
+from piip.sweeps.summary import _print_time, _surest, print_outcome
 from piip.training.journal import Journal, RunRecord, create_run
 from piip.training.trial import Trial
 
@@ -40,6 +41,24 @@ def test_a_failed_trial_is_named_with_its_reason(capsys):
     said = capsys.readouterr()
     assert said.out == "time:    1 min 01 s\n"
     assert said.err == f"FAILED:  {trial.spec.name}: DataError: 4.jpg: cannot be decoded\n"
+
+
+@pytest.mark.parametrize(
+    ("fresh", "command"), [(False, "the same command"), (True, "the same command without --fresh")]
+)
+def test_a_sweep_with_failed_trials_ends_with_how_many_and_what_tries_them_again(capsys, fresh, command):
+    planned = []
+    for key, spec in zip(("failed-1", "fine-1"), ROWS["pico"], strict=True):
+        create_run(RunRecord(key, spec.name, "tests", None))
+        planned.append(Planned(Trial(spec, key, {}), Cost(1.0, 1.0, {}), "PENDING", 10))
+    sweep = Sweep([p.trial.spec for p in planned], "tests", fresh=fresh)
+
+    def last_line(*statuses: str) -> str:
+        print_outcome(sweep, Outcome(planned, list(statuses), 61.0, 0.5, delivered=False), as_json=False)
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert last_line("FAILED", "FINISHED") == f"1 of 2 failed: {command} tries them again"
+    assert "tries" not in last_line("FINISHED", "FINISHED")
 
 
 def test_pictures_show_a_weak_networks_surest_guesses():
