@@ -16,7 +16,7 @@ from piip import home
 from piip.console import run_verb
 from piip.data.sources import Source
 from piip.spec import ExperimentSpec
-from piip.sweeps.feasible import check_batch, check_trainable, over_budget, sources_of
+from piip.sweeps.feasible import check_batch, check_device, check_trainable, over_budget, sources_of
 from piip.sweeps.listing import list_rows
 
 Rows = Mapping[str, Sequence[ExperimentSpec]]
@@ -86,6 +86,7 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     scale, why = choose_scale(rows, options.scale, own_data=bool(custom_sources(options)))
     specs = select(rows[scale], options)
     print(f"scale {scale}: {why}", file=sys.stderr)
+    check_device(specs, options.gpus_per_worker)
     over = over_budget(
         specs, max_gflops=options.max_gflops, max_memory_gb=options.max_memory_gb, workers=options.workers
     )

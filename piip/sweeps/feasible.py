@@ -1,10 +1,11 @@
 """What cannot be trained, or not within a budget, is refused before anything starts."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from piip.data.sources import Source, locate
-from piip.spec import ExperimentSpec
+from piip.spec import ExperimentSpec, PIIPSpec
 
 if TYPE_CHECKING:
     from piip.models.cost import Cost
@@ -16,6 +17,9 @@ MISSING = {
     "classifier": "ImageNet is not read",
 }
 """Head -> what its rows wait for."""
+ON_A_GPU = ("flash", "varlen", "cuda", "triton")
+"""What `speed.attention` and an interaction's kernel may name and only workers with a GPU have."""
+ANYWHERE = ("auto", "sdpa", "products", "cpp", "reference")
 
 
 def check_trainable(specs: Sequence[ExperimentSpec]) -> None:
@@ -30,6 +34,35 @@ def check_trainable(specs: Sequence[ExperimentSpec]) -> None:
                 f"{spec.name} cannot be trained yet: {MISSING[spec.model.head.kind]} yet. Its network builds, counts "
                 f"(python -m piip.cost {spec.name}) and takes weights. Rows named mask_rcnn_* train."
             )
+
+
+def check_device(specs: Sequence[ExperimentSpec], gpus_per_worker: int) -> None:
+    """Refuse attention and kernels ($PIIP_KERNEL, too) that do not exist, or that were asked for by name and need a GPU.
+
+    Raises:
+        ValueError: What `active_attention` and `active_kernel` would say in the worker, and how workers get a GPU.
+    """
+    runs = (*ANYWHERE, *ON_A_GPU) if gpus_per_worker else ANYWHERE
+    attentions = {spec.speed.attention: spec.train.precision for spec in specs if spec.speed.attention not in runs}
+    of_piip = {b.interaction.kernel for b in (spec.model.backbone for spec in specs) if isinstance(b, PIIPSpec)}
+    # the variable stands for "auto" only
+    instead = os.environ.get("PIIP_KERNEL") or "auto"
+    kernels = [kernel for kernel in of_piip if (instead if kernel == "auto" else kernel) not in runs]
+    if not attentions and not kernels:
+        return
+    # PyTorch from here on: something will be refused
+    import torch
+
+    from piip.models.speed import active_attention
+    from piip.ops.kernels import active_kernel
+
+    try:
+        for attention, precision in attentions.items():
+            active_attention(attention, torch.device("cpu"), precision)
+        for kernel in kernels:
+            active_kernel(kernel, "cpu")
+    except RuntimeError as error:
+        raise ValueError(f"{error} Or give each worker a GPU: --gpus-per-worker 1.") from None
 
 
 def check_batch(spec: ExperimentSpec, workers: int) -> None:

@@ -17,7 +17,7 @@ from piip.data.sources import Source
 from piip.models.cost import Cost
 from piip.models.published import published
 from piip.spec import CNNSpec, ExperimentSpec, PIIPSpec
-from piip.sweeps.feasible import check_batch, check_trainable, cost_of, sources_of
+from piip.sweeps.feasible import check_batch, check_device, check_trainable, cost_of, sources_of
 from piip.sweeps.resources import Resources
 from piip.training import loop
 from piip.training.journal import Journal, RunRecord, create_run, now_ms, read_status
@@ -51,10 +51,11 @@ def plan_trials(
         The parent's key and the planned trials, in the order of `specs`.
 
     Raises:
-        ValueError: A head that cannot be trained yet, data missing or damaged, classes that do not match, workers that do not
-            divide the batch.
+        ValueError: A head that cannot be trained yet, attention or a kernel that workers cannot run, data missing or damaged,
+            classes that do not match, workers that do not divide the batch.
     """
     check_trainable(specs)
+    check_device(specs, resources.gpus_per_worker)
     trials: list[tuple[Trial, Cost, dict[str, str]]] = []
     num_images: list[int] = []
     opened: dict[str, dict[str, CocoDataset]] = {}

@@ -8,7 +8,7 @@ from tiny import ROWS
 from piip.data.sources import Source
 from piip.spec import PaperResult
 from piip.sweeps.cli import Options, choose_scale, custom_sources, main, parse_override, place_home, select
-from piip.sweeps.feasible import cost_of
+from piip.sweeps.feasible import check_device, cost_of
 from piip.sweeps.listing import list_rows
 
 NAMES = [row.name for row in ROWS["pico"]]
@@ -91,6 +91,50 @@ def test_rows_over_the_budget_are_refused_before_anything_starts(capsys, flags, 
     assert (code, out) == (1, "")
     assert re.match(reason, err.splitlines()[-1])
     assert err.endswith("Name the rows within the budget (see --list), or raise it.\n")
+
+
+@pytest.mark.parametrize("asked_for", [[], ["--list"]])
+@pytest.mark.parametrize(
+    ("flags", "kernel", "said"),
+    [
+        (
+            ["--set", "speed.attention=flash", "--set", "train.precision=bf16"],
+            "",
+            "speed.attention='flash' cannot run: it runs on a CUDA GPU, the network is on cpu. Take 'auto' or 'sdpa'. "
+            "Or give each worker a GPU: --gpus-per-worker 1.",
+        ),
+        ([], "quick", "PIIP_KERNEL='quick': no such kernel. There are: auto, cpp, cuda, triton, reference"),
+        (
+            [],
+            "triton",
+            "PIIP_KERNEL='triton' runs on a CUDA GPU, the tensors are on cpu. Take 'auto' or 'reference'. Or",
+        ),
+        (["--set", "model.backbone.interaction.kernel=cuda"], "", "kernel='cuda' runs on a CUDA GPU, the tensors are"),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_before_anything_starts(capsys, monkeypatch, asked_for, flags, kernel, said):
+    monkeypatch.setenv("PIIP_KERNEL", kernel)
+    monkeypatch.setattr("piip.data.demo.ensure_demo", lambda folder: pytest.fail("went on"))
+
+    code, out, err = asked(capsys, *asked_for, *flags)
+
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith(f"error: {said}")
+
+
+def test_what_workers_can_run_is_not_refused(monkeypatch):
+    flash = [spec.override({"speed.attention": "flash", "train.precision": "bf16"}) for spec in ROWS["pico"]]
+    check_device(flash, gpus_per_worker=1)
+    for kernel in ("", "auto", "cpp", "reference"):
+        monkeypatch.setenv("PIIP_KERNEL", kernel)
+        check_device(ROWS["pico"], gpus_per_worker=0)
+    monkeypatch.setenv("PIIP_KERNEL", "triton")
+    check_device(flash, gpus_per_worker=1)
+    cpp = [spec.override({"model.backbone.interaction.kernel": "cpp"}) for spec in ROWS["pico"]]
+    check_device(cpp, gpus_per_worker=0)  # a row's own kernel goes before the variable
+    monkeypatch.setenv("PIIP_KERNEL", "quick")
+    with pytest.raises(ValueError, match="PIIP_KERNEL='quick': no such kernel"):
+        check_device(flash, gpus_per_worker=1)
 
 
 def test_the_list_leaves_out_what_a_sweep_would_refuse_and_says_why(capsys):
