@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 from typing import Self, TextIO
@@ -51,7 +51,8 @@ class Progress:
         self._stop = threading.Event()
         self._began = time.monotonic()
         # by earlier commands: it is no news, and says nothing of this one's pace
-        self._seen = [State.of(p) for p in planned]
+        self._past = [read_status(home.journal_dir(p.trial.key)) for p in planned]
+        self._seen = self._now()
         self._before = [seen.step for seen in self._seen]
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
@@ -69,7 +70,7 @@ class Progress:
             self._look()
 
     def _look(self) -> None:
-        trials = [State.of(p) for p in self._planned]
+        trials = self._now()
         left = self._left(trials)
         for number, (planned, before, now) in enumerate(zip(self._planned, self._seen, trials, strict=True), start=1):
             said = news(before, now, planned.plan)
@@ -80,6 +81,16 @@ class Progress:
                     flush=True,
                 )
         self._seen = trials
+
+    def _now(self) -> list[State]:
+        """All trials; one that an earlier command ended (failed, say) waits for its turn until its status moves."""
+        trials = [State.of(p) for p in self._planned]
+        for i, now in enumerate(trials):
+            if now.status == self._past[i] != "RUNNING":
+                trials[i] = replace(now, status="PENDING")
+            else:
+                self._past[i] = "RUNNING"  # by this command
+        return trials
 
     def _left(self, trials: Sequence[State]) -> str:
         """How long the sweep will still take: FLOPs left at the pace so far, evaluations included; empty where nobody can know."""

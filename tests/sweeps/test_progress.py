@@ -78,5 +78,34 @@ def test_the_time_of_the_sweep_is_what_is_left_by_cost_at_the_pace_so_far(piip_h
     assert out.getvalue().endswith("failed at step 0  sweep ETA 1 min\n")
 
 
+def test_a_trial_that_failed_before_waits_for_its_turn_and_its_steps_are_still_to_do(piip_home):
+    journals, planned = [], []
+    for key, spec in zip(("failed", "other"), ROWS["pico"], strict=True):
+        journals.append(Journal(create_run(RunRecord(key, key, "e", None)), attempt=key))
+        planned.append(Planned(Trial(spec, key, {}), Cost(1.0, 1.0, {}), "FAILED", PLAN))
+    log(journals[0], 10)
+    journals[0].doing("taking its first steps")
+    journals[0].finish("FAILED")
+    progress = Progress(planned, out=(out := io.StringIO()))
+
+    log(journals[1], 25)
+    progress._began -= 60
+    progress._look()
+
+    # 25 steps in a minute; 5 and 20 are left
+    assert [text.split("  ", 1)[1] for text in out.getvalue().splitlines()] == [
+        "step 25/30  loss 2.000  8.0 img/s  sweep ETA 1 min"
+    ]
+    again = Journal(journals[0].folder, attempt="again")
+    progress._look()
+    again.doing("starting its worker")
+    progress._look()
+    (said,) = out.getvalue().splitlines()[1:]
+    assert "  starting its worker  sweep ETA" in said
+    again.finish("FAILED")  # once more, which is news
+    progress._look()
+    assert "failed at step 10" in out.getvalue().splitlines()[-1]
+
+
 def log(journal, step):
     journal.log(step, {"train/loss": 2.0, "train/images_per_second": 8.0})
