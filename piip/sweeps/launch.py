@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -119,7 +120,8 @@ def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str]]:
             results = _tuner(sweep, todo, slots).fit()
     finally:
         ray.shutdown()
-    return slots, {r.config["trial_key"]: reason_of(r.error) for r in results if r.error and r.config}
+    # by folder: a trial that never reported has no config
+    return slots, {Path(r.path).name: reason_of(r.error) for r in results if r.error}
 
 
 def _tuner(sweep: Sweep, todo: Sequence[Planned], slots: int) -> tune.Tuner:
@@ -155,8 +157,8 @@ def _settle(planned: Planned, *, asha: bool, problem: str) -> str:
     """The trial's status once nothing runs any more, and the pictures of its predictions."""
     folder = home.journal_dir(planned.trial.key)
     status = read_status(folder)
-    if status in ("RUNNING", "PENDING"):
-        # its driver was stopped before the end: by ASHA, or for good after too many failures
+    if status in ("RUNNING", "PENDING") or (status == "FAILED" and problem):
+        # its driver was stopped before the end: by ASHA, or for good after too many failures (with an earlier command's reason yet)
         stopped = asha and not problem and "coco/box_ap" in read_metrics(folder)
         status = "STOPPED" if stopped else "FAILED"
         journal = Journal(folder, attempt=f"driver-{uuid.uuid4()}")

@@ -9,7 +9,7 @@ from piip import home
 from piip.sweeps import launch
 from piip.sweeps.plan import Planned, plan_trials
 from piip.sweeps.resources import Resources
-from piip.training.journal import Journal, read_events, read_status
+from piip.training.journal import Journal, read_events, read_status, read_tags
 
 
 @pytest.fixture
@@ -31,6 +31,18 @@ def test_a_trial_that_tune_gave_up_on_has_failed_and_says_why(planned):
 
     assert status == "FAILED" == read_status(home.journal_dir(planned.trial.key))
     assert failure(planned) == "its driver died too often: No space left on device"
+
+
+def test_a_trial_that_failed_again_before_its_driver_wrote_anything_has_the_new_reason(planned):
+    folder = home.journal_dir(planned.trial.key)
+    journal = Journal(folder, "earlier")
+    journal.tag({"piip.failure": "No space left on device"})
+    journal.finish("FAILED")
+
+    assert launch._settle(planned, asha=False, problem="") == "FAILED"
+    assert read_tags(folder)["piip.failure"] == "No space left on device"
+    assert launch._settle(planned, asha=False, problem="out of memory") == "FAILED"
+    assert read_tags(folder)["piip.failure"] == "its driver died too often: out of memory"
 
 
 @pytest.mark.parametrize(
