@@ -109,7 +109,9 @@ def test_a_person_sees_progress_and_no_noise(unkilled):
 
     assert any("loss" in line and "img/s" in line and "ETA" in line for line in lines)
     assert any(line.endswith("starting its worker") for line in lines)
-    assert any(line.endswith("taking its first steps") for line in lines)
+    # progress looks every 5 s: at what the worker is then depends on the machine
+    phases = ("building the network", "starting deepspeed", "taking its first steps")
+    assert any(f"  {phase}" in line for line in lines for phase in phases)
     expected = ("scale pico", "starting Ray", "2 trials", "[", "writing the report")
     assert [line for line in lines if not line.startswith(expected)] == []
     assert str(ROOT) not in unkilled.stderr
