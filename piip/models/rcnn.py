@@ -75,9 +75,8 @@ class RoIHeads(TorchvisionRoIHeads):
 
     def _masks(self, features: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
         pooled = self.mask_roi_pool(features, boxes)
-        if (
-            not self.contiguous
-        ):  # on the CPU the transposed and the 1x1 convolution then take half the time and a seventh
+        if not self.contiguous:
+            # on the CPU the transposed and the 1x1 convolution then take half the time and a seventh
             pooled = pooled.contiguous(memory_format=torch.channels_last)
         return self.mask_predictor(self.mask_head(pooled)).float()
 

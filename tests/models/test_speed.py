@@ -14,12 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from piip.models import windows
 from piip.models.branches import Branch
-from piip.models.interaction import DeformableCrossAttention
+from piip.models.interaction import ConvFFN, DeformableCrossAttention
 from piip.models.piip import PIIP
+from piip.models.rcnn import build_roi_heads
 from piip.models.speed import active_attention, set_speed
 from piip.models.streams import side_by_side
 from piip.ops.deform_attn_pair import deform_attn_pair
-from piip.spec import BranchSpec, InteractionSpec, PIIPSpec, SpeedSpec
+from piip.spec import BranchSpec, InteractionSpec, MaskRCNNSpec, PIIPSpec, SpeedSpec
 
 PLAIN = SpeedSpec(windows="padded", interactions="fp32", attention="sdpa", layout="contiguous", memory="returned")
 SWITCHES = [
@@ -68,6 +69,21 @@ def outcome(speed, *, bf16=False, checkpointing=False):
 @pytest.mark.parametrize("speed", SWITCHES, ids=str)
 def test_each_switch_gives_outputs_and_gradients_of_the_plain_form(speed):
     torch.testing.assert_close(outcome(speed), outcome(PLAIN), atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("layout", "copied"), [("contiguous", True), ("channels_last", False)])
+def test_layout_is_that_of_maps_and_of_what_convolutions_see(layout, copied):
+    model, heads, seen = network(), build_roi_heads(MaskRCNNSpec(num_classes=2, fpn_channels=8)), []
+    for part in (heads.mask_head, *(m.dwconv for m in model.modules() if isinstance(m, ConvFFN))):
+        part.register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous()))
+    for part in (model, heads):
+        set_speed(part, SpeedSpec(layout=layout))
+
+    maps = model(torch.randn(2, 3, 160, 96))
+    heads._masks([torch.randn(1, 8, side, side) for side in (32, 16, 8, 4)], [torch.tensor([[3.0, 4.0, 60.0, 70.0]])])
+
+    assert [m.is_contiguous() for m in maps] == [copied] * 4
+    assert seen == [copied] * 5  # two units of two directions, and the mask head
 
 
 @pytest.fixture
