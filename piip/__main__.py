@@ -1,48 +1,67 @@
-"""`python -m piip`: what there is to type, a line each. Imports none of it."""
+"""`piip VERB`, or `python -m piip VERB`: what there is to type, a line each, and the way to it. Imports only the verb that is typed."""
 
 import ast
 import re
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 
 from piip.console import guarded
 
-VERBS = (
-    "train",
-    "rows",
-    "cost",
-    "eval",
-    "predict",
-    "report",
-    "convert",
-    "sync",
-    "data.demo",
-    "data.check",
-    "ops.build",
-)
-"""In the order a person meets them; each is `python -m piip.<verb>`."""
+PACKAGE = Path(__file__).parent
 END = re.compile(r"[.:;](?:\s|$)")
 """Of what a docstring says first."""
 
 
+def verbs() -> dict[str, Path]:
+    """The files of the package with a function `cli`, by the name a person types; those of folders (`data.check`) last."""
+    found = {}
+    for file in PACKAGE.rglob("*.py"):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] in ("__init__", "__main__") else parts)
+        if name and re.search(r"^def cli\(", file.read_text(encoding="utf-8"), re.MULTILINE):
+            found[name] = file
+    return dict(sorted(found.items(), key=lambda item: (item[0].count("."), item[0])))
+
+
 def cli(arguments: Sequence[str]) -> int:
-    """Print every verb with the first line of its docstring; anything but --help is a mistake."""
-    if arguments and arguments[0] not in ("-h", "--help"):
-        print(
-            f"error: no {arguments[0]!r} here; verbs are typed with a dot, python -m piip.eval. All: python -m piip",
-            file=sys.stderr,
-        )
-        return 2
+    """Run the verb that is named first, as `data.check` or `data check`; none, or --help: list them."""
+    found = verbs()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        show(found)
+        return 0
+    for words in range(1, 1 + max(name.count(".") + 1 for name in found)):
+        name = ".".join(arguments[:words])
+        if name in found:
+            return import_module(f"piip.{name}").cli(arguments[words:])
+    print(f"error: {answer(arguments[0], found)}", file=sys.stderr)
+    return 2
+
+
+def answer(typed: str, found: dict[str, Path]) -> str:
+    """What there is instead of a verb that is none."""
+    below = [name.replace(".", " ") for name in found if name.startswith(f"{typed}.")]
+    if below:
+        return f"{typed!r} takes one word more: {', '.join(f'piip {name}' for name in below)}"
+    return f"no verb {typed!r}. Nearest: {get_close_matches(typed, found, n=1, cutoff=0.0)[0]!r}. All: piip --help"
+
+
+def show(found: dict[str, Path]) -> None:
+    """Print every verb with what its docstring says first."""
     print("Which networks, at which image sizes, should I spend my FLOPs on, for my data?\n")
     print("python experiments/sweep_resolutions.py   trains and compares; README.md begins with it\n")
-    for verb in VERBS:
-        file = Path(__file__).parent / f"{verb.replace('.', '/')}.py"
+    for name, file in found.items():
         about = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        print(f"python -m piip.{verb:10}  {re.split(END, about)[0]}")
-    print("\nEach takes --help.")
-    return 0
+        print(f"piip {name.replace('.', ' '):11} {re.split(END, about)[0]}")
+    print("\nEach takes --help, and is python -m piip.VERB too (python -m piip.data.check).")
+
+
+def main() -> int:
+    """What the console script `piip` runs; returns the exit code."""
+    return guarded(lambda: cli(sys.argv[1:]))
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: cli(sys.argv[1:])))
+    sys.exit(main())

@@ -5,10 +5,13 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """The absolute folder everything a run writes lives under: `$PIIP_HOME`, or `runs/` beside the package's checkout."""
+    """The absolute folder everything a run writes lives under: `$PIIP_HOME`, or `runs/` in the checkout.
+
+    An installed package has no checkout: there it is `runs/` in the folder that the command is typed in.
+    """
     given = os.environ.get("PIIP_HOME")
     if not given:
-        return Path(__file__).resolve().parent.parent / "runs"
+        return (package_root() if in_checkout() else Path.cwd()) / "runs"
     path = Path(given).expanduser()
     if not path.is_absolute():
         raise ValueError(
@@ -51,3 +54,16 @@ def checkpoint_dir(trial_key: str) -> Path:
 def package_root() -> Path:
     """The folder that holds the `piip` package."""
     return Path(__file__).resolve().parent.parent
+
+
+def in_checkout() -> bool:
+    """Whether the package runs from a checkout (or a copy of one, as a submitted job does), rather than installed."""
+    return (package_root() / "pyproject.toml").is_file()
+
+
+def shipped(folder: str) -> Path:
+    """A folder that lies beside the package in a checkout and inside it where it is installed: `experiments` or `csrc`."""
+    place = package_root() / folder if in_checkout() else package_root() / "piip" / folder
+    if not place.is_dir():
+        raise ValueError(f"{folder}/ not found: {place}. Install piip again, or run it from a whole checkout.")
+    return place

@@ -61,8 +61,8 @@ def as_json(report: "Report") -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str] | None = None, store: "Store | None" = None) -> int:
-    """The command line; returns the exit code."""
+def cli(arguments: Sequence[str] | None = None, store: "Store | None" = None) -> int:
+    """Parse and run; returns the exit code."""
     return run_verb(
         Options,
         lambda options: _report(options, store),
@@ -90,4 +90,4 @@ def _report(options: Options, store: "Store | None") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli())

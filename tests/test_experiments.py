@@ -115,7 +115,7 @@ def test_the_readmes_figures_are_the_rows():
 @pytest.mark.long
 def test_the_readmes_table_is_printed_by_the_code(capsys):
     readme = (FOLDER.parent / "README.md").read_text()
-    (command,) = re.findall(r"python -m piip\.cost (--markdown .*)`", readme)
+    (command,) = re.findall(r"piip cost (--markdown .*)`", readme)
 
     cost_verb.cli(shlex.split(command))
 

@@ -23,6 +23,40 @@ def test_without_a_variable_it_is_runs_in_the_checkout(monkeypatch, tmp_path):
     assert home.home() == PACKAGE.parent / "runs"
 
 
+@pytest.fixture
+def installed(monkeypatch, tmp_path) -> Path:
+    """As if the package lay in the folder `site`, with what a wheel brings."""
+    site = tmp_path / "site"
+    for folder in ("csrc", "experiments"):
+        (site / "piip" / folder).mkdir(parents=True)
+    monkeypatch.setattr(home, "package_root", lambda: site)
+    return site
+
+
+def test_an_installed_package_writes_where_the_command_is_typed(monkeypatch, tmp_path, installed):
+    monkeypatch.delenv("PIIP_HOME")
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+
+    assert home.home() == tmp_path / "mine" / "runs"
+
+
+@pytest.mark.parametrize("folder", ["csrc", "experiments"])
+def test_what_lies_beside_the_package_is_inside_it_where_it_is_installed(folder, installed):
+    (installed / folder).mkdir()  # somebody else's
+
+    assert home.shipped(folder) == installed / "piip" / folder
+
+    (installed / "piip" / folder).rmdir()
+    with pytest.raises(ValueError, match=rf"^{folder}/ not found: .*Install piip again"):
+        home.shipped(folder)
+
+
+def test_in_a_checkout_it_is_beside_the_package():
+    assert home.shipped("experiments") == PACKAGE.parent / "experiments"
+    assert (home.shipped("csrc") / "deform_attn.cpp").is_file()
+
+
 def test_a_relative_home_is_refused_with_the_line_to_type(monkeypatch):
     monkeypatch.setenv("PIIP_HOME", "runs/mine")
 

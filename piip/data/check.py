@@ -7,17 +7,19 @@ data; boxes that are merely left out are listed and forgiven. A flipped bit insi
 is not found.
 """
 
-import argparse
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import tyro
+
+from piip.console import run_verb
 from piip.data.annotations import Document, Problem, find_problems, read
 from piip.data.sources import DataError
 
@@ -151,24 +153,29 @@ def _as_json(report: Report) -> str:
     return json.dumps({"usable": report.usable, **counts, "problems": problems})
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m piip.data.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="a COCO-format JSON file")
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="the folder its file names are relative to")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    given = parser.parse_args()
-    try:
-        report = check(given.annotations, given.images, progress=True)
-    except DataError as error:
-        parser.exit(1, f"error: {error}\n")
-    print(_as_json(report) if given.json else _as_text(report))
-    sys.exit(not report.usable)
+@dataclass
+class Options:
+    """What `python -m piip.data.check` is told."""
+
+    annotations: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ANNOTATIONS")]
+    """A COCO-format JSON file."""
+    images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
+    """The folder its file names are relative to."""
+    json: bool = False
+    """Print one JSON document."""
+
+
+def main(options: Options) -> int:
+    """Run the verb."""
+    report = check(options.annotations, options.images, progress=True)
+    print(_as_json(report) if options.json else _as_text(report))
+    return 0 if report.usable else 1
+
+
+def cli(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run."""
+    return run_verb(Options, main, prog="python -m piip.data.check", description=__doc__, arguments=arguments)
 
 
 if __name__ == "__main__":
-    from piip.console import guarded
-
-    sys.exit(guarded(main))
+    sys.exit(cli())

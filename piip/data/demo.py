@@ -5,7 +5,6 @@
 The shape tells the class; the colour narrows it to three of the twelve. Pattern, outline, opacity, proportions and tilt vary freely.
 """
 
-import argparse
 import fcntl
 import hashlib
 import json
@@ -13,14 +12,16 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import tyro
 
+from piip.console import run_verb
 from piip.data.demo_layouts import CocoWriter, add_ade20k, add_imagenet
 from piip.data.demo_scene import scene
 from piip.data.demo_shapes import SHAPES
@@ -133,32 +134,40 @@ def ensure_demo(root: Path | None = None, recipe: Recipe = Recipe()) -> Path:
     return root
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m piip.data.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    default = Recipe()
-    parser.add_argument("out", type=Path, metavar="OUT", help="a new folder, or one this command made before")
-    parser.add_argument("--train", type=int, default=default.train, help="training images (%(default)s)")
-    parser.add_argument("--val", type=int, default=default.val, help="validation images (%(default)s)")
-    parser.add_argument("--seed", type=int, default=default.seed, help="another seed draws other images (%(default)s)")
-    parser.add_argument("--sides", type=int, nargs=2, default=default.sides, help="image sides in pixels %(default)s")
-    parser.add_argument("--objects", type=int, nargs=2, default=default.objects, help="object sides %(default)s")
-    parser.add_argument("--json", action="store_true", help="print the counts as one JSON document")
-    given = parser.parse_args()
-    try:
-        recipe = Recipe(given.train, given.val, given.seed, (*given.sides,), (*given.objects,))
-        counts = make_demo(given.out, recipe)
-    except ValueError as error:
-        parser.exit(1, f"error: {error}\n")
-    if given.json:
-        print(json.dumps({"out": str(given.out.absolute()), **counts}))
-        return
-    print(f"{given.out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+@dataclass
+class Options:
+    """What `python -m piip.data.demo` is told."""
+
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """A new folder, or one this command made before."""
+    train: int = Recipe.train
+    """Training images."""
+    val: int = Recipe.val
+    """Validation images."""
+    seed: int = Recipe.seed
+    """Another seed draws other images."""
+    sides: tuple[int, int] = Recipe.sides
+    """Least and most pixels of an image's width."""
+    objects: tuple[int, int] = Recipe.objects
+    """Least and most pixels of an object's longer side."""
+    json: bool = False
+    """Print the counts as one JSON document."""
+
+
+def main(options: Options) -> int:
+    """Run the verb."""
+    counts = make_demo(options.out, Recipe(options.train, options.val, options.seed, options.sides, options.objects))
+    if options.json:
+        print(json.dumps({"out": str(options.out.absolute()), **counts}))
+    else:
+        print(f"{options.out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+    return 0
+
+
+def cli(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run."""
+    return run_verb(Options, main, prog="python -m piip.data.demo", description=__doc__, arguments=arguments)
 
 
 if __name__ == "__main__":
-    from piip.console import guarded
-
-    sys.exit(guarded(main))
+    sys.exit(cli())

@@ -4,7 +4,6 @@ The library lands in `home()/kernels/<hash>/`, where the hash covers sources, fl
 with the compiler of the environment variable CXX, or g++.
 """
 
-import argparse
 import contextlib
 import fcntl
 import functools
@@ -24,7 +23,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from piip.home import home
+from piip.console import run_verb
+from piip.home import home, shipped
 
 log = logging.getLogger(__name__)
 
@@ -119,12 +119,15 @@ def find_compiler() -> list[str]:
 
 
 def sources() -> Path:
-    """The folder `csrc`: inside the installed package, or in the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "csrc", package.parent / "csrc"):
-        if (folder / "deform_attn.cpp").exists():
-            return folder
-    raise BuildError(f"csrc/ is neither in {package} nor beside it. Install piip again, from a wheel or a checkout.")
+    """The folder `csrc`.
+
+    Raises:
+        BuildError: It is not there.
+    """
+    try:
+        return shipped("csrc")
+    except ValueError as error:
+        raise BuildError(str(error)) from error
 
 
 def _units() -> dict[str, tuple[str, ...]]:
@@ -201,25 +204,26 @@ examples:
 """
 
 
-def main(arguments: Sequence[str] = ()) -> int:
+@dataclass
+class Options:
+    """What `python -m piip.ops.build` is told."""
+
+    cuda: bool = False
+    """Compile the CUDA kernels with nvcc."""
+    check: bool = False
+    """With --cuda: compile for every architecture and look at the code."""
+
+
+def main(options: Options) -> int:
     """Compiles if needed and says what was done and which kernel will run. `PIIP_KERNEL=cpp` makes anything else a failure."""
-    parser = argparse.ArgumentParser(
-        prog="python -m piip.ops.build", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cuda", action="store_true", help="compile the CUDA kernels with nvcc")
-    parser.add_argument(
-        "--check", action="store_true", help="with --cuda: compile for every architecture and look at the code"
-    )
-    given = parser.parse_args(arguments)
-    if given.check and not given.cuda:
-        parser.error("--check is about the CUDA kernels: add --cuda")
-    if given.cuda:
+    if options.check and not options.cuda:
+        raise ValueError("--check is about the CUDA kernels: add --cuda")
+    if options.cuda:
         from piip.ops import build_cuda, check_cuda
 
-        return check_cuda.main() if given.check else build_cuda.main()
+        return check_cuda.main() if options.check else build_cuda.main()
     from piip.ops.deform_attn import active_kernel
 
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     outcome = _load()
     if isinstance(outcome, Library):
         print(f"compiler  {outcome.compiler}")
@@ -234,8 +238,12 @@ def main(arguments: Sequence[str] = ()) -> int:
     return int(not isinstance(outcome, Library) and bool(os.environ.get("CXX")))
 
 
+def cli(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run."""
+    return run_verb(Options, main, prog="python -m piip.ops.build", description=HELP, arguments=arguments)
+
+
 if __name__ == "__main__":
-    from piip.console import guarded
     from piip.ops import build  # this file under its own name: the ops are loaded once
 
-    sys.exit(guarded(lambda: build.main(sys.argv[1:])))
+    sys.exit(build.cli())

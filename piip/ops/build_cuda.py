@@ -176,7 +176,7 @@ def _digest(parts: Sequence[str]) -> str:
 
 def main() -> int:
     """Compiles for the GPUs here, or for all supported ones where there is none, and says what it did."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    log.setLevel(logging.INFO)
     try:
         library = compile_sources(architectures_here())
     except BuildError as error:

@@ -123,7 +123,7 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
 
 def place_home() -> None:
     """Keep what a submitted job writes: Ray deletes the copy of the checkout that a job runs in."""
-    if "PIIP_HOME" not in os.environ and "runtime_resources" in home.package_root().parts:
+    if "PIIP_HOME" not in os.environ and "runtime_resources" in home.home().parts:
         os.environ["PIIP_HOME"] = str(Path.home() / "piip_runs")
         print(f"PIIP_HOME is not set; this job writes to {home.home()}", file=sys.stderr)
 

@@ -13,15 +13,10 @@ def all_rows() -> dict[str, ExperimentSpec]:
     """Rows by name, from every file of experiments/ that has a ROWS table.
 
     Raises:
-        ValueError: Two rows share a name, or there is no experiments/ folder beside the package.
+        ValueError: Two rows share a name, or there is no experiments/ folder.
     """
-    folder = home.package_root() / "experiments"
-    if not folder.is_dir():
-        raise ValueError(
-            f"no experiments/ folder at {folder.parent}: rows live in the checkout, not in the installed package"
-        )
     rows: dict[str, ExperimentSpec] = {}
-    for file in sorted(folder.glob("*.py")):
+    for file in sorted(home.shipped("experiments").glob("*.py")):
         if "ROWS" not in file.read_text(encoding="utf-8"):
             continue  # a script without rows: its imports, PyTorch among them, are for who runs it
         for row in (row for table in load_tables(file).values() for row in table):

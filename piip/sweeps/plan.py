@@ -141,10 +141,9 @@ def trial_key(
 def code_digest() -> str:
     """Of the files that decide numbers; a new word in a report is no reason to train again."""
     roots = [PACKAGE / folder for folder in ("models", "ops", "data", "training", "weights")]
-    csrc = PACKAGE.parent / "csrc"
     files = [
         f
-        for root in [*roots, csrc, PACKAGE / "csrc"]
+        for root in [*roots, home.shipped("csrc")]
         for f in root.rglob("*")
         if f.suffix in {".py", ".cpp", ".h", ".safetensors"}
     ]

@@ -1,26 +1,18 @@
 import json
-import sys
 
 import pytest
 
 from piip.data import check as checking
-from piip.data.check import check, main, refuse_broken
+from piip.data.check import check, cli, refuse_broken
 from piip.data.coco import CocoDataset
 from piip.data.sources import DataError, Source
 from piip.spec import CocoSpec
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(capsys):
     """`python -m piip.data.check ARGUMENTS`: exit status, stdout, stderr."""
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["check", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return int(stopped.value.code), *capsys.readouterr()
-
-    return command
+    return lambda *arguments: (cli([*map(str, arguments)]), *capsys.readouterr())
 
 
 def test_good_data_has_nothing_to_report(tiny_coco):

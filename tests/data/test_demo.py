@@ -1,7 +1,6 @@
 import colorsys
 import hashlib
 import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -184,14 +183,11 @@ def test_a_recipe_that_cannot_be_drawn_is_refused(wrong):
         Recipe(**wrong)
 
 
-def test_the_command_line(tmp_path, capsys, monkeypatch):
-    command = ["demo", str(tmp_path / "x"), "--train", "2", "--val", "1", "--json"]
-    monkeypatch.setattr(sys, "argv", command)
-    demo.main()
+def test_the_command_line(tmp_path, capsys):
+    command = [str(tmp_path / "x"), "--train", "2", "--val", "1", "--json"]
+
+    assert demo.cli(command) == 0
     assert json.loads(capsys.readouterr().out)["train_images"] == 2
 
-    monkeypatch.setattr(sys, "argv", [*command, "--sides", "300", "200"])
-    with pytest.raises(SystemExit) as stopped:
-        demo.main()
-    assert stopped.value.code == 1
+    assert demo.cli([*command, "--sides", "300", "200"]) == 1
     assert capsys.readouterr().err.startswith("error: image sides go from small to large")

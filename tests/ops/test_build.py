@@ -74,10 +74,10 @@ def test_a_compiler_that_somebody_named_is_to_work(monkeypatch, capsys):
     monkeypatch.setattr(build, "_load", lambda: "it failed")
     monkeypatch.delenv("PIIP_KERNEL", raising=False)
     monkeypatch.delenv("CXX", raising=False)
-    without = build.main([])
+    without = build.cli([])
     monkeypatch.setenv("CXX", "nothere")
 
-    assert (without, build.main([])) == (0, 1)
+    assert (without, build.cli([])) == (0, 1)
     assert capsys.readouterr().out == "kernel    reference\n" * 2
 
 

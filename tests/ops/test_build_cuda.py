@@ -61,8 +61,8 @@ for op in ("deform_attn", "deform_attn_packed", "deform_attn_pair", "msda", "dcn
 
 def test_no_nvcc_is_one_line(monkeypatch, capsys):
     monkeypatch.setenv("NVCC", "/nonexistent")
-    assert build.main(["--cuda", "--check"]) == 1
-    assert build.main(["--cuda"]) == 1
+    assert build.cli(["--cuda", "--check"]) == 1
+    assert build.cli(["--cuda"]) == 1
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert "no CUDA compiler '/nonexistent'" in said[0]

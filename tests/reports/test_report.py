@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from synthetic import sweep
 
-from piip.report import main
+from piip.report import cli
 from piip.reports import build
 from piip.reports.gather import gather, headline, place, provenance, settings
 from piip.reports.html import render
@@ -124,7 +124,7 @@ def test_a_sweep_that_has_only_failed_still_has_a_report(store):
 
 @pytest.mark.slow
 def test_the_verb_writes_the_page_and_figures_and_prints_the_table(store, piip_home, capsys):
-    assert main(["--experiment", "pico"], store) == 0
+    assert cli(["--experiment", "pico"], store) == 0
 
     folder = piip_home / "reports" / "pico"
     assert (folder / "report.html").stat().st_size > 100_000
@@ -138,7 +138,7 @@ def test_the_verb_writes_the_page_and_figures_and_prints_the_table(store, piip_h
 def test_json_is_one_document_on_stdout(whole, store, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(build, "gather", lambda *_, **__: whole)
 
-    assert main(["--experiment", "pico", "--out", str(tmp_path / "out"), "--json"], store) == 0
+    assert cli(["--experiment", "pico", "--out", str(tmp_path / "out"), "--json"], store) == 0
 
     document = json.loads(capsys.readouterr().out)
     assert len(document["trials"]) == 9
@@ -148,7 +148,7 @@ def test_json_is_one_document_on_stdout(whole, store, tmp_path, capsys, monkeypa
 
 
 def test_an_unknown_experiment_is_one_line_and_exit_1(store, capsys):
-    assert main(["--experiment", "pcio"], store) == 1
+    assert cli(["--experiment", "pcio"], store) == 1
 
     streams = capsys.readouterr()
     assert streams.out == ""
@@ -158,13 +158,13 @@ def test_an_unknown_experiment_is_one_line_and_exit_1(store, capsys):
 def test_an_experiment_without_trials_says_so(store, capsys):
     store.runs[:] = store.runs[:1]
 
-    assert main(["--experiment", "pico"], store) == 1
+    assert cli(["--experiment", "pico"], store) == 1
     assert "has no trial yet (1 runs" in capsys.readouterr().err
 
 
 def test_help_teaches_with_examples(capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["--help"])
+        cli(["--help"])
 
     assert stopped.value.code == 0
     assert "python -m piip.report --experiment sweep_resolutions_pico --json" in capsys.readouterr().out

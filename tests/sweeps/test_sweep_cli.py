@@ -211,6 +211,7 @@ def test_a_mistake_is_one_line_and_exit_code_1(arguments, message, capsys):
 def test_a_submitted_job_writes_outside_the_copy_it_runs_in(monkeypatch):
     place = Path("/tmp/ray/session_x/runtime_resources/working_dir_files/_ray_pkg_y")
     monkeypatch.setattr("piip.home.package_root", lambda: place)
+    monkeypatch.setattr("piip.home.in_checkout", lambda: True)
 
     place_home()
     assert place not in Path(_home()).parents  # a given PIIP_HOME stays

@@ -6,29 +6,16 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tomllib
+from importlib import import_module
+from importlib.metadata import EntryPoint
 
 import pytest
 from verbing import ROOT
 
 from piip import __main__ as all_verbs
-from piip import convert, predict, report, rows, sync, train
-from piip import cost as cost_verb
-from piip import eval as eval_verb
-from piip.data import check, demo
-from piip.ops import build
+from piip import rows, train
 from piip.sweeps import cli as experiment
-
-
-def with_arguments(main: Callable[[], object]) -> Callable[[list[str]], object]:
-    """A verb that reads sys.argv."""
-
-    def run(arguments: list[str]) -> object:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["verb", *arguments])
-            return main()
-
-    return run
 
 
 def sweep_file(arguments):
@@ -43,19 +30,8 @@ def sweep_file(arguments):
     experiment.main(module.ROWS, experiment="x", description=module.__doc__, arguments=arguments)
 
 
-HELP = {
-    "piip.train": train.cli,
-    "piip.eval": eval_verb.cli,
-    "piip.predict": predict.cli,
-    "piip.convert": convert.cli,
-    "piip.report": report.main,
-    "piip.rows": rows.cli,
-    "piip.cost": cost_verb.cli,
-    "piip.sync": sync.cli,
-    "piip.ops.build": build.main,
-    "piip.data.demo": with_arguments(demo.main),
-    "piip.data.check": with_arguments(check.main),
-    "experiments/sweep_resolutions.py": sweep_file,
+HELP = {f"piip.{name}": import_module(f"piip.{name}").cli for name in all_verbs.verbs()} | {
+    "experiments/sweep_resolutions.py": sweep_file
 }
 
 
@@ -84,17 +60,59 @@ class TestListOfVerbs:
     def test_it_names_every_module_that_runs(self, say):
         said = say(all_verbs.cli)
         runnable = {
-            ".".join(file.relative_to(ROOT / "piip").with_suffix("").parts)
+            " ".join(file.relative_to(ROOT / "piip").with_suffix("").parts)
             for file in (ROOT / "piip").rglob("*.py")
             if 'if __name__ == "__main__":' in file.read_text() and file.name != "__main__.py"
         }
 
-        assert set(re.findall(r"python -m piip\.(\S+)  +[A-Z]\w+ ", said.out)) == runnable
+        assert {name.strip() for name in re.findall(r"^piip (.{11}) [A-Z]\w+ ", said.out, re.MULTILINE)} == runnable
         assert say(all_verbs.cli, "--help").out == said.out
         assert said.code == 0
 
-    def test_a_verb_without_its_dot_is_told_so(self, say):
-        assert "python -m piip.eval" in say(all_verbs.cli, "eval", "--run-id", "x").error
+    def test_it_imports_none_of_them(self):
+        assert imported_by(["piip"], ["piip", "--help"], among=[f"piip.{name}" for name in all_verbs.verbs()]) == {}
+
+    def test_the_console_script_is_the_same(self, say, monkeypatch, capsys):
+        script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["piip"]
+        listed = say(all_verbs.cli).out
+        monkeypatch.setattr("sys.argv", ["piip"])
+
+        assert EntryPoint("piip", script, "console_scripts").load()() == 0
+        assert capsys.readouterr().out == listed
+
+
+class TestVerbsWithASpace:
+    @pytest.mark.parametrize(
+        "typed", [["rows", "--names"], ["data.check", "a.json", "b"], ["data", "check", "a.json", "b"]]
+    )
+    def test_do_what_they_do_with_a_dot(self, say, typed):
+        words = 2 if typed[0] == "data" else 1
+
+        dotted = say(import_module(f"piip.{'.'.join(typed[:words])}").cli, *typed[words:])
+
+        assert say(all_verbs.cli, *typed) == dotted
+        assert dotted.out or dotted.error
+
+    def test_from_a_shell(self):
+        line = [sys.executable, "-m", "piip", "rows", "--names"]
+
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+
+        assert done.stdout.splitlines() == list(rows.all_rows())
+
+    @pytest.mark.parametrize(
+        ("typed", "answer"),
+        [
+            (["evla", "--run-id", "x"], "error: no verb 'evla'. Nearest: 'eval'. All: piip --help"),
+            (["data"], "error: 'data' takes one word more: piip data check, piip data demo"),
+            (["--run-id", "x"], "error: no verb '--run-id'."),
+        ],
+    )
+    def test_one_that_there_is_not_is_answered_with_what_there_is(self, say, typed, answer):
+        said = say(all_verbs.cli, *typed)
+
+        assert said.code == 2
+        assert said.error.startswith(answer)
 
 
 class TestHelp:

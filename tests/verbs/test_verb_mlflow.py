@@ -28,14 +28,14 @@ class TestMLflow:
         assert "connection refused" in say(predict.cli, image, "--run-id", "any", "-o", tmp_path).error
 
     def test_report_says_that_the_server_is_down(self, say, nobody):
-        assert "connection refused" in say(report.main, "--experiment", "tests").error
+        assert "connection refused" in say(report.cli, "--experiment", "tests").error
 
     def test_report_of_an_unknown_experiment_lists_those_there_are(self, trained, say):
-        assert "no experiment 'test'" in say(report.main, "--experiment", "test").error
-        assert "There are: tests" in say(report.main, "--experiment", "test").err
+        assert "no experiment 'test'" in say(report.cli, "--experiment", "test").error
+        assert "There are: tests" in say(report.cli, "--experiment", "test").err
 
     def test_report_is_one_json_document(self, trained, say, tmp_path):
-        said = say(report.main, "--experiment", "tests", "--out", tmp_path, "--json")
+        said = say(report.cli, "--experiment", "tests", "--out", tmp_path, "--json")
 
         assert said.code == 0, said.err
         assert [t["run_id"] for t in said.document["trials"]] == [trained.run_id]
@@ -50,6 +50,6 @@ class TestMLflow:
         monkeypatch.setenv("PIIP_HOME", "runs")
 
         for verb, arguments in (
-            (sync.cli, []), (report.main, ["--experiment", "x"]), (eval_verb.cli, ["--run-id", "x"]), (sweep, ["--scale", "pico"])
+            (sync.cli, []), (report.cli, ["--experiment", "x"]), (eval_verb.cli, ["--run-id", "x"]), (sweep, ["--scale", "pico"])
         ):  # fmt: skip
             assert "PIIP_HOME must be absolute" in say(verb, *arguments).error
