@@ -1,7 +1,7 @@
-"""Pretrains the pico branches on made-up images, each alone: letters and digits on procedural grounds (piip/data/glyphs.py).
+"""Pretrains the pico branches on made-up images, each alone: letters and digits on procedural grounds (piip/data/demo/glyphs.py).
 
     python experiments/pretrain_pico.py --archs pico_tiny --steps 2000
-    python experiments/pretrain_pico.py --archs pico_tiny --steps 1500 --lr 1e-3 --init piip/models/weights --out /tmp/weights
+    python experiments/pretrain_pico.py --archs pico_tiny --steps 1500 --lr 1e-3 --init piip/models/branches/weights --out /tmp/weights
 
 Published PIIPs start from branches pretrained on ImageNet; these start from branches that have read glyphs. Every token says where
 in its cell there is a glyph and how far its box reaches, the tokens of a box say which glyph. The demo's photographs and shapes are
@@ -30,9 +30,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from piip.data.glyphs import GLYPHS, glyph_image
-from piip.models.branches import Branch
-from piip.models.pico import GEOMETRY, IMAGE, PATCH, WEIGHTS
+from piip.data.demo.glyphs import GLYPHS, glyph_image
+from piip.models.branches.pico import GEOMETRY, IMAGE, PATCH, WEIGHTS
+from piip.models.branches.vit import Branch
 from piip.presets import PICO
 
 BOX_SCALE = 64

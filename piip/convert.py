@@ -66,12 +66,12 @@ def main(options: Options) -> int:
         )
     import torch
 
+    from piip.catalogue.rows import find_row
+    from piip.counting.meta import on_meta
     from piip.models import build_model
-    from piip.models.meta import on_meta
-    from piip.models.official import fit_weights
     from piip.sweeps.cli import parse_override
-    from piip.sweeps.found import find_row
     from piip.training.start import read_any
+    from piip.weights.names.mmdet import fit_weights
 
     spec = find_row(options.row or options.file.stem).override(dict(map(parse_override, options.set)))
     categories = categories_of(spec, options.annotations)
@@ -94,8 +94,9 @@ def categories_of(spec: "ExperimentSpec", annotations: Path | None) -> list[dict
     Raises:
         ValueError: As many classes as the head has are not to be found.
     """
-    from piip.data import classes, sources
-    from piip.data.annotations import read
+    from piip.data import sources
+    from piip.data.formats import coco_classes as classes
+    from piip.data.formats.coco_json import read
 
     if spec.model.head.kind not in ("mask_rcnn", "dino"):
         return []
@@ -122,13 +123,13 @@ def make_run(
     Returns:
         The run's id, and the folder of its checkpoint.
     """
-    from piip.sweeps.feasible import cost_of
+    from piip.catalogue.preflight import cost_of
+    from piip.record.journal import Journal, read_status
+    from piip.record.trial import Trial
     from piip.sweeps.plan import record_trial
     from piip.tracking.delivery import deliver, read_delivered
     from piip.tracking.store import Store
     from piip.training import checkpoint
-    from piip.training.journal import Journal, read_status
-    from piip.training.trial import Trial
 
     content = weights.sha256 or _digest(state)
     key = "converted-" + hashlib.sha256(f"{spec.digest}:{content}:{sorted(options.allow)}".encode()).hexdigest()[:12]

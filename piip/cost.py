@@ -20,12 +20,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from piip.catalogue.listing import entry, list_rows
+from piip.catalogue.preflight import cost_of, largest_input, memory_of
+from piip.catalogue.rows import all_rows, find_row
 from piip.console import run_verb
 from piip.spec import ExperimentSpec
 from piip.sweeps.cli import parse_override
-from piip.sweeps.feasible import cost_of, largest_input, memory_of
-from piip.sweeps.found import all_rows, find_row
-from piip.sweeps.listing import entry, list_rows
 
 
 @dataclass

@@ -25,8 +25,8 @@ from piip.console import run_verb
 from piip.data.sources import DataError, Source
 
 if TYPE_CHECKING:
-    from piip.tracking.rebuild import Rebuilt
-    from piip.tracking.scoring import Scored
+    from piip.evaluation.rebuild import Rebuilt
+    from piip.evaluation.score import Scored
 
 
 @dataclass
@@ -59,8 +59,8 @@ def main(options: Options) -> int:
     store = Store()
     run_id = store.find_run(options.run_id).run_id
     # PyTorch from here on: a wrong id does not wait for it
-    from piip.tracking.rebuild import rebuild
-    from piip.tracking.scoring import open_split, score_split, write_predictions
+    from piip.evaluation.rebuild import rebuild
+    from piip.evaluation.score import open_split, score_split, write_predictions
 
     rebuilt = rebuild(store, run_id, options.checkpoint)
     data = open_split(rebuilt, options.split, given, max_images=options.max_images)

@@ -50,9 +50,9 @@ def main(options: Options) -> int:
     store = Store()
     run_id = store.find_run(options.run_id).run_id
     # PyTorch from here on: a wrong id does not wait for it
-    from piip.reports.draw import draw_predictions
-    from piip.tracking.rebuild import rebuild
-    from piip.tracking.scoring import predict_file
+    from piip.data.drawing import draw_predictions
+    from piip.evaluation.rebuild import rebuild
+    from piip.evaluation.score import predict_file
 
     rebuilt = rebuild(store, run_id, options.checkpoint)
     names = {c["id"]: c["name"] for c in rebuilt.checkpoint.manifest.categories}

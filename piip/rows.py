@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from piip.catalogue.listing import list_rows
+from piip.catalogue.rows import all_rows
 from piip.console import run_verb
-from piip.sweeps.found import all_rows
-from piip.sweeps.listing import list_rows
 
 
 @dataclass

@@ -20,11 +20,11 @@ import tyro
 
 from piip.console import guarded, setup_logging
 from piip.home import home
+from piip.record.journal import read_record
 from piip.tracking.connection import UnreachableError
 from piip.tracking.delivery import deliver, journals, read_delivered
 from piip.tracking.store import Store
 from piip.tracking.writer import RunDeletedError
-from piip.training.journal import read_record
 
 RETRY_S = 1.0
 

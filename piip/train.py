@@ -10,10 +10,10 @@ Examples:
 import sys
 from collections.abc import Sequence
 
+from piip.catalogue.rows import find_row
 from piip.console import guarded, setup_logging
 from piip.spec import ExperimentSpec
 from piip.sweeps.cli import main
-from piip.sweeps.found import find_row
 
 
 def cli(arguments: Sequence[str]) -> int:

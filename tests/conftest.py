@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,3 +138,38 @@ def tiny_coco(coco_folder):
     coco_folder.add_object(third, (0, 0, 96, 20), category=2, form="counts", iscrowd=1)
     coco_folder.add_object(third, (40, 30, 36, 28), category=9)
     return coco_folder.write()
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory) -> Path:
+    """A few demo images, drawn once."""
+    from piip.data.demo.make import Recipe, make_demo
+
+    folder = tmp_path_factory.mktemp("training") / "demo"
+    make_demo(folder, Recipe(train=6, val=3, sides=(96, 128), objects=(24, 76)))
+    return folder
+
+
+@pytest.fixture
+def sources(demo_folder, piip_home):
+    """The demo data where a trial looks for it; a test may damage its copy."""
+    from piip import home
+    from piip.data.sources import locate
+
+    shutil.copytree(demo_folder, home.data_root() / "demo")
+    return {split: locate("demo", split) for split in ("train", "val")}
+
+
+@pytest.fixture(scope="session")
+def process_group():
+    """What Ray Train makes for a trial of one worker."""
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+            patch.setenv(name, value)
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        yield
+        dist.destroy_process_group()

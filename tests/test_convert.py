@@ -1,21 +1,20 @@
 """Released weights become a run: read, checked, and scored by piip.eval like any other."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from piip import convert, home, rows
 from piip import eval as eval_verb
-from piip.data.demo import Recipe, make_demo
+from piip.data.demo.make import Recipe, make_demo
+from piip.evaluation.rebuild import rebuild
 from piip.models import build_model
-from piip.models.official import official_name
 from piip.ops import build
-from piip.tracking.rebuild import rebuild
 from piip.tracking.store import Store
 from piip.training import checkpoint
 from piip.training.start import start_from
+from piip.weights.names.mmdet import official_name
 from piip.weights.read import WeightsError
 
 ROW = next(name for name in rows.all_rows() if "_piip_tb_" in name and "pico" in name)
@@ -251,7 +250,6 @@ def test_fine_tuning_to_other_classes_takes_all_but_their_rows(path, model, spec
 def test_a_deepspeed_folder_predicts_as_the_network_it_was_saved_from(
     capsys, tmp_path, official, model, kind, monkeypatch
 ):
-    monkeypatch.syspath_prepend(Path(__file__).parent / "weights")
     from deepspeed_made import save_with_deepspeed
     from deepspeed_worker import NUDGE
 

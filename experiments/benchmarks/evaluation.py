@@ -23,7 +23,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from piip.data.sources import Source
-from piip.training.metrics import _KINDS, _NUMBERS, CocoAP
+from piip.metrics.coco import _KINDS, _NUMBERS, CocoAP
 
 CLASSES, OBJECTS, HEIGHT, WIDTH = 10, 8, 480, 640
 Results = list[dict[str, Any]]

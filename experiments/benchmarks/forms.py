@@ -8,9 +8,9 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
-from piip.models.branches import Branch
-from piip.models.interaction import DeformableCrossAttention
-from piip.models.merge import Doubling
+from piip.models.branches.vit import Branch
+from piip.models.meeting.interaction import DeformableCrossAttention
+from piip.models.meeting.merge import Doubling
 from piip.models.speed import set_speed
 from piip.spec import SpeedSpec
 

@@ -6,8 +6,9 @@
 
 Forward and backward pass of Mask R-CNN in our fastest form, on random images, 7 to 5, with five objects each. Every point is a process
 of its own; on a GPU its memory is `max_memory_allocated`, else how far its resident memory has grown at most since before the network
-was built. `predicted` is what piip/models/memory.py says of it beforehand (weights, gradients, activations), and a point that is predicted
-above the limit ends its axis. `x first` is the ratio to the axis's first point; the exponent p is the best fit of figure = c * size ** p.
+was built. `predicted` is what piip/counting/memory.py says of it beforehand (weights, gradients, activations), and a point that is
+predicted above the limit ends its axis. `x first` is the ratio to the axis's first point; the exponent p is the best fit of
+figure = c * size ** p.
 
     size      TSB (side, 5/7, 3/7), batch 1; exponent over pixels
     batch     TSB 448/320/192

@@ -19,9 +19,9 @@ from forms import ends, make_comparable
 from torch import nn
 from train_step import detection_inputs
 
+from piip.counting.memory import training_memory
 from piip.models import build_model
-from piip.models.branches import Branch
-from piip.models.memory import training_memory
+from piip.models.branches.vit import Branch
 from piip.presets import each_branch, mask_rcnn_1x, mask_rcnn_pico, pico, piip
 from piip.spec import ExperimentSpec, InteractionSpec
 

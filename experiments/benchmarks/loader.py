@@ -22,8 +22,8 @@ from forms import ends
 from torchvision.io import ImageReadMode, decode_image
 from train_step import Step
 
-from piip.data.coco import CocoDataset
-from piip.data.demo import Recipe, make_demo
+from piip.data.demo.make import Recipe, make_demo
+from piip.data.formats.coco import CocoDataset
 from piip.data.loader import TrainLoader
 from piip.data.samples import Batch
 from piip.data.sources import Source

@@ -20,9 +20,9 @@ import torch
 from forms import Form, ends, make_comparable
 from torch import Tensor, nn
 
-from piip.models.interaction import DeformableCrossAttention, InteractionUnit
-from piip.models.resizing import Grid
+from piip.models.meeting.interaction import DeformableCrossAttention, InteractionUnit
 from piip.spec import InteractionSpec
+from piip.weights.resizing import Grid
 
 BATCH = 2
 SCATTER = 3.0  # pixels, standard deviation of the offsets

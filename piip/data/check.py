@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from piip.console import run_verb
-from piip.data.annotations import Document, Problem, find_problems, read
+from piip.data.formats.coco_json import Document, Problem, find_problems, read
 from piip.data.sources import DataError
 
 if TYPE_CHECKING:
-    from piip.data.coco import CocoDataset
+    from piip.data.formats.coco import CocoDataset
 
 EXAMPLES = 3
 SECONDS_BETWEEN_LINES = 5.0

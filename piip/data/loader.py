@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from piip.data.coco import CocoDataset
+from piip.data.formats.coco import CocoDataset
 from piip.data.samples import Batch
 from piip.data.sources import DataError
 

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from piip.data import transforms
+from piip.data.transforms import detection as transforms
 
 Target = dict[str, Tensor]
 """boxes (n, 4) float32 xyxy in input pixels, labels (n,) int64 from 1, masks (n, h, w) uint8."""

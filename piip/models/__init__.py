@@ -4,11 +4,11 @@ from typing import assert_never
 
 from torch import Tensor, nn
 
-from piip.models.branches import build_branch
-from piip.models.classifier import Classifier
-from piip.models.cnn import CNN
-from piip.models.piip import PIIP
-from piip.models.rcnn import MaskRCNN
+from piip.models.backbones.cnn import CNN
+from piip.models.backbones.piip import PIIP
+from piip.models.branches.vit import build_branch
+from piip.models.heads.classifier import Classifier
+from piip.models.heads.rcnn import MaskRCNN
 from piip.spec import Backbone, ClassifierSpec, CNNSpec, DINOSpec, MaskRCNNSpec, ModelSpec, PIIPSpec, UPerNetSpec
 
 

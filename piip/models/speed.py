@@ -13,10 +13,10 @@ from timm.models import beit
 from torch import nn
 from torch.nn import attention as torch_attention
 
-from piip.models.branches import Branch
-from piip.models.interaction import ConvFFN, DeformableCrossAttention, InteractionUnit
-from piip.models.piip import PIIP
-from piip.models.rcnn import MaskRCNN, RoIHeads
+from piip.models.backbones.piip import PIIP
+from piip.models.branches.vit import Branch
+from piip.models.heads.rcnn import MaskRCNN, RoIHeads
+from piip.models.meeting.interaction import ConvFFN, DeformableCrossAttention, InteractionUnit
 from piip.spec import SpeedSpec
 
 R = TypeVar("R")

@@ -2,17 +2,12 @@
 
 from piip.spec.backbones import MIN_RESOLUTION, BranchSpec, CNNSpec, Family, InteractionSpec, PIIPSpec
 from piip.spec.base import Spec
+from piip.spec.data import CocoSpec
 from piip.spec.experiment import ExperimentSpec, PaperResult
-from piip.spec.model import (
-    Backbone,
-    ClassifierSpec,
-    DINOSpec,
-    Head,
-    MaskRCNNSpec,
-    ModelSpec,
-    UPerNetSpec,
-)
-from piip.spec.training import CocoSpec, OptimSpec, SpeedSpec, TrainSpec
+from piip.spec.heads import ClassifierSpec, DINOSpec, Head, MaskRCNNSpec, UPerNetSpec
+from piip.spec.model import Backbone, ModelSpec
+from piip.spec.speed import SpeedSpec
+from piip.spec.training import OptimSpec, TrainSpec
 
 __all__ = [
     "MIN_RESOLUTION",

@@ -28,7 +28,7 @@ class BranchSpec(Spec):
     """One image size and the network that sees it."""
 
     arch: str
-    """timm name with its weights' tag, e.g. `deit3_small_patch16_224.fb_in22k_ft_in1k`; ours are `pico_*` (models/pico.py)."""
+    """timm name with its weights' tag, e.g. `deit3_small_patch16_224.fb_in22k_ft_in1k`; ours are `pico_*` (models/branches/pico.py)."""
     resolution: int = Field(ge=MIN_RESOLUTION)
     """Nominal side S_i in pixels; the branch sees the input scaled by S_i / S_0 (S_0 = the first branch's)."""
     pretrained: bool = True

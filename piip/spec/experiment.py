@@ -7,8 +7,10 @@ from pydantic import Field, model_validator
 
 from piip.spec.backbones import PIIPSpec
 from piip.spec.base import Spec, to_json
+from piip.spec.data import CocoSpec
 from piip.spec.model import ModelSpec
-from piip.spec.training import CocoSpec, OptimSpec, SpeedSpec, TrainSpec
+from piip.spec.speed import SpeedSpec
+from piip.spec.training import OptimSpec, TrainSpec
 
 
 class PaperResult(Spec):
@@ -21,7 +23,7 @@ class PaperResult(Spec):
     """All four in per cent."""
     params_m: float | None = None
     gflops: float | None = None
-    """Both by the convention of the published scripts, not of the network that is trained (see piip/models/published.py)."""
+    """Both by the convention of the published scripts, not of the network that is trained (see piip/counting/published.py)."""
     config: str | None = None
     """The official configuration, without .py: its weights, log and the golden key manifests carry this name."""
     note: str | None = None

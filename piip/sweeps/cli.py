@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from piip import home
+from piip.catalogue.listing import list_rows
+from piip.catalogue.preflight import check_batch, check_device, check_trainable, over_budget, sources_of
 from piip.console import run_verb
 from piip.data.sources import Source
 from piip.spec import ExperimentSpec
-from piip.sweeps.feasible import check_batch, check_device, check_trainable, over_budget, sources_of
-from piip.sweeps.listing import list_rows
 
 Rows = Mapping[str, Sequence[ExperimentSpec]]
 """Scale (`pico`, `coco`; `ade20k` and `imagenet` for other tasks) -> its rows."""
@@ -101,7 +101,7 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
         if spec.data.name != "demo":  # which is made below
             sources_of(spec, custom)
     # Ray and PyTorch from here on: neither --help nor a wrong name, number or path waits for them
-    from piip.data.demo import ensure_demo
+    from piip.data.demo.make import ensure_demo
     from piip.sweeps.launch import Sweep, run_sweep
     from piip.sweeps.resources import Resources
     from piip.sweeps.summary import print_outcome

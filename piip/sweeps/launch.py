@@ -14,16 +14,17 @@ from ray.tune.schedulers import ASHAScheduler
 
 from piip import home
 from piip.data.sources import Source
+from piip.evaluation import pictures
 from piip.ops import build
+from piip.record.journal import Journal, read_metrics, read_status
 from piip.spec import ExperimentSpec
-from piip.sweeps import cluster, pictures
+from piip.sweeps import cluster
 from piip.sweeps.plan import Planned, plan_trials
 from piip.sweeps.progress import Progress
 from piip.sweeps.reasons import reason_of
 from piip.sweeps.resources import Resources, concurrency
 from piip.sweeps.worker import Launch, trial_driver
 from piip.tracking.sender import Sender
-from piip.training.journal import Journal, read_metrics, read_status
 
 log = logging.getLogger(__name__)
 

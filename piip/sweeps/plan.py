@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piip import home
+from piip.catalogue.preflight import check_batch, check_device, check_trainable, cost_of, sources_of
+from piip.counting.cost import Cost
+from piip.counting.published import published
 from piip.data.check import refuse_broken
-from piip.data.coco import CocoDataset
+from piip.data.formats.coco import CocoDataset
 from piip.data.sources import Source
-from piip.models.cost import Cost
-from piip.models.published import published
+from piip.record.journal import Journal, RunRecord, create_run, now_ms, read_status
+from piip.record.trial import Trial
 from piip.spec import CNNSpec, ExperimentSpec, PIIPSpec
-from piip.sweeps.feasible import check_batch, check_device, check_trainable, cost_of, sources_of
 from piip.sweeps.resources import Resources
 from piip.training import loop
-from piip.training.journal import Journal, RunRecord, create_run, now_ms, read_status
 from piip.training.start import digest_of, files_of
-from piip.training.trial import Trial
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def trial_key(
 
 def code_digest() -> str:
     """Of the files that decide numbers; a new word in a report is no reason to train again."""
-    roots = [PACKAGE / folder for folder in ("models", "ops", "data", "training", "weights")]
+    roots = [PACKAGE / folder for folder in ("models", "ops", "data", "training", "weights", "metrics", "evaluation")]
     files = [
         f
         for root in [*roots, home.shipped("csrc")]

@@ -10,9 +10,9 @@ from statistics import median
 from typing import Self, TextIO
 
 from piip import home
+from piip.record.journal import read_doing, read_metrics, read_status
 from piip.sweeps.plan import Planned
 from piip.tracking.store import age
-from piip.training.journal import read_doing, read_metrics, read_status
 from piip.training.loop import Plan
 
 EARLY = 0.05

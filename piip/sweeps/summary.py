@@ -11,13 +11,13 @@ from urllib.parse import urlencode
 from rich.console import Console
 
 from piip import home
+from piip.record.journal import read_record, read_tags
+from piip.record.trial import Trial
 from piip.reports.build import build_report
 from piip.reports.table import trial_table
 from piip.reports.trials import summary
 from piip.sweeps.launch import Outcome, Sweep, final_metrics
 from piip.tracking.store import RunInfo, Store
-from piip.training.journal import read_record, read_tags
-from piip.training.trial import Trial
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from ray import tune
 from ray.train.torch import TorchTrainer
 
 from piip import home
+from piip.record.journal import Journal, read_metrics, read_status
+from piip.record.trial import Trial
 from piip.sweeps import cluster
 from piip.sweeps.reasons import cut, reason_of
 from piip.sweeps.resources import Resources
-from piip.training.journal import Journal, read_metrics, read_status
-from piip.training.trial import Trial
 
 log = logging.getLogger(__name__)
 

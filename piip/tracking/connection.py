@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from piip.home import home
-from piip.training.durable import exclusive
+from piip.record.durable import exclusive
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from piip.record.durable import exclusive, write_atomic
+from piip.record.journal import ARTIFACTS, EVENTS, Event, RunRecord, read_events, read_record
 from piip.tracking.writer import METRICS_PER_BATCH, Measurement, RunDeletedError, Writer, deleted
-from piip.training.durable import exclusive, write_atomic
-from piip.training.journal import ARTIFACTS, EVENTS, Event, RunRecord, read_events, read_record
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piip.home import home
+from piip.record.journal import EVENTS
 from piip.tracking.connection import UnreachableError
 from piip.tracking.delivery import deliver, journals, pending
 from piip.tracking.store import Store
 from piip.tracking.writer import RunDeletedError
-from piip.training.journal import EVENTS
 
 __all__ = ["Sender", "deliver"]
 

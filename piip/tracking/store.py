@@ -1,6 +1,6 @@
 """Runs out of MLflow, for `piip.eval`, `piip.report` and people; `Store` is what everybody else knows of it.
 
-MLflow is a view; what was measured is in the journals (piip/training/journal.py). Only `MlflowClient` with an explicit
+MLflow is a view; what was measured is in the journals (piip/record/journal.py). Only `MlflowClient` with an explicit
 run id is used: the fluent API keeps a global "active run", which trials running side by side would mix up.
 """
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piip.home import home, tracking_uri
+from piip.record.journal import check_name, now_ms
 from piip.spec import ExperimentSpec
 from piip.tracking.connection import RefusedError
 from piip.tracking.writer import STATUS_TAG, Measurement, RunDeletedError, Writer, deleted
-from piip.training.journal import check_name, now_ms
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piip.home import home
+from piip.record.journal import RunRecord
 from piip.tracking.connection import Connection, RefusedError
-from piip.training.journal import RunRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

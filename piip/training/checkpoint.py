@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from piip.training.durable import sync_directory
+from piip.record.durable import sync_directory
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from piip.data.coco import CocoDataset
+from piip.data.formats.coco import CocoDataset
 from piip.data.loader import EvalLoader
 from piip.data.masks import results_of
-from piip.training.metrics import CocoAP
+from piip.metrics.coco import CocoAP
 
 Results = list[dict[str, Any]]
 """COCO results format: image_id, category_id, bbox (xywh, original pixels), score, segmentation (RLE)."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from piip.data.loader import Batch
 from piip.spec import ExperimentSpec
-from piip.training.engine import Engine
+from piip.training.engines import Engine
 from piip.training.optim import set_lr
 
 

@@ -10,20 +10,20 @@ import torch
 import torch.distributed as dist
 
 from piip import home
-from piip.data.coco import CocoDataset
+from piip.data.formats.coco import CocoDataset
 from piip.data.loader import TrainLoader
 from piip.models import build_model
-from piip.models.cnn import CNN
-from piip.models.piip import PIIP
+from piip.models.backbones.cnn import CNN
+from piip.models.backbones.piip import PIIP
 from piip.models.speed import set_speed
+from piip.record.journal import Journal
+from piip.record.trial import Trial
 from piip.training import checkpoint, loop, machine
 from piip.training.checkpoint import Manifest
-from piip.training.engine import build_engine
+from piip.training.engines import build_engine
 from piip.training.evaluate import evaluate
-from piip.training.journal import Journal
 from piip.training.optim import build_optimizer
 from piip.training.start import start_from
-from piip.training.trial import Trial
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from torch import nn
 
-from piip.models.official import fit_weights, without_classes
 from piip.spec import ModelSpec, PIIPSpec
 from piip.training import checkpoint
 from piip.weights.fit import Report
+from piip.weights.names.mmdet import fit_weights, without_classes
 from piip.weights.read import Weights, WeightsError
 from piip.weights.sources import find, read_weights
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as rle
 
-from piip.data.annotations import find_problems, read, read_checked, segmentation_fault
+from piip.data.formats.coco_json import find_problems, read, read_checked, segmentation_fault
 from piip.data.masks import compressed
 from piip.data.sources import DataError
 

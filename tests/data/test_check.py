@@ -4,7 +4,7 @@ import pytest
 
 from piip.data import check as checking
 from piip.data.check import check, cli, refuse_broken
-from piip.data.coco import CocoDataset
+from piip.data.formats.coco import CocoDataset
 from piip.data.sources import DataError, Source
 from piip.spec import CocoSpec
 

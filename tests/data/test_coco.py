@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from piip.data.coco import CocoDataset
+from piip.data.formats.coco import CocoDataset
 from piip.data.sources import DataError
 from piip.spec import CocoSpec
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from piip.data import demo
 from piip.data.check import check
-from piip.data.demo import Recipe, ensure_demo, make_demo
-from piip.data.demo_scene import HUE_SPREAD, HUES, PHOTOGRAPHS, _fill, _photograph, scene
-from piip.data.demo_shapes import SHAPES
+from piip.data.demo import make as demo
+from piip.data.demo.make import Recipe, ensure_demo, make_demo
+from piip.data.demo.scene import HUE_SPREAD, HUES, PHOTOGRAPHS, _fill, _photograph, scene
+from piip.data.demo.shapes import SHAPES
 from piip.data.masks import decoded
 from piip.data.sources import locate
 

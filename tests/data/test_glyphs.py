@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from piip.data.glyphs import GLYPHS, glyph_image
+from piip.data.demo.glyphs import GLYPHS, glyph_image
 
 
 def drawn(seed):

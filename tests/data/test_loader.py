@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piip.data.coco import CocoDataset
+from piip.data.formats.coco import CocoDataset
 from piip.data.loader import EvalLoader, TrainLoader, epoch_batches
 from piip.data.sources import DataError
 from piip.spec import CocoSpec

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from piip.data import transforms
+from piip.data.transforms import detection as transforms
 
 sides = st.integers(1, 400)
 fractions = st.floats(0, 1, width=32)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from piip.models import build_model
-from piip.models.classifier import Classifier
+from piip.models.heads.classifier import Classifier
 from piip.presets import PICO, piip
 from piip.spec import ClassifierSpec, InteractionSpec, ModelSpec
 

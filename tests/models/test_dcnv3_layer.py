@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from piip.models.dcnv3 import DCNv3
+from piip.models.layers.dcnv3 import DCNv3
 from piip.ops import build
 
 GOLDEN = Path(__file__).parents[1] / "golden"

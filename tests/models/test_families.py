@@ -9,11 +9,11 @@ from official import fill
 from timm.layers import DropPath
 from timm.models.beit import Beit
 
-from piip.models import branches
-from piip.models.branches import Branch, build_branch
-from piip.models.convnext import ConvNeXtBranch
-from piip.models.resizing import resized_positions
+from piip.models.branches import vit as branches
+from piip.models.branches.convnext import ConvNeXtBranch
+from piip.models.branches.vit import Branch, build_branch
 from piip.spec import BranchSpec
+from piip.weights.resizing import resized_positions
 
 WITHOUT_CLASS = {"class_token": False, "global_pool": "avg"}
 SHALLOW = [

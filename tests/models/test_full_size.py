@@ -8,15 +8,15 @@ import torch
 from official import fill, full_size, official_name
 from torch import nn
 
+from piip.catalogue.rows import all_rows
+from piip.counting.meta import on_meta
 from piip.models import build_backbone, build_model
-from piip.models.meta import on_meta
-from piip.models.naming import left_out, official_shape
-from piip.models.official import HEADS, fit_weights
-from piip.models.official import official_name as released_name
-from piip.models.piip import PIIP
+from piip.models.backbones.piip import PIIP
 from piip.spec import ModelSpec, PIIPSpec
-from piip.sweeps.found import all_rows
 from piip.training.optim import build_optimizer
+from piip.weights.names.mmdet import HEADS, fit_weights
+from piip.weights.names.mmdet import official_name as released_name
+from piip.weights.names.piip import left_out, official_shape
 from piip.weights.read import Weights
 
 ROWS = {row.paper.config: row for row in all_rows().values() if row.paper and row.paper.config}

@@ -7,15 +7,15 @@ from timm.layers import Attention, RmsNorm
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from piip.models.attention import FullNormAttention, windowed, windowed_after_qkv
-from piip.models.branches import Branch
-from piip.models.classifier import Classifier
-from piip.models.interaction import DeformableCrossAttention, InteractionUnit
-from piip.models.internvit import RMS_NORM
-from piip.models.naming import left_out, official_shape, to_official
-from piip.models.piip import PIIP
-from piip.models.resizing import resize_relative_positions, resized_positions
+from piip.models.backbones.piip import PIIP
+from piip.models.branches.attention import FullNormAttention, windowed, windowed_after_qkv
+from piip.models.branches.internvit import RMS_NORM
+from piip.models.branches.vit import Branch
+from piip.models.heads.classifier import Classifier
+from piip.models.meeting.interaction import DeformableCrossAttention, InteractionUnit
 from piip.spec import BranchSpec, InteractionSpec, PIIPSpec
+from piip.weights.names.piip import left_out, official_shape, to_official
+from piip.weights.resizing import resize_relative_positions, resized_positions
 
 FOUR_HEADS = InteractionSpec(count=2, num_heads=4)
 EACH_CASE = pytest.mark.parametrize("case", cases())

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, roi_align
 
-from piip.models.boxes import Anchors
-from piip.models.official import fit_weights, official_name
-from piip.models.rcnn import MaskRCNN
+from piip.models.heads.boxes import Anchors
+from piip.models.heads.rcnn import MaskRCNN
 from piip.spec import BranchSpec, MaskRCNNSpec, ModelSpec, PIIPSpec
+from piip.weights.names.mmdet import fit_weights, official_name
 from piip.weights.read import Weights, WeightsError
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from piip.models import build_backbone, pico
-from piip.models.branches import build_branch
+from piip.models import build_backbone
+from piip.models.branches import pico
+from piip.models.branches.vit import build_branch
 from piip.presets import PICO
 from piip.presets import pico as pico_spec
 

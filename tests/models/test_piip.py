@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from piip.models import build_backbone, build_model
-from piip.models.branches import block_ranges
-from piip.models.interaction import DeformableCrossAttention
-from piip.models.merge import Doubling, SimplePyramid
+from piip.models.branches.vit import block_ranges
+from piip.models.meeting.interaction import DeformableCrossAttention
+from piip.models.meeting.merge import Doubling, SimplePyramid
 from piip.ops.deform_attn_pair import deform_attn_pair
 from piip.presets import DEIT, PICO, piip
 from piip.spec import BranchSpec, CNNSpec, InteractionSpec, ModelSpec, PIIPSpec, UPerNetSpec
@@ -118,7 +118,7 @@ def test_bf16_keeps_coordinates_in_fp32(monkeypatch):
         seen.extend((direction.value.dtype, direction.packed.dtype) for direction in directions)
         return deform_attn_pair(*directions, **kwargs)
 
-    monkeypatch.setattr("piip.models.interaction.deform_attn_pair", spy)
+    monkeypatch.setattr("piip.models.meeting.interaction.deform_attn_pair", spy)
     with torch.autocast("cpu", torch.bfloat16):
         pico_piip("TB")(torch.rand(1, 3, 64, 64))
 

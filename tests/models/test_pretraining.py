@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 
-from piip.models import branches, pretraining
-from piip.models.branches import Branch, build_branch
-from piip.models.pretraining import load_pretraining
-from piip.models.resizing import resize_relative_positions
+from piip.models.branches import pretraining
+from piip.models.branches import vit as branches
+from piip.models.branches.pretraining import load_pretraining
+from piip.models.branches.vit import Branch, build_branch
 from piip.spec import BranchSpec
 from piip.weights.read import WeightsError
+from piip.weights.resizing import resize_relative_positions
 
 WIDTH, DEPTH = 24, 2
 

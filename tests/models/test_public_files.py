@@ -15,15 +15,15 @@ from timm.models.convnext import ConvNeXt
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from piip.models.branches import Branch, build_branch
-from piip.models.convnext import ConvNeXtBranch
-from piip.models.internvit import INTERNVIT
-from piip.models.meta import on_meta
-from piip.models.naming import public_names
-from piip.models.pretraining import load_pretraining
-from piip.models.uniperceiver import UniPerceiver
+from piip.counting.meta import on_meta
+from piip.models.branches.convnext import ConvNeXtBranch
+from piip.models.branches.internvit import INTERNVIT
+from piip.models.branches.pretraining import load_pretraining
+from piip.models.branches.uniperceiver import UniPerceiver
+from piip.models.branches.vit import Branch, build_branch
 from piip.spec import BranchSpec
 from piip.weights.fit import Report
+from piip.weights.names.piip import public_names
 from piip.weights.read import WeightsError
 
 SHAPE = {"img_size": 64, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}

@@ -3,8 +3,8 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 
 from piip.models import build_model
-from piip.models.boxes import Anchors, RoIPool
-from piip.models.rcnn import box_losses, mask_loss
+from piip.models.heads.boxes import Anchors, RoIPool
+from piip.models.heads.rcnn import box_losses, mask_loss
 from piip.presets import PICO, PICO_HEAD, piip
 from piip.spec import CNNSpec, InteractionSpec, ModelSpec
 

@@ -12,13 +12,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from piip.models import windows
-from piip.models.branches import Branch
-from piip.models.interaction import ConvFFN, DeformableCrossAttention
-from piip.models.piip import PIIP
-from piip.models.rcnn import build_roi_heads
+from piip.models.backbones.piip import PIIP
+from piip.models.backbones.streams import side_by_side
+from piip.models.branches import windows
+from piip.models.branches.vit import Branch
+from piip.models.heads.rcnn import build_roi_heads
+from piip.models.meeting.interaction import ConvFFN, DeformableCrossAttention
 from piip.models.speed import active_attention, set_speed
-from piip.models.streams import side_by_side
 from piip.ops.deform_attn_pair import deform_attn_pair
 from piip.spec import BranchSpec, InteractionSpec, MaskRCNNSpec, PIIPSpec, SpeedSpec
 
@@ -176,7 +176,7 @@ def test_every_branch_waits_for_the_interaction_before_and_the_interaction_after
             said.append(f"{self.name} waits for {other.name}")
 
     sides = [Stream("first"), Stream("second")]
-    monkeypatch.setattr("piip.models.streams._streams", lambda *_: sides)
+    monkeypatch.setattr("piip.models.backbones.streams._streams", lambda *_: sides)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream("main"))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: said.append(f"on {stream.name}") or nullcontext())
     monkeypatch.setattr(
@@ -329,7 +329,7 @@ def test_the_attentions_outer_layers_have_the_dtype_that_was_asked_for(monkeypat
         sampled.update(direction.packed.dtype for direction in directions)
         return deform_attn_pair(*directions, **kwargs)
 
-    monkeypatch.setattr("piip.models.interaction.deform_attn_pair", spy)
+    monkeypatch.setattr("piip.models.meeting.interaction.deform_attn_pair", spy)
     set_speed(model, speed)
     for module in model.modules():
         if isinstance(module, DeformableCrossAttention):

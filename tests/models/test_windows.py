@@ -11,10 +11,10 @@ from timm.layers import Attention
 from timm.models import beit
 from torch import nn
 
-from piip.models import windows
-from piip.models.attention import BiasedAttention, FullNormAttention, windowed, windowed_after_qkv
-from piip.models.internvit import RMS_NORM
-from piip.models.windows import window_attention, windowed_exact
+from piip.models.branches import windows
+from piip.models.branches.attention import BiasedAttention, FullNormAttention, windowed, windowed_after_qkv
+from piip.models.branches.internvit import RMS_NORM
+from piip.models.branches.windows import window_attention, windowed_exact
 
 GRIDS = [(8, 8), (7, 9), (9, 8), (8, 7), (3, 2), (3, 10), (1, 1), (4, 4)]
 

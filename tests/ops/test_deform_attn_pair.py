@@ -5,7 +5,7 @@ import torch
 from test_deform_attn_packed import QUERY_HW, VALUE_HW, gradients, inputs
 from torch.utils.flop_counter import FlopCounterMode
 
-from piip.models.interaction import InteractionUnit
+from piip.models.meeting.interaction import InteractionUnit
 from piip.ops import deform_attn_pair as pair
 from piip.ops.deform_attn_packed import deform_attn_packed
 from piip.ops.deform_attn_pair import Direction, deform_attn_pair

@@ -5,9 +5,9 @@ import pytest
 from rich.console import Console
 from synthetic import START, sweep
 
+from piip.catalogue.rows import load_tables
 from piip.reports.table import trial_table
 from piip.reports.trials import FEW_STEPS, front, summary, too_short, trials_of
-from piip.sweeps.found import load_tables
 from piip.tracking.store import RunInfo
 
 ROOT = Path(__file__).parents[2]

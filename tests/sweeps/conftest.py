@@ -1,13 +1,10 @@
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from piip.data.demo import Recipe, make_demo
-
-sys.path.append(str(Path(__file__).parents[1] / "tracking"))  # server.py: a real mlflow server
+from piip.data.demo.make import Recipe, make_demo
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ from sweeping import ROOT
 from tiny import ROWS
 
 from piip import home
+from piip.record.journal import Journal, read_events, read_status, read_tags
 from piip.sweeps import launch
 from piip.sweeps.plan import Planned, plan_trials
 from piip.sweeps.resources import Resources
-from piip.training.journal import Journal, read_events, read_status, read_tags
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@ import re
 import pytest
 from tiny import ROWS
 
+from piip.catalogue.preflight import check_batch
 from piip.data.sources import Source
+from piip.record.journal import Journal, read_record, read_status
 from piip.spec import ExperimentSpec
 from piip.sweeps import plan
-from piip.sweeps.feasible import check_batch
 from piip.sweeps.plan import plan_trials, trial_key
 from piip.sweeps.resources import Resources, concurrency
-from piip.training.journal import Journal, read_record, read_status
 
 SPEC: ExperimentSpec = ROWS["pico"][1]
 DATA = {"data.train.digest": "a" * 16, "data.val.digest": "b" * 16}

@@ -2,12 +2,12 @@ import io
 
 from tiny import ROWS
 
-from piip.models.cost import Cost
+from piip.counting.cost import Cost
+from piip.record.journal import Journal, RunRecord, create_run
+from piip.record.trial import Trial
 from piip.sweeps.plan import Planned
 from piip.sweeps.progress import Progress, State, line
-from piip.training.journal import Journal, RunRecord, create_run
 from piip.training.loop import Plan
-from piip.training.trial import Trial
 
 PLAN = Plan(num_steps=30, eval_every=10, save_every=10, log_every=1)
 

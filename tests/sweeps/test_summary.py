@@ -6,13 +6,13 @@ import pytest
 from tiny import ROWS
 
 from piip import home
-from piip.models.cost import Cost
+from piip.counting.cost import Cost
+from piip.evaluation.pictures import _threshold
+from piip.record.journal import Journal, RunRecord, create_run
+from piip.record.trial import Trial
 from piip.sweeps.launch import Outcome, Sweep
-from piip.sweeps.pictures import _threshold
 from piip.sweeps.plan import Planned
 from piip.sweeps.summary import _print_time, _surest, print_outcome
-from piip.training.journal import Journal, RunRecord, create_run
-from piip.training.trial import Trial
 
 
 def test_the_next_command_shows_the_image_of_the_surest_prediction(tiny_coco, monkeypatch):

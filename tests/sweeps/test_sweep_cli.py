@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from tiny import ROWS
 
+from piip.catalogue.listing import list_rows
+from piip.catalogue.preflight import check_device, cost_of
 from piip.data.sources import Source
 from piip.spec import PaperResult
 from piip.sweeps.cli import Options, choose_scale, custom_sources, main, parse_override, place_home, select
-from piip.sweeps.feasible import check_device, cost_of
-from piip.sweeps.listing import list_rows
 
 NAMES = [row.name for row in ROWS["pico"]]
 
@@ -114,7 +114,7 @@ def test_rows_over_the_budget_are_refused_before_anything_starts(capsys, flags, 
 )
 def test_what_needs_a_gpu_is_refused_before_anything_starts(capsys, monkeypatch, asked_for, flags, kernel, said):
     monkeypatch.setenv("PIIP_KERNEL", kernel)
-    monkeypatch.setattr("piip.data.demo.ensure_demo", lambda folder: pytest.fail("went on"))
+    monkeypatch.setattr("piip.data.demo.make.ensure_demo", lambda folder: pytest.fail("went on"))
 
     code, out, err = asked(capsys, *asked_for, *flags)
 

@@ -14,8 +14,8 @@ from server import free_port
 from sweeping import LONG, ROOT, SweepCommand, clean_environment, data_flags, journaled, tracked, wait_for
 from tiny import ROWS
 
+from piip.catalogue.rows import load_tables
 from piip.spec import CNNSpec
-from piip.sweeps.found import load_tables
 from piip.tracking.store import Store
 
 RESNET = next(
@@ -32,7 +32,7 @@ BESIDE_OTHERS = TOKEN | {"RAY_worker_niceness": "0"}
 def two_nodes():
     """The address of a cluster of a head and two nodes with one CPU each."""
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("two_nodes.py")), str(free_port())],
+        [sys.executable, str(Path(__file__).parents[1] / "support" / "two_nodes.py"), str(free_port())],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment(**BESIDE_OTHERS),
     )  # fmt: skip
     assert process.stdout

@@ -9,8 +9,8 @@ import pytest
 from sweeping import SweepCommand, journaled, journals, tracked
 from tiny import ROWS
 
+from piip.record.journal import read_events, read_metrics, read_status
 from piip.tracking.store import Store
-from piip.training.journal import read_events, read_metrics, read_status
 
 pytestmark = pytest.mark.slow
 

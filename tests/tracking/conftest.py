@@ -3,8 +3,8 @@ from collections.abc import Callable
 
 import pytest
 
+from piip.record.journal import Journal, RunRecord, create_run
 from piip.tracking.store import Store
-from piip.training.journal import Journal, RunRecord, create_run
 
 Begin = Callable[..., Journal]
 

@@ -8,11 +8,11 @@ from fakes import FakeMLflow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from piip.record.durable import exclusive
+from piip.record.journal import Journal, RunRecord, create_run
 from piip.tracking.connection import UnreachableError
 from piip.tracking.delivery import deliver, pending, read_delivered
 from piip.tracking.writer import METRICS_PER_BATCH
-from piip.training.durable import exclusive
-from piip.training.journal import Journal, RunRecord, create_run
 
 
 def steps_of(server: FakeMLflow, name: str) -> list[int]:

@@ -11,11 +11,11 @@ import pytest
 from server import free_port
 
 from piip.presets import PICO, mask_rcnn_pico, piip
+from piip.record.journal import RunRecord
 from piip.tracking import store as store_module
 from piip.tracking.connection import RefusedError, UnreachableError
 from piip.tracking.store import RunInfo, Store, age
 from piip.tracking.writer import PARAM_LENGTH, RunDeletedError
-from piip.training.journal import RunRecord
 
 ROOT = Path(__file__).parents[2]
 SPEC = mask_rcnn_pico(piip("TS", (128, 64), branches=PICO), steps=10)
@@ -280,7 +280,7 @@ def test_a_new_database_is_made_once_by_whoever_comes_first(piip_home, tmp_path)
 def test_nothing_but_a_call_imports_mlflow():
     program = """
 import json, sys
-import piip.sync, piip.tracking.sender, piip.tracking.store, piip.training.journal
+import piip.sync, piip.tracking.sender, piip.tracking.store, piip.record.journal
 print(json.dumps([name for name in ("mlflow", "ray", "torch") if name in sys.modules]))
 """
     out = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True).stdout

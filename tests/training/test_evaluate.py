@@ -4,7 +4,7 @@ import pytest
 import torch
 from pico_trials import pico_spec
 
-from piip.data.coco import CocoDataset
+from piip.data.formats.coco import CocoDataset
 from piip.data.masks import compressed, decoded
 from piip.models import build_model
 from piip.training.evaluate import evaluate, predict, score

@@ -9,7 +9,7 @@ from torch import nn
 
 from piip.data.samples import Batch
 from piip.training import loop
-from piip.training.engine import build_engine
+from piip.training.engines import build_engine
 from piip.training.loop import Plan, Timer
 from piip.training.optim import build_optimizer
 

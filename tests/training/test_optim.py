@@ -7,8 +7,8 @@ from torch import nn
 
 from piip import presets
 from piip.models import build_model
-from piip.models.branches import Branch
-from piip.models.piip import PIIP
+from piip.models.backbones.piip import PIIP
+from piip.models.branches.vit import Branch
 from piip.spec import BranchSpec, InteractionSpec, OptimSpec, PIIPSpec
 from piip.training.optim import build_optimizer, schedule, set_lr
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from piip import home
 from piip.data.sources import locate
+from piip.record.journal import Fenced, Journal, read_events, read_metrics, read_status
 from piip.training import checkpoint
 from piip.training import run as running
-from piip.training.journal import Fenced, Journal, read_events, read_metrics, read_status
 from piip.training.run import run
 
 pytestmark = [

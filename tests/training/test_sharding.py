@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import piip
-from piip.models.memory import FP32, training_memory
-from piip.sweeps.found import find_row
+from piip.catalogue.rows import find_row
+from piip.counting.memory import FP32, training_memory
 
 # what DeepSpeed rounds up: a group's shards to 2 elements each (ZeRO 1, 2), a parameter's to whole elements (ZeRO 3)
 ROUNDING = 1e-5
@@ -23,7 +23,13 @@ LARGE = [
 
 def shards(row: str, stage: int, world_size: int, ranks: list[int]) -> list[dict[str, int]]:
     env = os.environ | {"PYTHONPATH": str(Path(piip.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, Path(__file__).with_name("shard_worker.py"), row, str(stage), str(world_size)]
+    command = [
+        sys.executable,
+        Path(__file__).parents[1] / "support" / "shard_worker.py",
+        row,
+        str(stage),
+        str(world_size),
+    ]
     done = subprocess.run(
         [*command, *map(str, ranks)], env=env, capture_output=True, text=True, timeout=1500, check=False
     )

@@ -14,12 +14,12 @@ from pico_trials import pico_spec
 
 import piip
 from piip import home
-from piip.data.coco import CocoDataset
+from piip.data.formats.coco import CocoDataset
 from piip.data.sources import locate
 from piip.models import build_model
+from piip.record.journal import read_metrics
 from piip.training import checkpoint
 from piip.training.evaluate import evaluate
-from piip.training.journal import read_metrics
 
 STEPS, STOP = 20, 10
 
@@ -49,7 +49,7 @@ def train(folder, specs, *, world_size, timeout, stop, **env):
     (folder / "plan.json").write_text(json.dumps(plan))
     root = str(Path(piip.__file__).parent.parent)
     env = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"} | env
-    command = [sys.executable, Path(__file__).with_name("zero_worker.py")]
+    command = [sys.executable, Path(__file__).parents[1] / "support" / "zero_worker.py"]
     logs = [folder / f"rank{rank}.log" for rank in range(world_size)]
     workers = [
         subprocess.Popen([*command, str(rank), str(world_size), folder / "plan.json"], env=env, stdout=log.open("w"),

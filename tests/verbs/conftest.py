@@ -10,8 +10,8 @@ import torch.distributed as dist
 from verbing import Said, Trained, spec_to_train
 
 from piip import sync
-from piip.data import demo
-from piip.data.demo import Recipe, make_demo
+from piip.data.demo import make as demo
+from piip.data.demo.make import Recipe, make_demo
 from piip.ops import build
 from piip.sweeps.plan import plan_trials
 from piip.sweeps.resources import Resources

@@ -4,7 +4,7 @@ import pytest
 from verbing import spec_to_train
 
 from piip import cost as cost_verb
-from piip import presets
+from piip.spec import PaperResult
 
 
 class TestCost:
@@ -13,7 +13,7 @@ class TestCost:
     @pytest.fixture
     def two_rows(self, monkeypatch) -> None:
         """The smallest network, and it again with a released name and printed figures."""
-        paper = presets.PaperResult(box_ap=43.6, mask_ap=38.7, params_m=146, gflops=243, note="of another one")
+        paper = PaperResult(box_ap=43.6, mask_ap=38.7, params_m=146, gflops=243, note="of another one")
         table = {
             "tiny": spec_to_train(),
             "printed": spec_to_train().override({"name": "printed", "paper": paper.model_dump()}),

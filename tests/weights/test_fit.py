@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from piip.models.resizing import adapt
 from piip.weights.fit import fit as fit_with
 from piip.weights.read import WeightsError
+from piip.weights.resizing import adapt
 
 fit = partial(fit_with, adapt=adapt)
 

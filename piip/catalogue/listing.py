@@ -1,0 +1,105 @@
+"""Rows as a table: what they cost, ours beside the paper's."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from piip.catalogue.preflight import cost_of
+from piip.spec import ExperimentSpec
+
+CAPTION = "real: the whole network at its largest input, attention and sampling counted (* backbone only: its head comes later)"
+PUBLISHED = "published: by the papers' convention (piip/counting/published.py), ours and theirs"
+COLUMNS = ("row", "real GFLOPs", "params M", "published GFLOPs", "paper's", "params M", "paper's", "paper's result")
+OURS = 3
+"""Columns that every row fills; the others are the papers'."""
+
+
+def list_rows(
+    specs: Sequence[ExperimentSpec], *, as_json: bool, markdown: bool = False, size: tuple[int, int] | None = None
+) -> int:
+    """Print rows with cost, ours beside the paper's where it has any, at `size` (height, width) or each at its largest input."""
+    screen = Console(stderr=True)
+    counted = track(specs, "counting networks", console=screen, transient=True, disable=not screen.is_terminal)
+    entries = [entry(spec, size) for spec in counted]
+    if as_json:
+        print(json.dumps(entries))
+        return 0
+    if not entries:
+        return 0
+    columns, lines = _filled(COLUMNS, [cells(e) for e in entries])
+    if markdown:
+        print(f"| {' | '.join(columns)} |\n|---|{'---:|' * (len(columns) - 2)}---|")
+        for line in lines:
+            print(f"| {' | '.join(line)} |")
+        return 0
+    caption = [CAPTION, *([PUBLISHED] if len(columns) > OURS else []), "MAC = 1 FLOP"]
+    table = Table(caption="; ".join(caption))
+    for column in columns:
+        table.add_column(column, justify="left" if column == "row" else "right", no_wrap=column == "row")
+    for line in lines:
+        table.add_row(*line)
+    Console(width=max(140, Console().width)).print(table)
+    for spec in specs:
+        if spec.paper and spec.paper.note:
+            print(f"{spec.name}: {spec.paper.note}")
+    return 0
+
+
+def _filled(columns: Sequence[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The table without those columns of the papers' that say nothing of any row."""
+    kept = [i for i in range(len(columns)) if i < OURS or any(line[i] != "-" for line in lines)]
+    return [columns[i] for i in kept], [[line[i] for i in kept] for line in lines]
+
+
+def entry(spec: ExperimentSpec, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """A row's cost and the paper's figures, as `--json` prints them."""
+    from piip.counting.published import published
+
+    its_cost, count = cost_of(spec, size), published(spec.model)
+    return {
+        "name": spec.name,
+        "digest": spec.digest,
+        "gflops": its_cost.gflops,
+        "params_m": its_cost.params_m,
+        "backbone": {"gflops": its_cost.backbone_gflops, "params_m": its_cost.backbone_params_m},
+        "whole": its_cost.whole,
+        "published": {"gflops": count.flops / 1e9, "params_m": count.params / 1e6} if count else None,
+        "paper": spec.paper.model_dump() if spec.paper else {},
+    }
+
+
+def cells(entry: dict[str, Any]) -> list[str]:
+    """An entry as a line of the table."""
+    published, paper = entry["published"] or {}, entry["paper"]
+    star = "" if entry["whole"] else "*"
+    return [
+        entry["name"],
+        f"{_number(entry['gflops'])}{star}",
+        f"{_number(entry['params_m'])}{star}",
+        *(text for k in ("gflops", "params_m") for text in (_number(published.get(k)), _printed(paper.get(k)))),
+        result(paper),
+    ]
+
+
+def result(paper: dict[str, Any]) -> str:
+    """`43.6 / 38.7 AP`, `58.42 mIoU`, `85.9 top-1`, or a dash."""
+    scores = " / ".join(f"{paper[k]:.1f}" for k in ("box_ap", "mask_ap") if paper.get(k))
+    if scores:
+        return f"{scores} AP"
+    return next((f"{paper[k]:g} {word}" for k, word in (("miou", "mIoU"), ("top1", "top-1")) if paper.get(k)), "-")
+
+
+def _number(value: float | None) -> str:
+    """Two decimals where they say something."""
+    return (
+        "-" if value is None else f"{value:.2f}" if value < 100 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+    )
+
+
+def _printed(value: float | None) -> str:
+    """As the paper has it."""
+    return "-" if value is None else f"{value:g}"

@@ -1,0 +1,125 @@
+"""What cannot be trained, or not within a budget, is refused before anything starts."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from piip.data.sources import Source, locate
+from piip.spec import ExperimentSpec, PIIPSpec
+
+if TYPE_CHECKING:
+    from piip.counting.cost import Cost
+    from piip.counting.memory import Memory
+
+MISSING = {
+    "dino": "the DINO head is not written",
+    "upernet": "the UperNet head is not written and ADE20K not read",
+    "classifier": "ImageNet is not read",
+}
+"""Head -> what its rows wait for."""
+ON_A_GPU = ("flash", "varlen", "cuda", "triton")
+"""What `speed.attention` and an interaction's kernel may name and only workers with a GPU have."""
+ANYWHERE = ("auto", "sdpa", "products", "cpp", "reference")
+
+
+def check_trainable(specs: Sequence[ExperimentSpec]) -> None:
+    """Refuse rows whose network is there and whose training is not.
+
+    Raises:
+        ValueError: Names them and what they wait for.
+    """
+    for spec in specs:
+        if spec.model.head.kind in MISSING:
+            raise ValueError(
+                f"{spec.name} cannot be trained yet: {MISSING[spec.model.head.kind]} yet. Its network builds, counts "
+                f"(python -m piip.cost {spec.name}) and takes weights. Rows named mask_rcnn_* train."
+            )
+
+
+def check_device(specs: Sequence[ExperimentSpec], gpus_per_worker: int) -> None:
+    """Refuse attention and kernels ($PIIP_KERNEL, too) that do not exist, or that were asked for by name and need a GPU.
+
+    Raises:
+        ValueError: What `active_attention` and `active_kernel` would say in the worker, and how workers get a GPU.
+    """
+    runs = (*ANYWHERE, *ON_A_GPU) if gpus_per_worker else ANYWHERE
+    attentions = {spec.speed.attention: spec.train.precision for spec in specs if spec.speed.attention not in runs}
+    of_piip = {b.interaction.kernel for b in (spec.model.backbone for spec in specs) if isinstance(b, PIIPSpec)}
+    # the variable stands for "auto" only
+    instead = os.environ.get("PIIP_KERNEL") or "auto"
+    kernels = [kernel for kernel in of_piip if (instead if kernel == "auto" else kernel) not in runs]
+    if not attentions and not kernels:
+        return
+    # PyTorch from here on: something will be refused
+    import torch
+
+    from piip.models.speed import active_attention
+    from piip.ops.kernels import active_kernel
+
+    try:
+        for attention, precision in attentions.items():
+            active_attention(attention, torch.device("cpu"), precision)
+        for kernel in kernels:
+            active_kernel(kernel, "cpu")
+    except RuntimeError as error:
+        raise ValueError(f"{error} Or give each worker a GPU: --gpus-per-worker 1.") from None
+
+
+def check_batch(spec: ExperimentSpec, workers: int) -> None:
+    """Refuse a number of workers that does not divide the global batch."""
+    batch, micro = spec.train.batch_size, spec.train.micro_batch or 1
+    if batch % (workers * micro):
+        fits = [n for n in range(1, batch + 1) if batch % (n * micro) == 0]
+        raise ValueError(
+            f"batch_size {batch} does not divide by {workers} workers x {micro} images. Workers that fit: {', '.join(map(str, fits))}."
+        )
+
+
+def sources_of(spec: ExperimentSpec, custom: Mapping[str, Source] | None = None) -> dict[str, Source]:
+    """The files of a spec's training and validation split.
+
+    Raises:
+        DataError: One is not there.
+    """
+    return {split: locate(spec.data.name, split, custom) for split in ("train", "val")}
+
+
+def over_budget(
+    specs: Sequence[ExperimentSpec], *, max_gflops: float | None, max_memory_gb: float | None, workers: int = 1
+) -> dict[str, str]:
+    """Rows that cost more than they may: name -> what it costs and may cost.
+
+    Args:
+        specs: The rows.
+        max_gflops: Of the whole network at its largest input; None is no limit.
+        max_memory_gb: Predicted peak of one worker in training, 1e9 bytes; None is no limit.
+        workers: Of a trial.
+    """
+    over: dict[str, str] = {}
+    for spec in specs:
+        if max_gflops is not None and (gflops := cost_of(spec).gflops) > max_gflops:
+            over[spec.name] = f"{spec.name} costs {gflops:.2f} GFLOPs, more than --max-gflops {max_gflops:g}"
+        elif max_memory_gb is not None and (peak := memory_of(spec, workers).peak_gb) > max_memory_gb:
+            over[spec.name] = f"{spec.name} takes {peak:.2f} GB a worker, more than --max-memory-gb {max_memory_gb:g}"
+    return over
+
+
+def cost_of(spec: ExperimentSpec, size: tuple[int, int] | None = None) -> "Cost":
+    """What a row's network costs at `size` (height, width); None: its largest input."""
+    from piip.counting.cost import cost
+
+    return cost(spec.model, *(size or largest_input(spec)))
+
+
+def memory_of(spec: ExperimentSpec, workers: int = 1, size: tuple[int, int] | None = None) -> "Memory":
+    """What a step of a row's training takes on each of `workers`."""
+    from piip.counting.memory import training_memory
+
+    return training_memory(spec.model, spec.train, *(size or largest_input(spec)), workers=workers)
+
+
+def largest_input(spec: ExperimentSpec) -> tuple[int, int]:
+    """Height and width of a row's largest landscape image: at the data's aspect limit, padded."""
+    side, multiple = spec.model.backbone.resolution, spec.data.pad_multiple
+    short = int(side * spec.data.short_ratio)
+    return -(-short // multiple) * multiple, -(-side // multiple) * multiple

@@ -1,0 +1,129 @@
+"""Draws the demo data and puts it in place, whole or not at all.
+
+The shape tells the class; the colour narrows it to three of the twelve. Pattern, outline, opacity, proportions and tilt vary freely.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from piip.data.demo.layouts import CocoWriter, add_ade20k, add_imagenet
+from piip.data.demo.scene import scene
+from piip.data.demo.shapes import SHAPES
+from piip.home import home
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is drawn. Equal recipes give equal bytes (on equal versions of numpy and Pillow)."""
+
+    train: int = 280
+    val: int = 80
+    """Images of the two splits."""
+    seed: int = 0
+    sides: tuple[int, int] = (160, 288)
+    """Least and most pixels of an image's width."""
+    objects: tuple[int, int] = (20, 120)
+    """Least and most pixels of an object's longer side."""
+
+    def __post_init__(self) -> None:
+        if self.train < 1 or self.val < 1:
+            raise ValueError(f"a split needs at least one image, got train {self.train}, val {self.val}")
+        if not 0 < self.sides[0] <= self.sides[1] <= 1024:
+            raise ValueError(f"image sides go from small to large, at most 1024 px, got {self.sides}")
+        if not 4 <= self.objects[0] <= min(self.objects[1], 0.8 * self.sides[0]):
+            raise ValueError(f"objects go from 4 px to 0.8 x the smallest image {self.sides[0]}, got {self.objects}")
+
+    @property
+    def digest(self) -> str:
+        """Changes with these numbers and with the code that draws."""
+        code = hashlib.sha256(json.dumps(asdict(self)).encode())
+        for part in ("make.py", "shapes.py", "scene.py", "layouts.py"):
+            code.update((Path(__file__).parent / part).read_bytes())
+        return code.hexdigest()[:16]
+
+
+def make_demo(out: Path, recipe: Recipe = Recipe()) -> dict[str, int]:
+    """Writes the data set to `out`, whole or not at all, and returns what it holds.
+
+    Layout:
+        annotations/instances_{train,val}.json and {train,val}/*.jpg, as COCO
+        ade20k/{images,annotations}/{training,validation}: class numbers from 1, 0 = other
+        imagenet/{train,val}/<class>/*.jpg: crops of single objects
+        recipe.json: what was asked for
+    """
+    out = out.absolute()
+    if out.exists() and any(out.iterdir()) and not (out / "recipe.json").exists():
+        raise ValueError(f"{out} exists and is not demo data (it has no recipe.json). Give a new folder.")
+    building = out.with_name(f"{out.name}.tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    counts: dict[str, int] = {}
+    splits: tuple[tuple[Literal["train", "val"], int], ...] = (("train", recipe.train), ("val", recipe.val))
+    for number, (split, num_images) in enumerate(splits):
+        coco = CocoWriter(building / split)
+        for image_id in range(1, num_images + 1):
+            # One stream per image: the first hundred images are the same whether two hundred follow or not.
+            rng = np.random.default_rng([recipe.seed, number, image_id])
+            drawn = scene(rng, split, sides=recipe.sides, objects=recipe.objects)
+            coco.add(drawn, image_id)
+            add_ade20k(building / "ade20k", drawn, split, image_id)
+            add_imagenet(building / "imagenet", drawn, split, image_id)
+        path = building / "annotations" / f"instances_{split}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(coco.document))
+        counts |= {f"{split}_images": num_images, f"{split}_objects": len(coco.document["annotations"])}
+    (building / "ade20k" / "classes.txt").write_text("".join(f"{name}\n" for name in ("other", *SHAPES)))
+    (building / "recipe.json").write_text(json.dumps({"digest": recipe.digest, **asdict(recipe), **counts}, indent=1))
+    _replace(building, out)
+    return counts
+
+
+def _replace(new: Path, out: Path) -> None:
+    """Puts the folder `new` where `out` is; a reader sees the old one or the new one."""
+    old = out.with_name(f"{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.rename(out, old)
+    os.rename(new, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Waits until no other process of this machine holds `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def demo_root() -> Path:
+    """Where the demo data of this home is: `home()/data/demo`."""
+    return home() / "data" / "demo"
+
+
+def ensure_demo(root: Path | None = None, recipe: Recipe = Recipe()) -> Path:
+    """Makes the demo data in `root` (default `demo_root()`) unless this recipe's is there, and returns the folder.
+
+    Two processes may call it at once: one draws, the other waits.
+    """
+    root = root or demo_root()
+    with _locked(root.with_name(f".{root.name}.lock")):
+        note = root / "recipe.json"
+        if not note.exists() or json.loads(note.read_text()).get("digest") != recipe.digest:
+            log.warning("drawing the demo data: %d + %d images into %s", recipe.train, recipe.val, root)
+            make_demo(root, recipe)
+    return root

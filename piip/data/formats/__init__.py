@@ -1,0 +1,1 @@
+"""Data sets: files on disk to samples, one file a kind of annotation."""

@@ -1,0 +1,1 @@
+"""From a decoded image and its annotations to what a network sees."""

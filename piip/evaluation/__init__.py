@@ -1,0 +1,1 @@
+"""A model scored on a split, and a run rebuilt from MLflow."""

@@ -1,0 +1,1 @@
+"""Predictions to named numbers; states of several workers merge."""

@@ -1,0 +1,1 @@
+"""Image to maps, high to low resolution."""

@@ -1,0 +1,57 @@
+"""Convolutional backbones through timm: the peers PIIP is compared with."""
+
+import difflib
+
+import timm
+from timm.models import FeatureInfo
+from torch import Tensor, nn
+
+from piip.models.branches.pretraining import hub_overlay
+from piip.spec import CNNSpec
+from piip.weights.read import WeightsError
+
+
+class CNN(nn.Module):
+    """Image -> four maps at strides 4, 8, 16, 32 of a timm network.
+
+    Normalisation layers stay as they are (BatchNorm for resnet18): trained from scratch with batches of 4 it learns, and statistics
+    are per worker, as everywhere without SyncBN; nothing is frozen.
+    """
+
+    def __init__(self, spec: CNNSpec, *, pretrained: bool = True) -> None:
+        super().__init__()
+        name = spec.arch.split(".")[0]
+        if not timm.is_model(name):
+            close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.0)
+            raise ValueError(f"timm {timm.__version__} has no network {name!r}. Nearest: {close[0]!r}")
+        pretrained = pretrained and spec.pretrained
+        try:
+            overlay = hub_overlay(spec.arch, otherwise="set model.backbone.pretrained=false") if pretrained else None
+            self.body = timm.create_model(
+                spec.arch,
+                pretrained=pretrained,
+                features_only=True,
+                out_indices=(-4, -3, -2, -1),
+                pretrained_cfg_overlay=overlay,
+            )
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"cannot build {spec.arch!r} (pretrained={pretrained}): {type(error).__name__}: {error}. "
+                "Weights: give this machine a network or a filled HF_HOME cache, "
+                "or set model.backbone.pretrained=false"
+            ) from error
+        info: FeatureInfo = self.body.feature_info  # type: ignore[assignment]
+        strides = info.reduction()
+        if strides != [4, 8, 16, 32]:
+            raise ValueError(
+                f"{spec.arch!r} gives maps at strides {strides}; a backbone needs [4, 8, 16, 32], as resnet18 has"
+            )
+        self.out_channels: list[int] = info.channels()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> four maps (B, C_i, H/s, W/s), s = 4, 8, 16, 32."""
+        return self.body(images)
+
+    def layer_ids(self, *, exact: bool = False) -> dict[str, float]:
+        """Every parameter at distance 0, `exact` or not: a CNN peer has no layer-wise decay."""
+        return {name: 0 for name, _ in self.named_parameters()}

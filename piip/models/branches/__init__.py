@@ -1,0 +1,1 @@
+"""One image size and the network that sees it."""

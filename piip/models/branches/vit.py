@@ -1,0 +1,279 @@
+"""A branch: one timm Vision Transformer that sees one image size, without final norm."""
+
+import difflib
+from collections.abc import Sequence
+from itertools import pairwise
+
+import timm
+import torch
+from timm.layers import Attention, DropPath, LayerScale
+from timm.models import beit
+from timm.models.convnext import ConvNeXt
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from piip.models.branches import internvit, pico, uniperceiver
+from piip.models.branches.attention import take_over_beit
+from piip.models.branches.convnext import ConvNeXtBranch
+from piip.models.branches.pretraining import hub_overlay, load_pretraining
+from piip.models.branches.windows import window_attention
+from piip.spec import BranchSpec
+from piip.weights.read import WeightsError
+from piip.weights.resizing import Grid, resize_patches, resize_positions, resized_positions
+
+# B batch, H W grid height and width, L = H * W tokens, C channels
+
+
+class Branch(nn.Module):
+    """Image -> tokens, a few blocks at a time, so that interactions can come between them.
+
+    Takes over the parts of a timm ViT and runs its blocks the way detection does: no class token unless asked for, position
+    embedding resized to the grid at hand, attention in windows or over the whole map, no final norm.
+
+    Args:
+        vit: The network whose patch embedding, position embedding and blocks become this branch's.
+        window: Side of the attention windows in patches, None for global attention; a sequence is repeated over the blocks.
+        window_padding: Zeros come before or after the qkv layer, see attention.py.
+        drop_path: Stochastic depth. Constant over the blocks as in the published vit_models.
+        linear: `drop_path` grows linearly from 0 at the first block instead, as in all other families.
+        layer_scale: Initial value where the blocks have none; None leaves them without.
+        class_token: A class token without position goes through the blocks in front of the patches.
+        class_position: Keep a class token's row of the positions, though nothing reads it, as the official InternViT class does.
+        num_classes: Keep the final norm and a linear head of so many classes, for a classifier to read; None keeps neither.
+        checkpointing: Recompute activations in the backward pass.
+
+    Raises:
+        ValueError: Windows or a class token that this network cannot have.
+    """
+
+    def __init__(
+        self,
+        vit: VisionTransformer | beit.Beit,
+        *,
+        window: int | Sequence[int | None] | None = None,
+        window_padding: str = "before_qkv",
+        drop_path: float = 0.0,
+        linear: bool = False,
+        layer_scale: float | None = 1.0,
+        class_token: bool = False,
+        class_position: bool = False,
+        num_classes: int | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = vit.embed_dim
+        self.depth = len(vit.blocks)
+        self.patch_size = int(vit.patch_embed.patch_size[0])
+        self.dims, self.strides = [self.embed_dim] * self.depth, [self.patch_size] * self.depth
+        self.prefix = int(class_token)
+        self.windows = _per_block(window, self.depth)
+        self.checkpointing = checkpointing
+        if class_token and (any(self.windows) or isinstance(vit, beit.Beit)):
+            raise ValueError(
+                f"a class token sees all patches: window must be None, not {window}, and the network no BEiT"
+            )
+
+        self.patch_embed = vit.patch_embed
+        self.pos_embed = _positions(vit, class_position)
+        self.frame_embed = vit.frame_embed if isinstance(vit, uniperceiver.UniPerceiver) else None
+        self.cls_token = None
+        if class_token:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim)) if vit.cls_token is None else vit.cls_token
+        self.norm_pre = vit.norm_pre if isinstance(vit, VisionTransformer) else nn.Identity()
+        self.blocks: Sequence[Block] = nn.ModuleList(vit.blocks)  # type: ignore[assignment]
+        self.num_heads: int = self.blocks[0].attn.num_heads  # type: ignore[assignment]
+        if isinstance(vit, beit.Beit):
+            take_over_beit(self.blocks, self.windows)
+        self.window_padding = window_padding
+        self.set_windows(exact=True)
+        if window_padding == "after_qkv" and type(self.blocks[0].attn) is not Attention:
+            raise ValueError("window_padding 'after_qkv' is for plain attention (the official DeiT class) only")
+
+        _fit_blocks(self.blocks, self.embed_dim, drop_path, linear=linear, layer_scale=layer_scale)
+        self.norm, self.head = None, None
+        if num_classes is not None:
+            self.norm = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
+            self.head = vit.head
+
+    def set_windows(self, *, exact: bool, together: bool = False) -> None:
+        """Window attention without padded work (the default), or as published: equal but for rounding. See windows.py."""
+        self.windowed = window_attention(exact=exact, padding=self.window_padding, together=together)
+
+    def shares(self, count: int) -> list[tuple[int, int]]:
+        """Blocks start..stop-1 for each of `count` interactions.
+
+        Raises:
+            ValueError: More interactions than blocks.
+        """
+        return block_ranges(self.depth, count)
+
+    def grid(self, image: Tensor) -> Grid:
+        """Rows and columns of the token map; trailing pixels that do not fill a patch are dropped."""
+        return image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size
+
+    def embed(self, image: Tensor) -> Tensor:
+        """(B, 3, h, w) -> tokens (B, prefix + H*W, C) with positions, before the first block."""
+        # `proj` alone: timm's PatchEmbed.forward refuses sides that are no multiple of the patch
+        rows, columns = self.grid(image)
+        map_BCHW = self.patch_embed.proj(image[..., : rows * self.patch_size, : columns * self.patch_size])
+        # contiguous, or every norm of the residual stream copies it again
+        tokens_BLC = self.patch_embed.norm(map_BCHW.flatten(2).transpose(1, 2).contiguous())
+        if self.pos_embed is not None:
+            tokens_BLC = tokens_BLC + self._positions((rows, columns))
+        if self.frame_embed is not None:
+            tokens_BLC = tokens_BLC + self.frame_embed[0]
+        if self.cls_token is not None:
+            tokens_BLC = torch.cat([self.cls_token.expand(tokens_BLC.shape[0], -1, -1), tokens_BLC], dim=1)
+        return self.norm_pre(tokens_BLC)
+
+    def run(self, tokens: Tensor, grid: Grid, start: int, stop: int) -> tuple[Tensor, Grid]:
+        """Blocks start..stop-1 on tokens (B, prefix + H*W, C); the tokens after them and their grid, which stays the same."""
+        for block, window in zip(self.blocks[start:stop], self.windows[start:stop], strict=True):
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(self._block, block, tokens, grid, window, use_reentrant=False)  # type: ignore[assignment]
+            else:
+                tokens = self._block(block, tokens, grid, window)
+        return tokens, grid
+
+    def _block(self, block: Block, tokens: Tensor, grid: Grid, window: int | None) -> Tensor:
+        normed = block.norm1(tokens)
+        attended = block.attn(normed) if window is None else self.windowed(block.attn, normed, grid, window)  # type: ignore[arg-type]
+        tokens = tokens + block.drop_path1(block.ls1(attended))
+        return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, h, w) -> tokens (B, prefix + H*W, C) after the last block."""
+        return self.run(self.embed(image), self.grid(image), 0, self.depth)[0]
+
+    def _positions(self, grid: Grid) -> Tensor:
+        assert self.pos_embed is not None
+        rows = int(self.pos_embed.shape[1] ** 0.5) ** 2  # without a class token's row: a square
+        return resized_positions(self.pos_embed[:, -rows:], grid)
+
+
+def _per_block(window: int | Sequence[int | None] | None, depth: int) -> list[int | None]:
+    if window is None or isinstance(window, int):
+        return [window] * depth
+    if not window or depth % len(window):
+        raise ValueError(
+            f"{len(window)} windows do not repeat evenly over {depth} blocks: give one, one per block, or a pattern such as (14, 14, null)"
+        )
+    return list(window) * (depth // len(window))
+
+
+def _positions(vit: VisionTransformer | beit.Beit, class_position: bool) -> nn.Parameter | None:
+    """Positions of the patches; a class token's row in front where `class_position` asks for it."""
+    if vit.pos_embed is None:
+        return None
+    position, rows = vit.pos_embed.detach(), vit.patch_embed.num_patches
+    patches = position[:, -rows:]
+    if not class_position:
+        return nn.Parameter(patches.clone())
+    first = position[:, :1] if position.shape[1] > rows else torch.zeros_like(position[:, :1])
+    return nn.Parameter(torch.cat([first, patches], dim=1))
+
+
+def _fit_blocks(
+    blocks: Sequence[Block], dim: int, drop_path: float, *, linear: bool, layer_scale: float | None
+) -> None:
+    """Stochastic depth of every block, and a layer scale where the pretraining had none (DeiT-1, MAE, AugReg)."""
+    rates = torch.linspace(0, drop_path, len(blocks), device="cpu").tolist() if linear else [drop_path] * len(blocks)
+    for block, rate in zip(blocks, rates, strict=True):
+        block.drop_path1 = DropPath(rate) if rate else nn.Identity()
+        block.drop_path2 = DropPath(rate) if rate else nn.Identity()
+        if isinstance(block.ls1, nn.Identity) and layer_scale is not None:
+            block.ls1, block.ls2 = LayerScale(dim, init_values=layer_scale), LayerScale(dim, init_values=layer_scale)
+
+
+def block_ranges(depth: int, count: int) -> list[tuple[int, int]]:
+    """`depth` blocks in `count` shares, the later ones larger where they cannot be equal: 32 in 12 is 4 x 2, then 8 x 3 (published).
+
+    Raises:
+        ValueError: More shares than blocks.
+    """
+    if count > depth:
+        raise ValueError(
+            f"interaction.count {count} asks for more shares than a branch of {depth} blocks has: at most {depth}"
+        )
+    small, larger = divmod(depth, count)
+    ends = [0]
+    for share in range(count):
+        ends.append(ends[-1] + small + (share >= count - larger))
+    return list(pairwise(ends))
+
+
+def build_branch(
+    spec: BranchSpec, pretrained: bool = True, *, num_classes: int | None = None
+) -> Branch | ConvNeXtBranch:
+    """The branch a spec describes, from its pretraining (timm's, or `spec.weights`) when both `spec.pretrained` and `pretrained` say so.
+
+    Args:
+        spec: What to build.
+        pretrained: False starts from random weights, whatever the spec says.
+        num_classes: Of the head that a classifier reads; None builds none.
+
+    Raises:
+        ValueError: timm has no such network, or not of this kind.
+        WeightsError: The pretrained weights cannot be had.
+    """
+    pretrained = pretrained and spec.pretrained
+    net = _create(spec, pretrained and spec.weights is None, num_classes or 0)
+    branch = _branch_of(net, spec, num_classes)
+    if pretrained and spec.weights is not None:
+        load_pretraining(branch, spec)
+    return branch
+
+
+def _branch_of(net: nn.Module, spec: BranchSpec, num_classes: int | None) -> Branch | ConvNeXtBranch:
+    if isinstance(net, ConvNeXt):
+        return ConvNeXtBranch(net, drop_path=spec.drop_path, checkpointing=spec.checkpointing)
+    if not isinstance(net, beit.Beit) and (
+        not isinstance(net, VisionTransformer) or net.pos_embed is None or net.num_reg_tokens
+    ):
+        raise ValueError(
+            f"branch {spec.arch!r} is no plain ViT with learned positions (as deit3_small_patch16_224 is), BEiT or ConvNeXt"
+        )
+    if spec.patch_size:
+        resize_patches(net, spec.patch_size)
+    if spec.positions == "resolution":
+        resize_positions(net, spec.resolution // int(net.patch_embed.patch_size[0]))
+    branch = Branch(
+        net, window=spec.window, window_padding=spec.window_padding, drop_path=spec.drop_path,
+        linear=spec.drop_path_rule == "linear", layer_scale=spec.layer_scale, class_token=spec.class_token,
+        class_position=spec.family == "internvit", num_classes=num_classes, checkpointing=spec.checkpointing,
+    )  # fmt: skip
+    if spec.activation == "gelu_tanh":
+        for block in branch.blocks:
+            block.mlp.act = nn.GELU(approximate="tanh")
+    return branch
+
+
+def _create(spec: BranchSpec, pretrained: bool, num_classes: int) -> nn.Module:
+    name = spec.arch.split(".")[0]
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(["*patch1*", "convnext*"]) + list(pico.GEOMETRY), n=1)
+        raise ValueError(f"timm {timm.__version__} has no network {name!r} (branch {spec.arch!r}). Nearest: {close}")
+    if pretrained:
+        pico.require_weights(spec.arch)
+        if name in (*internvit.default_cfgs, *uniperceiver.default_cfgs):
+            raise WeightsError(
+                f"the weights of {name!r} are public as a file only: give its path in model.backbone.branches.N.weights, "
+                "or start from random weights with model.backbone.branches.N.pretrained=false"
+            )
+    try:
+        without = (
+            "name a file: model.backbone.branches.N.weights=PATH, or set model.backbone.branches.N.pretrained=false"
+        )
+        overlay = hub_overlay(spec.arch, otherwise=without) if pretrained else None
+        return timm.create_model(
+            spec.arch, pretrained=pretrained, num_classes=num_classes, pretrained_cfg_overlay=overlay
+        )
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise WeightsError(
+            f"no pretrained weights for branch {spec.arch!r}: {type(error).__name__}: {error}\n"
+            "They come from the Hugging Face hub: give this machine a network or a filled HF_HOME cache, "
+            "or start from random weights with model.backbone.branches.N.pretrained=false"
+        ) from error

@@ -1,0 +1,1 @@
+"""Maps or tokens to losses or predictions."""

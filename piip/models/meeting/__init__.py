@@ -1,0 +1,1 @@
+"""How branches meet: interactions between blocks, the merge at the end."""

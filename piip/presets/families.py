@@ -1,0 +1,90 @@
+"""Families of pretrained branches: a dict from the paper's letter to a branch. `window` follows the combination, not the branch."""
+
+from piip.spec import BranchSpec
+
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""RGB, in 0..255."""
+
+DEIT = {
+    "T": BranchSpec(arch="deit_tiny_patch16_224.fb_in1k", resolution=224, drop_path=0.05),
+    "S": BranchSpec(arch="deit3_small_patch16_224.fb_in22k_ft_in1k", resolution=224, drop_path=0.05),
+    "B": BranchSpec(arch="deit3_base_patch16_224.fb_in22k_ft_in1k", resolution=224, drop_path=0.15),
+    "L": BranchSpec(arch="deit3_large_patch16_224.fb_in22k_ft_in1k", resolution=224, drop_path=0.4),
+}
+"""The released detection branches."""
+
+DEIT_384 = {
+    letter: branch.override({"arch": branch.arch.replace("224", "384")})
+    for letter, branch in DEIT.items()
+    if letter != "T"
+}
+"""DeiT III finished at 384 pixels: the SBL of DINO, the L of LH6B."""
+
+AUGREG = {
+    letter: BranchSpec(
+        arch=f"vit_{size}_patch16_384.augreg_in21k_ft_in1k", resolution=384, drop_path=rate, drop_path_rule="linear",
+        checkpointing=True,
+    )
+    for letter, size, rate in (("S", "small", 0.2), ("B", "base", 0.3), ("L", "large", 0.4))
+}  # fmt: skip
+
+MAE = {
+    "S": DEIT["S"],
+    **{
+        letter: BranchSpec(
+            arch=f"vit_{size}_patch{patch}_224.mae", resolution=224, drop_path=rate, drop_path_rule="linear",
+            patch_size=16, checkpointing=True,
+        )
+        for letter, size, patch, rate in (("B", "base", 16, 0.15), ("L", "large", 16, 0.4), ("H", "huge", 14, 0.4))
+    },
+}  # fmt: skip
+
+DINOV2 = {
+    letter: BranchSpec(
+        arch=f"vit_{size}_patch14_dinov2.lvd142m", resolution=518, drop_path=rate, drop_path_rule="linear",
+        patch_size=16, checkpointing=True,
+    )
+    for letter, size, rate in (("S", "small", 0.2), ("B", "base", 0.3), ("L", "large", 0.4))
+}  # fmt: skip
+"""The official table calls its S branch DeiT III; its configuration, and so its weights, have DINOv2-S."""
+
+BEITV2 = {
+    "S": DEIT["S"],
+    **{
+        letter: BranchSpec(
+            arch=f"beitv2_{size}_patch16_224.in1k_ft_in22k", resolution=224, drop_path=rate, drop_path_rule="linear"
+        )
+        for letter, size, rate in (("B", "base", 0.15), ("L", "large", 0.4))
+    },
+}
+
+UNIPERCEIVER = {
+    "S": DEIT["S"],
+    **{
+        letter: BranchSpec(
+            arch=f"uniperceiver_{size}_patch16_224", resolution=224, drop_path=rate, drop_path_rule="linear"
+        )
+        for letter, size, rate in (("B", "base", 0.15), ("L", "large", 0.4))
+    },
+}
+
+INTERNVIT = {
+    "L": DEIT_384["L"].override({"window": None}),
+    "H": MAE["H"].override({"window": None}),
+    "6B": BranchSpec(
+        arch="internvit_6b_patch14_224", resolution=224, drop_path=0.4, drop_path_rule="linear", window=None,
+        patch_size=16, layer_scale=0.1, checkpointing=True,
+    ),
+}  # fmt: skip
+"""The company of InternViT-6B; all attention is global."""
+
+CONVNEXT = {
+    **{
+        letter: BranchSpec(
+            arch=f"convnext_{size}.fb_in1k", resolution=224, drop_path=rate, drop_path_rule="linear", window=None
+        )
+        for letter, size, rate in (("CT", "tiny", 0.3), ("CS", "small", 0.3), ("CB", "base", 0.4))
+    },
+    **{f"V{letter}": branch for letter, branch in DEIT.items()},
+}
+"""C: ConvNeXt, V: ViT (DeiT); they go together in the networks with a regular FPN."""

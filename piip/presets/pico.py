@@ -1,0 +1,49 @@
+"""Networks and recipes small enough for two CPU cores and the demo data."""
+
+from collections.abc import Sequence
+
+from piip.presets.combine import backbone_name, piip
+from piip.spec import (
+    Backbone,
+    BranchSpec,
+    CocoSpec,
+    ExperimentSpec,
+    InteractionSpec,
+    MaskRCNNSpec,
+    ModelSpec,
+    OptimSpec,
+    PIIPSpec,
+    TrainSpec,
+)
+
+PICO = {
+    "T": BranchSpec(arch="pico_tiny.glyphs", resolution=256, drop_path=0.0, window=8),
+    "S": BranchSpec(arch="pico_small.glyphs", resolution=192, drop_path=0.0, window=8),
+    "B": BranchSpec(arch="pico_base.glyphs", resolution=128, drop_path=0.0, window=16),
+}
+"""Branches small enough to train on two CPU cores; pretrained by experiments/pretrain_pico.py on generated images."""
+
+PICO_INTERACTION = InteractionSpec(count=3, num_heads=8, drop_path=0.0)
+
+
+def pico(letters: str, resolutions: Sequence[int], *, pretrained: bool = True) -> PIIPSpec:
+    """`pico("TSB", (256, 192, 128))`: a PIIP of pico branches; one letter is a single-branch ViT."""
+    branches = {letter: branch.override({"pretrained": pretrained}) for letter, branch in PICO.items()}
+    return piip(letters, resolutions, branches=branches, interaction=PICO_INTERACTION)
+
+
+PICO_HEAD = MaskRCNNSpec(
+    num_classes=12, fpn_channels=96, anchor_scale=4, rpn_pre_nms=500, rpn_post_nms=150,
+    box_samples=64, box_channels=256, mask_convs=1, mask_channels=96,
+)  # fmt: skip
+
+
+def mask_rcnn_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> ExperimentSpec:
+    """Mask R-CNN on the demo data, small enough for two CPU cores; all pico rows share these settings."""
+    return ExperimentSpec(
+        name=f"mask_rcnn_{backbone_name(backbone)}_pico{steps}",
+        model=ModelSpec(backbone=backbone, head=PICO_HEAD),
+        data=CocoSpec(name="demo", short_ratio=1.0, pad_multiple=32),
+        optim=OptimSpec(lr=lr, layer_decay=1.0, warmup_steps=30, schedule="cosine", clip_norm=1.0),
+        train=TrainSpec(batch_size=4, steps=steps, log_every=5),
+    )

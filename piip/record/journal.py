@@ -1,0 +1,325 @@
+"""What happened in a trial, on local disk first: an append-only file that tracking delivers to MLflow later.
+
+One folder per trial, `home()/journals/<trial_key>/`:
+
+    run.json       who the trial is: a RunRecord, written once
+    events.jsonl   what happened, one JSON line per event, written in one piece and fsynced before the caller goes on
+    attempt        which attempt may write; opening the journal takes it over, and the attempt before is fenced off
+    artifacts/     files to be kept with the run
+    doing          what the trial is at between its steps, in words, for who watches; no part of the record
+    delivered/     how far each tracking server has been told (piip/tracking/sender.py)
+
+An event's time is taken once, here, and sent as it stands: MLflow then knows a repeated delivery for what it is.
+"""
+
+import errno
+import json
+import logging
+import operator
+import os
+import posixpath
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from piip.home import journal_dir
+from piip.record.durable import copy_atomic, end_of_last_line, exclusive, write_atomic
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED", "STOPPED"]
+Event = dict[str, Any]
+
+EVENTS = "events.jsonl"
+ARTIFACTS = "artifacts"
+DOING = "doing"
+# mlflow.utils.validation: letters, digits and _ - . space : / ; a path in normal form; 250 characters
+_NAME = re.compile(r"[\w.\- :/]+", re.ASCII)
+_NAME_LENGTH = 250
+
+
+class Fenced(RuntimeError):  # noqa: N818 - it reads as what happened to the writer
+    """This attempt may write no more: a newer one has opened the journal."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Who a trial (or a sweep, the parent of trials) is; what an MLflow run is created from."""
+
+    trial_key: str
+    """Names the journal's folder: letters, digits and `_ - .`."""
+    name: str
+    """What people see in lists."""
+    experiment: str
+    parent_key: str | None
+    """Trial key of the sweep this trial belongs to; None for a sweep and for a trial of its own."""
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    created_ms: int = field(default_factory=lambda: now_ms())
+    """Together with the key it is the run's identity: a journal begun anew is a new run in MLflow."""
+
+    def __post_init__(self) -> None:
+        for key in (self.trial_key, self.parent_key):
+            if key is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", key):
+                raise ValueError(f"trial key {key!r} names a folder: use letters, digits and _ - . only")
+        for kind, names in {"param": self.params, "tag": self.tags}.items():
+            for name in names:
+                check_name(kind, name)
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, as MLflow counts."""
+    return time.time_ns() // 1_000_000
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuses a name here that MLflow would refuse hours later, when nobody looks.
+
+    Raises:
+        ValueError: `name` has a character MLflow does not take, is longer than 250, or is not a path in normal form.
+    """
+    if not _NAME.fullmatch(name):
+        bad = sorted(set(_NAME.sub("", name)))
+        raise ValueError(f"{kind} name {name!r}: {bad or 'empty'} not allowed; use letters, digits and _ - . space : /")
+    if len(name) > _NAME_LENGTH:
+        raise ValueError(f"{kind} name {name[:40]!r}... has {len(name)} characters, at most {_NAME_LENGTH} fit")
+    if posixpath.normpath(name) != name or name.startswith(("/", "..")) or name == ".":
+        raise ValueError(f"{kind} name {name!r} is not a plain path. Try {posixpath.normpath('/' + name).strip('/')!r}")
+
+
+def create_run(record: RunRecord) -> Path:
+    """Writes down that a run exists, once; a record of the same key that is already there is kept.
+
+    Returns:
+        The journal's folder, for `Journal(folder, attempt)`.
+    """
+    folder = journal_dir(record.trial_key)
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder / EVENTS):
+        if not (folder / "run.json").exists():
+            write_atomic(folder / "run.json", json.dumps(asdict(record), indent=1))
+    return folder
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record `create_run` wrote."""
+    path = Path(folder) / "run.json"
+    if not path.exists():
+        raise ValueError(f"{folder} is no journal: it has no run.json. Journals are begun by create_run(record)")
+    return RunRecord(**json.loads(path.read_text()))
+
+
+def read_events(folder: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
+    """Events from byte `offset` on, each with the byte after it; a line that is still being written is left out."""
+    with (Path(folder) / EVENTS).open("rb") as lines:
+        lines.seek(offset)
+        for line in lines:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            try:
+                event = json.loads(line)
+            except ValueError:
+                logger.warning("%s: skipped a damaged line of %d bytes before byte %d", lines.name, len(line), offset)
+                continue
+            yield event, offset
+
+
+def read_status(folder: Path) -> Status | Literal["PENDING"]:
+    """The trial's last status; PENDING before its first attempt."""
+    return _read(folder).status
+
+
+def read_metrics(folder: Path) -> dict[str, list[tuple[int, float, int]]]:
+    """Each metric's (step, value, timestamp in ms), in the order they were recorded."""
+    return {
+        name: [(step, value, ms) for step, (value, ms) in steps.items()]
+        for name, steps in _read(folder).metrics.items()
+    }
+
+
+def read_tags(folder: Path) -> dict[str, str]:
+    """Each tag's last value; those the run was created with are in its record."""
+    return dict(_read(folder).tags)
+
+
+def read_doing(folder: Path) -> str:
+    """What the trial said last that it is at; empty where it never said anything."""
+    path = Path(folder) / DOING
+    return path.read_text() if path.exists() else ""
+
+
+class _Seen:
+    """What a journal's events add up to; of two records of one (metric, step) the first counts."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, dict[int, tuple[float, int]]] = {}
+        self.tags: dict[str, str] = {}
+        self.artifacts: dict[str, str] = {}
+        self.status: Status | Literal["PENDING"] = "PENDING"
+
+    def add(self, event: Event) -> None:
+        match event["kind"]:
+            case "metric":
+                for name, value in event["values"].items():
+                    self.metrics.setdefault(name, {}).setdefault(event["step"], (float(value), event["ms"]))
+            case "tag":
+                self.tags |= event["tags"]
+            case "artifact":
+                self.artifacts[event["name"]] = event["sha256"]
+            case "status":
+                self.status = event["status"]
+
+
+def _read(folder: Path) -> _Seen:
+    seen = _Seen()
+    for event, _ in read_events(folder):
+        seen.add(event)
+    return seen
+
+
+class Journal:
+    """The writing end of one trial's journal. Opening it fences every attempt that opened it before.
+
+    Several handles of one attempt may write at once, from any thread or process: each append holds a lock on the file
+    and first reads what others appended. Opening records the status RUNNING unless the trial is FINISHED.
+
+    Args:
+        folder: What `create_run` returned.
+        attempt: Names this start of the trial; every start needs its own (a uuid, say), handles of one start share it.
+        running: False for who only adds to the record of a trial that is yet to run, or has run: the status stays.
+    """
+
+    def __init__(self, folder: Path, attempt: str, *, running: bool = True) -> None:
+        self.folder = Path(folder)
+        self.record = read_record(self.folder)
+        self.attempt = attempt
+        self._seen = _Seen()
+        self._offset = 0
+        with exclusive(self.folder / EVENTS) as file:
+            self._generation = _take_over(self.folder, attempt)
+            self._catch_up(file)
+            if running and self._seen.status not in ("RUNNING", "FINISHED"):
+                self._append(file, {"kind": "status", "status": "RUNNING", "attempt": attempt})
+
+    @property
+    def status(self) -> Status | Literal["PENDING"]:
+        """The trial's status as far as this handle has read."""
+        return self._seen.status
+
+    def history(self, name: str) -> list[tuple[int, float]]:
+        """The (step, value) of one metric so far, all attempts together."""
+        return [(step, value) for step, (value, _) in self._seen.metrics.get(name, {}).items()]
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records metrics at an optimizer step; what an earlier attempt recorded at that step stays as it is.
+
+        A nan or inf is recorded as such: MLflow keeps nan, and writes inf as the largest float.
+        """
+        step = operator.index(step)
+        values = {name: float(value) for name, value in metrics.items()}
+        for name in values:
+            check_name("metric", name)
+        with self._writing() as file:
+            fresh = {name: _json_number(value) for name, value in values.items() if not self._recorded(name, step)}
+            if fresh:
+                self._append(file, {"kind": "metric", "step": step, "values": fresh})
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Sets tags of the run; a later value replaces an earlier one."""
+        for name in tags:
+            check_name("tag", name)
+        with self._writing() as file:
+            changed = {name: str(value) for name, value in tags.items() if self._seen.tags.get(name) != str(value)}
+            if changed:
+                self._append(file, {"kind": "tag", "tags": changed})
+
+    def artifact(self, local_path: Path, name: str | None = None) -> None:
+        """Keeps a copy of a file with the run; the same name again replaces it.
+
+        Args:
+            local_path: The file.
+            name: Where it goes among the run's artifacts, e.g. `predictions/val.json`; default: the file's name.
+        """
+        name = name or Path(local_path).name
+        check_name("artifact", name)
+        with self._writing() as file:
+            kept = self.folder / ARTIFACTS / name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            digest = copy_atomic(Path(local_path), kept)
+            if self._seen.artifacts.get(name) != digest:
+                self._append(file, {"kind": "artifact", "name": name, "sha256": digest})
+
+    def doing(self, what: str) -> None:
+        """Tells who watches what takes the time before the next step; delivered nowhere."""
+        write_atomic(self.folder / DOING, what)
+
+    def finish(self, status: Status) -> None:
+        """Records how the trial ended. All but FINISHED go back to RUNNING when a later attempt opens the journal."""
+        if status not in get_args(Status):
+            raise ValueError(f"status {status!r} is none of {', '.join(get_args(Status))}")
+        with self._writing() as file:
+            if self._seen.status != status:
+                self._append(file, {"kind": "status", "status": status, "attempt": self.attempt})
+
+    def _recorded(self, name: str, step: int) -> bool:
+        return step in self._seen.metrics.get(name, {})
+
+    @contextmanager
+    def _writing(self) -> Iterator[int]:
+        with exclusive(self.folder / EVENTS) as file:
+            owner = _read_attempt(self.folder)
+            if owner["generation"] != self._generation:
+                raise Fenced(f"attempt {self.attempt!r} must stop: {owner['attempt']!r} took over {self.folder}")
+            self._catch_up(file)
+            yield file
+
+    def _catch_up(self, file: int) -> None:
+        """Reads what is new and cuts the torn last line of a killed writer (under the lock nobody is mid-write)."""
+        size = os.fstat(file).st_size
+        if size == self._offset:
+            return
+        for event, after in read_events(self.folder, self._offset):
+            self._seen.add(event)
+            self._offset = after
+        self._offset = end_of_last_line(file, size)
+        if self._offset < size:
+            logger.warning("%s: cut %d bytes of an unfinished last line", self.folder / EVENTS, size - self._offset)
+            os.ftruncate(file, self._offset)
+
+    def _append(self, file: int, event: Event) -> None:
+        event = {"ms": now_ms(), **event}
+        line = json.dumps(event, allow_nan=False).encode() + b"\n"
+        try:
+            if os.write(file, line) < len(line):
+                raise OSError(errno.ENOSPC, "disk full: part of a line was written", str(self.folder / EVENTS))
+        except OSError:
+            os.ftruncate(file, self._offset)
+            raise
+        # From here on a reader may have seen the line, so a failing fsync raises but does not take it back.
+        os.fsync(file)
+        self._seen.add(event)
+        self._offset += len(line)
+
+
+def _take_over(folder: Path, attempt: str) -> int:
+    """Makes `attempt` the one that may write; returns its generation, one more than the attempt's before."""
+    owner = _read_attempt(folder)
+    if owner["attempt"] != attempt:
+        owner = {"attempt": attempt, "generation": owner["generation"] + 1}
+        write_atomic(folder / "attempt", json.dumps(owner))
+    return owner["generation"]
+
+
+def _read_attempt(folder: Path) -> dict[str, Any]:
+    path = folder / "attempt"
+    return json.loads(path.read_text()) if path.exists() else {"attempt": None, "generation": 0}
+
+
+def _json_number(value: float) -> float | str:
+    """JSON has no nan and no inf; `float` reads these words back."""
+    return value if value - value == 0 else str(value)

@@ -1,0 +1,93 @@
+"""The closed form against the printed tables, and against what the official counters gave when they were run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from piip.catalogue.rows import all_rows
+from piip.counting.published import published
+from piip.counting.published_parts import ConvNeXt, Count, ViT
+from piip.presets import CONVNEXT, PICO_HEAD, mask_rcnn_1x, pico, piip
+from piip.spec import CNNSpec, ModelSpec
+
+# configuration -> multiply-adds and parameters by classification/get_flops.py and mmdetection/get_flops_det.py, run at 7a8eceb
+OFFICIAL = json.loads((Path(__file__).parent.parent / "golden" / "published_cost.json").read_text())
+ROWS = all_rows()
+PRINTED = [row for row in ROWS.values() if row.paper and row.paper.gflops]
+# what the counters saw of the released TSBL is the network as meant
+COUNTED = {row.paper.config: ROWS[name.replace("tsbl_released", "tsbl")] for name, row in ROWS.items() if row.paper}
+
+
+@pytest.mark.parametrize("row", PRINTED, ids=lambda row: row.name)
+def test_the_closed_form_gives_the_printed_cost(row):
+    count = published(row.model)
+
+    # the ConvNeXt table cuts digits off: 326.7 is printed as 326
+    assert count.flops / 1e9 == pytest.approx(row.paper.gflops, rel=3e-3)
+    if row.paper.params_m:
+        assert count.params / 1e6 == pytest.approx(row.paper.params_m, rel=6e-3)
+
+
+@pytest.mark.parametrize("config", OFFICIAL)
+def test_the_closed_form_gives_every_digit_of_the_official_counters(config):
+    count = published(COUNTED[config].model)
+
+    assert [count.flops, count.params] == OFFICIAL[config]
+
+
+def test_all_printed_figures_are_covered():
+    assert len(PRINTED) == 32  # detection 11, AugReg 2, InternViT and H6B 3, ConvNeXt 8, ADE20K 5, ImageNet 3
+    assert len(OFFICIAL) == 33  # and SBL 1568/1120/672 of DeiT III, whose cost is not printed
+
+
+def test_networks_their_scripts_do_not_know_have_no_published_cost():
+    beit = ROWS["mask_rcnn_piip_sbl_beitv2_1568_1120_672_1x"]
+
+    assert published(beit.model) is None
+    assert published(ModelSpec(backbone=pico("TB", (256, 128)), head=PICO_HEAD)) is None
+    assert published(ModelSpec(backbone=CNNSpec(arch="resnet50", resolution=1333))) is None
+    assert published(mask_rcnn_1x(piip("TSB", (1120, 896, 448))).model) is not None
+
+
+def test_released_tsbl_costs_more_than_the_table_says():
+    # its first branch is an S on the largest image: the real networks were 919, 1086 and 1833 G, not 755, 861 and 1535
+    for resolutions in ("1344_896_672_448", "1568_1120_672_448", "1792_1568_1120_448"):
+        meant, released = (
+            published(ROWS[f"mask_rcnn_piip_{k}_{resolutions}_1x"].model) for k in ("tsbl", "tsbl_released")
+        )
+        assert 1.19 < released.flops / meant.flops < 1.27
+
+
+def test_padding_counts_where_it_comes_before_qkv():
+    # 70 x 70 patches in windows of 28 are padded to 84 x 84
+    after, before = (
+        ViT(1120, 768, (28,), pads_before_qkv=flag).count().flops for flag in (False, True)
+    )  # fmt: skip
+
+    assert before - after == (84**2 - 70**2) * 3 * 768**2
+
+
+def test_one_convnext_block_by_hand():
+    width, side = 96, 56
+    one, two = (ConvNeXt(224, (width, 192, 384, 768), (n, 0, 0, 0)).count() for n in (1, 2))
+
+    cells = side**2
+    assert two.flops - one.flops == cells * (49 * width + width) + 2 * cells * 4 * width**2
+    # depthwise 7x7 with bias, norm, two linear layers, layer scale
+    assert two.params - one.params == 50 * width + 2 * width + (8 * width**2 + 5 * width) + width
+
+
+def test_counts_add_up():
+    assert Count(2, 3) + Count(5, 7) * 2 == Count(12, 17)
+
+
+def test_a_regular_fpn_counts_the_merges_it_has():
+    row = piip(("CT", "VS", "VB"), (1024, 672, 448), branches=CONVNEXT).override(
+        {"fpn": "regular", "merge_after": [0, 1, 10]}
+    )
+    moved = row.override({"merge_after": [0, 1, 9]})
+    fewer = row.override({"merge_after": [0, 2, 10]})  # the second merge at stride 16 and not 8: fewer cells
+
+    whole, same, cheaper = (published(ModelSpec(backbone=backbone)).flops for backbone in (row, moved, fewer))
+    assert whole == same > cheaper

@@ -1,0 +1,364 @@
+import json
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import piip
+from piip.record.journal import (
+    Fenced,
+    Journal,
+    RunRecord,
+    create_run,
+    read_events,
+    read_metrics,
+    read_record,
+    read_status,
+)
+
+ROOT = str(Path(piip.__file__).parent.parent)
+
+
+def begin(key="trial", **changes) -> Path:
+    fields = {"trial_key": key, "name": f"name of {key}", "experiment": "tests", "parent_key": None, "created_ms": 1000}
+    return create_run(RunRecord(**{**fields, **changes}))
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def metric_lines(folder: Path) -> list[dict]:
+    return [event for event in lines(folder) if event["kind"] == "metric"]
+
+
+def test_a_record_is_written_once():
+    folder = begin(params={"optim.lr": "0.1"}, tags={"piip.engine": "ddp"})
+
+    again = begin(params={"optim.lr": "0.2"}, created_ms=2000)
+
+    assert again == folder
+    assert read_record(folder).params == {"optim.lr": "0.1"}
+    assert read_record(folder).created_ms == 1000
+    assert read_status(folder) == "PENDING"
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no run"):
+        Journal(tmp_path, "1")
+
+
+@pytest.mark.parametrize("key", ["a/b", "..", "", "a b"])
+def test_a_key_that_is_no_folder_name_is_refused(key):
+    with pytest.raises(ValueError, match="trial key"):
+        begin(key)
+
+
+def test_what_is_logged_is_read_back_in_order():
+    folder = begin()
+    journal = Journal(folder, "1")
+
+    journal.log(1, {"train/lr": 0.5, "train/loss_mask": 2})
+    journal.log(3, {"train/lr": 0.25})
+
+    assert journal.history("train/lr") == [(1, 0.5), (3, 0.25)]
+    assert [(step, value) for step, value, _ in read_metrics(folder)["train/lr"]] == [(1, 0.5), (3, 0.25)]
+    assert read_metrics(folder)["train/loss_mask"][0][:2] == (1, 2.0)
+    assert journal.history("no/such") == []
+
+
+def test_the_first_record_of_a_step_wins_across_attempts():
+    folder = begin()
+    Journal(folder, "1").log(7, {"loss": 1.0})
+
+    second = Journal(folder, "2")
+    second.log(7, {"loss": 9.0, "lr": 0.1})
+    second.log(7, {"loss": 9.0, "lr": 0.1})
+
+    assert second.history("loss") == [(7, 1.0)]
+    assert [event["values"] for event in metric_lines(folder)] == [{"loss": 1.0}, {"lr": 0.1}]
+
+
+def test_a_torn_last_line_is_cut_and_its_step_can_be_logged_again(caplog):
+    folder = begin()
+    Journal(folder, "1").log(1, {"loss": 1.0})
+    whole = (folder / "events.jsonl").read_bytes()
+    (folder / "events.jsonl").write_bytes(whole + b'{"kind": "metric", "step": 2, "val')
+
+    assert read_metrics(folder)["loss"][-1][0] == 1  # a reader leaves it out and does not touch it
+    journal = Journal(folder, "1")
+
+    assert (folder / "events.jsonl").read_bytes() == whole
+    assert "cut 34 bytes" in caplog.text
+    journal.log(2, {"loss": 0.5})
+    assert journal.history("loss") == [(1, 1.0), (2, 0.5)]
+
+
+def test_a_handle_cuts_what_another_one_left_torn():
+    folder = begin()
+    first, second = Journal(folder, "1"), Journal(folder, "1")
+    first.log(1, {"loss": 1.0})
+    with (folder / "events.jsonl").open("ab") as file:
+        file.write(b'{"torn')
+
+    second.log(2, {"loss": 2.0})
+
+    assert second.history("loss") == [(1, 1.0), (2, 2.0)]
+    assert [event["step"] for event in metric_lines(folder)] == [1, 2]
+
+
+def test_a_damaged_line_is_skipped_and_said(caplog):
+    folder = begin()
+    journal = Journal(folder, "1")
+    journal.log(1, {"loss": 1.0})
+    with (folder / "events.jsonl").open("ab") as file:
+        file.write(b"\x00\x00\n")
+    journal.log(2, {"loss": 2.0})
+
+    assert [step for step, _, _ in read_metrics(folder)["loss"]] == [1, 2]
+    assert "damaged line of 3 bytes" in caplog.text
+
+
+def test_a_newer_attempt_fences_the_older():
+    folder = begin()
+    old = Journal(folder, "1")
+    new = Journal(folder, "2")
+
+    for write in [
+        lambda: old.log(1, {"loss": 1.0}),
+        lambda: old.tag({"a": "b"}),
+        lambda: old.finish("FINISHED"),
+        lambda: old.artifact(Path(__file__), "copy.py"),
+    ]:
+        with pytest.raises(Fenced, match="'1' must stop: '2' took over"):
+            write()
+    new.log(1, {"loss": 2.0})
+    assert new.history("loss") == [(1, 2.0)]
+    assert not (folder / "artifacts" / "copy.py").exists()
+
+
+def test_a_name_used_again_does_not_unfence_its_first_holder():
+    folder = begin()
+    old = Journal(folder, "1")
+    Journal(folder, "2")
+    again = Journal(folder, "1")
+
+    again.log(1, {"loss": 1.0})
+    with pytest.raises(Fenced):
+        old.log(2, {"loss": 1.0})
+
+
+def test_handles_of_one_attempt_share_the_journal():
+    folder = begin()
+    worker, driver = Journal(folder, "1"), Journal(folder, "1")
+
+    worker.log(1, {"loss": 1.0})
+    driver.log(1, {"loss": 9.0})
+    driver.tag({"piip.engine": "ddp"})
+
+    assert worker.history("loss") == driver.history("loss") == [(1, 1.0)]
+    assert len(metric_lines(folder)) == 1
+
+
+def test_status_goes_back_to_running_when_a_killed_trial_is_resumed():
+    folder = begin()
+    first = Journal(folder, "1")
+    assert first.status == read_status(folder) == "RUNNING"
+    first.finish("KILLED")
+    assert read_status(folder) == "KILLED"
+
+    second = Journal(folder, "2")
+    assert read_status(folder) == "RUNNING"
+    second.finish("FINISHED")
+
+    assert Journal(folder, "3").status == "FINISHED"
+    assert [event["status"] for event in lines(folder)] == ["RUNNING", "KILLED", "RUNNING", "FINISHED"]
+    with pytest.raises(ValueError, match="none of RUNNING, FINISHED"):
+        second.finish("DONE")  # type: ignore[arg-type]
+
+
+def test_adding_to_the_record_leaves_the_status():
+    folder = begin()
+
+    Journal(folder, "plan", running=False).log(0, {"cost/gflops": 1.5})
+    assert read_status(folder) == "PENDING"
+    Journal(folder, "1").finish("STOPPED")
+    Journal(folder, "pictures", running=False).tag({"a": "b"})
+
+    assert read_status(folder) == "STOPPED"
+
+
+def test_tags_and_artifacts_are_recorded_when_they_change(tmp_path):
+    folder = begin()
+    journal = Journal(folder, "1")
+    source = tmp_path / "spec.json"
+    source.write_text("{}")
+
+    for _ in range(2):
+        journal.tag({"piip.engine": "deepspeed"})
+        journal.artifact(source, "spec/spec.json")
+    source.write_text('{"new": 1}')
+    journal.artifact(source, "spec/spec.json")
+
+    assert (folder / "artifacts" / "spec" / "spec.json").read_text() == '{"new": 1}'
+    assert [event["kind"] for event in lines(folder)] == ["status", "tag", "artifact", "artifact"]
+    assert list((folder / "artifacts" / "spec").iterdir()) == [folder / "artifacts" / "spec" / "spec.json"]
+
+
+@pytest.mark.parametrize(
+    "name", ["coco/AP@[.5:.95]", "", "/lead", "a/../b", "a//b", "../up", ".", "ä", "x" * 251, "a\nb"]
+)
+def test_names_mlflow_would_refuse_are_refused_at_once(name):
+    folder = begin()
+    journal = Journal(folder, "1")
+
+    with pytest.raises(ValueError, match="metric name"):
+        journal.log(1, {"fine": 1.0, name: 1.0})
+    with pytest.raises(ValueError, match="tag name"):
+        journal.tag({name: "x"})
+    with pytest.raises(ValueError, match="param name"):
+        begin("other", params={name: "x"})
+    assert metric_lines(folder) == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_that_are_no_numbers_are_kept_as_such(value):
+    folder = begin()
+    Journal(folder, "1").log(1, {"loss": value})
+
+    stored = Journal(folder, "2").history("loss")[0][1]
+
+    assert stored == value or (math.isnan(stored) and math.isnan(value))
+    assert isinstance(metric_lines(folder)[0]["values"]["loss"], str)  # strict JSON has no NaN
+
+
+def test_a_full_disk_raises_and_leaves_the_journal_whole():
+    folder = begin()
+    journal = Journal(folder, "1")
+    journal.log(1, {"loss": 1.0})
+    whole = (folder / "events.jsonl").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"disk full|File too large"):
+            journal.log(2, {"loss": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert (folder / "events.jsonl").read_bytes() == whole
+    journal.log(2, {"loss": 0.5})
+    assert journal.history("loss") == [(1, 1.0), (2, 0.5)]
+
+
+def test_a_reader_beside_a_writer_sees_whole_events_only():
+    folder = begin()
+    journal = Journal(folder, "1")
+    done = threading.Event()
+    seen: list[int] = []
+
+    def follow():
+        offset = 0
+        while not done.is_set() or offset < (folder / "events.jsonl").stat().st_size:
+            for event, after in read_events(folder, offset):
+                offset = after
+                if event["kind"] == "metric":
+                    seen.append(event["step"])
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    for step in range(300):
+        journal.log(step, {"loss": 1.0 / (step + 1)})
+    done.set()
+    reader.join(60)
+
+    assert seen == list(range(300))
+
+
+def _log_all_steps(folder: Path, worker: int) -> None:
+    journal = Journal(folder, "shared")
+    for step in range(50):
+        journal.log(step, {"loss": worker + step / 100})
+
+
+def test_processes_writing_the_same_steps_record_each_once():
+    folder = begin()
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_log_all_steps, args=(folder, worker)) for worker in range(3)]
+
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert sorted(event["step"] for event in metric_lines(folder)) == list(range(50))
+
+
+def test_a_writer_killed_at_any_moment_loses_nothing_it_was_told_is_written(tmp_path):
+    folder = begin()
+    told = tmp_path / "told"
+    program = f"""
+import sys
+from pathlib import Path
+from piip.record.journal import Journal
+journal, told = Journal(Path({str(folder)!r}), sys.argv[1]), open({str(told)!r}, "a", buffering=1)
+for step in range(10_000):
+    journal.log(step, {{"loss": float(sys.argv[1])}})
+    told.write(f"{{step}}\\n")
+"""
+    for attempt in range(3):
+        before = len(told.read_text().splitlines()) if told.exists() else 0
+        child = subprocess.Popen([sys.executable, "-c", program, str(attempt)], env={**os.environ, "PYTHONPATH": ROOT})
+        while (len(told.read_text().splitlines()) if told.exists() else 0) < before + 20:
+            assert child.poll() is None
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+
+    Journal(folder, "last")
+    steps = [event["step"] for event in metric_lines(folder)]
+    assert len(steps) == len(set(steps))
+    assert {int(line) for line in told.read_text().split()} <= set(steps)
+
+
+crash = st.tuples(st.integers(0, 12), st.integers(1, 12), st.floats(0, 1))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(attempts=st.lists(crash, min_size=1, max_size=6))
+def test_any_sequence_of_crashes_gives_each_step_once(attempts, tmp_path_factory, monkeypatch):
+    """An attempt resumes at or before what is recorded, logs some steps, and dies within its last line."""
+    monkeypatch.setenv("PIIP_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setattr(
+        os, "fsync", lambda file: None
+    )  # a killed process keeps what it wrote; only power loss does not
+    folder = begin()
+    end = 0
+    for number, (back, count, torn) in enumerate(attempts):
+        journal = Journal(folder, str(number))
+        start = max(0, end - back)
+        for step in range(start, start + count):
+            journal.log(step, {"loss": number + step / 1000, "lr": 0.1})
+        path = folder / "events.jsonl"
+        size = path.stat().st_size
+        last = size - path.read_bytes()[: size - 1].rfind(b"\n") - 1
+        os.truncate(path, size - int(torn * (last - 1)))  # at most all but one byte of the last line
+        end = max((event["step"] for event, _ in read_events(folder) if event["kind"] == "metric"), default=-1) + 1
+
+    final = Journal(folder, "final")
+    for step in range(end + 1):
+        final.log(step, {"loss": -1.0, "lr": 0.1})
+
+    recorded = [(name, event["step"]) for event in metric_lines(folder) for name in event["values"]]
+    assert len(recorded) == len(set(recorded))
+    assert {step for step, _ in final.history("loss")} == set(range(end + 1))
+    assert read_metrics(folder).keys() == {"loss", "lr"}
