@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from piip.data.check import check
-from piip.data.demo import make as demo
+from piip.data.demo import __main__ as demo
 from piip.data.demo.make import Recipe, ensure_demo, make_demo
 from piip.data.demo.scene import HUE_SPREAD, HUES, PHOTOGRAPHS, _fill, _photograph, scene
 from piip.data.demo.shapes import SHAPES
