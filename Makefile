@@ -1,5 +1,6 @@
 # make demo   sets up and runs a real sweep on this machine: local Ray, SQLite MLflow, data it makes
 # make test   sets up and passes the checks and tests
+# make sizes  prints how long files and functions are
 # make clean  removes the virtual environment; runs/ (your results) stays
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint sizes clean
 
 setup: $(READY)
 	@echo "compiling the kernel, unless that is done"
@@ -35,6 +36,9 @@ lint: setup
 
 test: lint
 	@$(BIN)/python -m pytest -m "not long and not gpu and not weights" --durations=15
+
+sizes:
+	@$(PYTHON) tests/sizes.py
 
 clean:
 	rm -rf $(VENV)

@@ -3,11 +3,12 @@
 import ast
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
+from piip import home
 from piip.console import guarded
 
 PACKAGE = Path(__file__).parent
@@ -20,7 +21,7 @@ def verbs() -> dict[str, Path]:
     found = {}
     for file in PACKAGE.rglob("*.py"):
         parts = file.relative_to(PACKAGE).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] in ("__init__", "__main__") else parts)
+        name = ".".join(parts[:-1] if parts[-1] == "__main__" else parts)  # data/demo/__main__.py is data.demo
         if name and re.search(r"^def cli\(", file.read_text(encoding="utf-8"), re.MULTILINE):
             found[name] = file
     return dict(sorted(found.items(), key=lambda item: (item[0].count("."), item[0])))
@@ -35,9 +36,14 @@ def cli(arguments: Sequence[str]) -> int:
     for words in range(1, 1 + max(name.count(".") + 1 for name in found)):
         name = ".".join(arguments[:words])
         if name in found:
-            return import_module(f"piip.{name}").cli(arguments[words:])
+            return load(found[name])(arguments[words:])
     print(f"error: {answer(arguments[0], found)}", file=sys.stderr)
     return 2
+
+
+def load(file: Path) -> Callable[[Sequence[str]], int]:
+    """A verb, imported: the function `cli` of its file."""
+    return import_module(".".join(("piip", *file.relative_to(PACKAGE).with_suffix("").parts))).cli
 
 
 def answer(typed: str, found: dict[str, Path]) -> str:
@@ -51,7 +57,8 @@ def answer(typed: str, found: dict[str, Path]) -> str:
 def show(found: dict[str, Path]) -> None:
     """Print every verb with what its docstring says first."""
     print("Which networks, at which image sizes, should I spend my FLOPs on, for my data?\n")
-    print("python experiments/sweep_resolutions.py   trains and compares; README.md begins with it\n")
+    scripts = "experiments" if home.in_checkout() else home.shipped("experiments")
+    print(f"python {scripts}/sweep_resolutions.py   trains and compares; README.md begins with it\n")
     for name, file in found.items():
         about = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
         print(f"piip {name.replace('.', ' '):11} {re.split(END, about)[0]}")

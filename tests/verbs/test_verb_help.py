@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import tomllib
-from importlib import import_module
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 from verbing import ROOT
 
+import piip
 from piip import __main__ as all_verbs
 from piip import rows, train
 from piip.sweeps import cli as experiment
@@ -30,7 +31,7 @@ def sweep_file(arguments):
     experiment.main(module.ROWS, experiment="x", description=module.__doc__, arguments=arguments)
 
 
-HELP = {f"piip.{name}": import_module(f"piip.{name}").cli for name in all_verbs.verbs()} | {
+HELP = {f"piip.{name}": all_verbs.load(file) for name, file in all_verbs.verbs().items()} | {
     "experiments/sweep_resolutions.py": sweep_file
 }
 
@@ -69,6 +70,10 @@ class TestListOfVerbs:
         assert say(all_verbs.cli, "--help").out == said.out
         assert said.code == 0
 
+    @pytest.mark.parametrize("name", all_verbs.verbs())
+    def test_the_readme_has_each(self, name):
+        assert re.search(rf"`piip {name.replace('.', ' ')}\b", (ROOT / "README.md").read_text())
+
     def test_it_imports_none_of_them(self):
         assert imported_by(["piip"], ["piip", "--help"], among=[f"piip.{name}" for name in all_verbs.verbs()]) == {}
 
@@ -81,6 +86,25 @@ class TestListOfVerbs:
         assert capsys.readouterr().out == listed
 
 
+class TestAnotherVerb:
+    """The one that CONTRIBUTING.md shows."""
+
+    @pytest.fixture
+    def hello(self, tmp_path, monkeypatch) -> Path:
+        (source,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+        (tmp_path / "hello.py").write_text(source)
+        monkeypatch.setattr(all_verbs, "PACKAGE", tmp_path)
+        monkeypatch.setattr(piip, "__path__", [*piip.__path__, str(tmp_path)])
+        yield tmp_path / "hello.py"
+        sys.modules.pop("piip.hello", None)
+
+    def test_is_found_by_its_file_alone(self, say, hello):
+        assert all_verbs.verbs() == {"hello": hello}
+        assert re.search(r"^piip hello +Say hello, once a run$", say(all_verbs.cli).out, re.MULTILINE)
+        assert say(all_verbs.cli, "hello", "--run-id", "abc").out == "hello, abc\n"
+        assert "python -m piip.hello --run-id" in say(all_verbs.cli, "hello", "--help").out
+
+
 class TestVerbsWithASpace:
     @pytest.mark.parametrize(
         "typed", [["rows", "--names"], ["data.check", "a.json", "b"], ["data", "check", "a.json", "b"]]
@@ -88,7 +112,7 @@ class TestVerbsWithASpace:
     def test_do_what_they_do_with_a_dot(self, say, typed):
         words = 2 if typed[0] == "data" else 1
 
-        dotted = say(import_module(f"piip.{'.'.join(typed[:words])}").cli, *typed[words:])
+        dotted = say(HELP[f"piip.{'.'.join(typed[:words])}"], *typed[words:])
 
         assert say(all_verbs.cli, *typed) == dotted
         assert dotted.out or dotted.error
