@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from piip.data.check import check
-from piip.data.demo import __main__ as demo
+from piip.data.demo import __main__, make
 from piip.data.demo.make import Recipe, ensure_demo, make_demo
 from piip.data.demo.scene import HUE_SPREAD, HUES, PHOTOGRAPHS, _fill, _photograph, scene
 from piip.data.demo.shapes import SHAPES
@@ -134,7 +134,7 @@ def test_the_demo_is_made_once_and_found(piip_home, monkeypatch):
     assert root == piip_home / "data" / "demo"
     assert locate("demo", "train").images == root / "train"
 
-    monkeypatch.setattr(demo, "make_demo", lambda *a: pytest.fail("drawn again"))
+    monkeypatch.setattr(make, "make_demo", lambda *a: pytest.fail("drawn again"))
     assert ensure_demo(recipe=SMALL) == root
 
 
@@ -147,7 +147,7 @@ def test_another_recipe_makes_it_anew(tmp_path):
 
 def test_two_at_once_make_it_once(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(demo, "make_demo", lambda *a, real=make_demo: made.append(real(*a)))
+    monkeypatch.setattr(make, "make_demo", lambda *a, real=make_demo: made.append(real(*a)))
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: ensure_demo(tmp_path / "demo", Recipe(train=2, val=1)), range(3)))
     assert len(made) == 1
@@ -160,7 +160,7 @@ def test_an_interrupted_drawing_leaves_what_was_there(small, tmp_path, monkeypat
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "add_imagenet", interrupted)
+    monkeypatch.setattr(make, "add_imagenet", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_demo(tmp_path / "demo", SMALL)
     assert content(tmp_path / "demo") == before
@@ -186,8 +186,8 @@ def test_a_recipe_that_cannot_be_drawn_is_refused(wrong):
 def test_the_command_line(tmp_path, capsys):
     command = [str(tmp_path / "x"), "--train", "2", "--val", "1", "--json"]
 
-    assert demo.cli(command) == 0
+    assert __main__.cli(command) == 0
     assert json.loads(capsys.readouterr().out)["train_images"] == 2
 
-    assert demo.cli([*command, "--sides", "300", "200"]) == 1
+    assert __main__.cli([*command, "--sides", "300", "200"]) == 1
     assert capsys.readouterr().err.startswith("error: image sides go from small to large")
