@@ -7,14 +7,14 @@ Expect 44.8-47.1 box AP against 42.4 of ConvNeXt-B alone. Branches are merged fo
 stride, and not once at the end. The published networks were scored at 1333 x 800; these rows at their resolution.
 """
 
-from piip.presets import CONVNEXT, IMAGENET_MEAN, IMAGENET_STD, mask_rcnn_1x, piip
+from piip.presets import CONVNEXT, IMAGENET_PIXELS, each_branch, mask_rcnn_1x, piip
 from piip.spec import CNNSpec, ExperimentSpec, PaperResult
 from piip.sweeps.cli import main
 
 RECIPE = {
     "model.backbone.fpn": "regular", "model.backbone.merge_after": (0, 1, 10),
     "optim.lr": 2e-4, "optim.layer_decay": 0.8, "train.batch_size": 32,  # 2e-4 is the released rate for batches of 32
-    "data.pad_multiple": 32, "data.mean": IMAGENET_MEAN, "data.std": IMAGENET_STD,
+    "data.pad_multiple": 32,
 }  # fmt: skip
 OFFICIAL = {"C": "convnext", "V": "vit"}
 
@@ -23,7 +23,9 @@ def mixed(*letters: str, box_ap: float, mask_ap: float, gflops: float, config: s
     """`mixed("CT", "VS", "VB", ...)`: ConvNeXt-T sees the largest image, ViT-B the smallest."""
     words = "_".join(f"{OFFICIAL[kind]}-{size.lower()}" for kind, size in letters)
     name = f"mask_rcnn_{config or words}_1024_672_448_regular-fpn"
-    backbone = piip(letters, (1024, 672, 448), branches=CONVNEXT, label="_".join(letters).lower())
+    backbone = each_branch(
+        piip(letters, (1024, 672, 448), branches=CONVNEXT, label="_".join(letters).lower()), IMAGENET_PIXELS
+    )
     paper = PaperResult(box_ap=box_ap, mask_ap=mask_ap, gflops=gflops, config=name)
     return mask_rcnn_1x(backbone, paper).override(RECIPE)
 

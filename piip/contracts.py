@@ -1,1 +1,193 @@
-"""Contracts."""
+"""What the parts promise each other, a screen each. Imports no torch: specs and planning read it too.
+
+Types choose code by `match`, in one place each: `models.build_model`, `data.open_dataset`. Heads and backbones meet in `Maps` and
+`Tokens`, data sets and tables in `Score`, data sets and networks in `Input`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from piip.data.samples import Batch, ImageInfo, Sample
+    from piip.data.sources import DataError, Source
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number of a data set that people compare; the first of a data set's scores ranks its runs."""
+
+    name: str
+    """As logged: `coco/box_ap`, `ade20k/miou`, `imagenet/top1`."""
+    label: str
+    """For people: `box AP`, `mIoU`, `top-1`."""
+    mode: Literal["max", "min"] = "max"
+
+    @property
+    def key(self) -> str:
+        """The name without its task: `box_ap`; what `PaperResult` calls it."""
+        return self.name.rpartition("/")[2]
+
+    def better(self, value: float, other: float) -> bool:
+        """Whether `value` ranks above `other`."""
+        return value > other if self.mode == "max" else value < other
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A head's wish: feature maps at these strides, high to low resolution."""
+
+    strides: tuple[int, ...] = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A head's wish: the tokens of every branch, and its class token where it has one."""
+
+    num_classes: int | None = None
+    """Of the pretrained classifier every branch is to keep for the head (a final norm and a linear layer); None keeps none."""
+
+
+Wish = Maps | Tokens
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a network wants of an image; data sets prepare it so."""
+
+    resolution: int
+    """Side in pixels: the long side's limit, the crop of a fixed size."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """RGB, in 0..255."""
+
+
+class Backbone(Protocol):
+    """Image -> maps, high to low resolution."""
+
+    strides: Sequence[int]
+    out_channels: Sequence[int]
+    """Of the maps that the head asked for."""
+
+    def __call__(self, images: "Tensor") -> "list[Tensor]":
+        """(B, 3, H, W) -> maps (B, out_channels[i], H / strides[i], W / strides[i])."""
+        ...
+
+    def layer_ids(self, *, exact: bool = False) -> dict[str, float]:
+        """Parameter name -> distance from the end, for layer-wise decay."""
+        ...
+
+    def part_of(self, name: str) -> str:
+        """The row of the cost table that a parameter or module belongs to."""
+        ...
+
+
+class Head(Protocol):
+    """Maps or tokens -> losses in training, predictions in evaluation. What it `wants` is said by its spec."""
+
+    def __call__(
+        self, features: "Any", sizes: Sequence[Size], targets: "Sequence[Mapping[str, Tensor]] | None" = None
+    ) -> "dict[str, Tensor] | list[dict[str, Tensor]]":
+        """Features as wished -> weighted 0-d losses with always the same keys `loss_<part>`, or one prediction an image.
+
+        Args:
+            features: Maps, or tokens of every branch.
+            sizes: Height and width of every image's content in the padded input.
+            targets: One an image, in training.
+        """
+        ...
+
+    def probe(self, features: "Any") -> "Mapping[str, Callable[[], Sequence[Tensor]]]":
+        """Part -> a call that computes all of it at its largest, in order; the one source for cost and memory.
+
+        In training mode the calls see as much as losses are computed of, in evaluation what an image has at most. They give the
+        tensors that losses read, and nothing where a later part reads what they computed.
+        """
+        ...
+
+
+class Metric(Protocol):
+    """Results of images -> named numbers. States of several workers merge into one."""
+
+    def update(self, result: Any, info: "ImageInfo") -> None:
+        """Take in what `Dataset.to_file` gave for one image."""
+        ...
+
+    def state(self) -> Any:
+        """All that has been taken in, small and picklable."""
+        ...
+
+    def merge(self, states: Sequence[Any]) -> None:
+        """Take the place of the metrics whose states these are; the order of images does not matter."""
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """`<task>/<name>` -> number."""
+        ...
+
+
+class Format(Protocol):
+    """How a kind of data goes into a network, and what comes out goes back to files; needs no files itself."""
+
+    classes: list[dict[str, Any]]
+    """{"id": the files' number, "name": ...} in order of label."""
+
+    def prepare(self, image: "Tensor", info: "ImageInfo") -> "Sample":
+        """A decoded image (3, H, W) uint8 as evaluation sees it: the one preprocessing of evaluation and predict."""
+        ...
+
+    def collate(self, samples: "Sequence[Sample]", seed: int = 0) -> "Batch":
+        """Samples of one micro batch, padded to one shape; what mixes images (mixup) draws from `seed`."""
+        ...
+
+    def to_file(self, prediction: "Mapping[str, Tensor]", info: "ImageInfo") -> Any:
+        """The result of an image: what the network said, in the file's own pixels and class numbers."""
+        ...
+
+    def draw(self, image: "Image.Image", result: Any, *, score_threshold: float = 0.5) -> "Image.Image":
+        """A result over its image, with names."""
+        ...
+
+
+class Dataset(Format, Protocol):
+    """A split: files -> samples."""
+
+    source: "Source"
+    training: bool
+    infos: "list[ImageInfo]"
+    broken_images: Literal["refuse", "skip"]
+
+    def __len__(self) -> int:
+        """Images."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits of all that decides what is learned or scored."""
+        ...
+
+    def sample(self, index: int, seed: int) -> "Sample":
+        """The image at `index` with the augmentation that (`index`, `seed`) draws.
+
+        Raises:
+            DataError: The image cannot be used (under `skip` in training: none can).
+        """
+        ...
+
+    def image_error(self, index: int) -> "DataError | None":
+        """Why the image at `index` cannot be used; None where it can."""
+        ...
+
+    def note_broken(self, index: int, error: "DataError") -> None:
+        """Counts an image that is skipped; the first time it says so."""
+        ...
+
+    def metric(self) -> Metric:
+        """A fresh one for this split."""
+        ...

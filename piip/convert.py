@@ -103,7 +103,7 @@ def categories_of(spec: "ExperimentSpec", annotations: Path | None) -> list[dict
     if annotations is None and spec.data.name == "coco":
         found = classes.COCO
     else:
-        document = read(annotations or sources.locate(spec.data.name, "val").annotations)
+        document = read(annotations or sources.locate(spec.data, "val").annotations)
         found = sorted(({"id": c["id"], "name": c["name"]} for c in document["categories"]), key=lambda c: c["id"])
     wanted = spec.model.head.num_classes
     if len(found) != wanted:

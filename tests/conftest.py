@@ -155,9 +155,10 @@ def sources(demo_folder, piip_home):
     """The demo data where a trial looks for it; a test may damage its copy."""
     from piip import home
     from piip.data.sources import locate
+    from piip.spec import CocoSpec
 
     shutil.copytree(demo_folder, home.data_root() / "demo")
-    return {split: locate("demo", split) for split in ("train", "val")}
+    return {split: locate(CocoSpec(name="demo"), split) for split in ("train", "val")}
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ SMALL = (
     "model.head.max_detections=10",
     "model.head.score_threshold=0",
 )
-SET = [part for text in (*SMALL, "model.backbone.interaction.kernel=reference") for part in ("--set", text)]
+SET = [part for text in (*SMALL, "speed.kernel=reference") for part in ("--set", text)]
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ OVERRIDES = st.fixed_dictionaries(
         "model.backbone.label": st.text(max_size=5),
         "model.backbone.branches.0.window": st.none() | counts,
         "model.backbone.branches.2.drop_path": floats,
-        "model.backbone.interaction.kernel": st.sampled_from(["auto", "cpp", "cuda", "triton", "reference"]),
+        "speed.kernel": st.sampled_from(["auto", "cpp", "cuda", "triton", "reference"]),
     },
 )
 

@@ -22,6 +22,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from piip.data.formats.coco_json import read_checked
 from piip.data.sources import Source
 from piip.metrics.coco import _KINDS, _NUMBERS, CocoAP
 
@@ -78,8 +79,8 @@ def run_lengths(box: list[float]) -> dict[str, Any]:
 
 def ours(source: Source, results: Results) -> dict[str, float]:
     """As training and `python -m piip.eval` score."""
-    metric = CocoAP(source)
-    metric.update(results)
+    metric = CocoAP(read_checked(source.annotations))
+    metric.add(results)
     return metric.compute()
 
 

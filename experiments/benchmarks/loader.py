@@ -22,6 +22,7 @@ from forms import ends
 from torchvision.io import ImageReadMode, decode_image
 from train_step import Step
 
+from piip.contracts import Input
 from piip.data.demo.make import Recipe, make_demo
 from piip.data.formats.coco import CocoDataset
 from piip.data.loader import TrainLoader
@@ -38,7 +39,7 @@ def dataset(folder: Path, side: int, images: int) -> CocoDataset:
     """Demo images of a width, drawn into `folder`."""
     make_demo(folder, Recipe(train=images, val=1, sides=(side, side), objects=(max(4, side // 12), side // 2)))
     source = Source(folder / "annotations" / "instances_train.json", folder / "train")
-    return CocoDataset(source, SPEC, side, training=True)
+    return CocoDataset(source, SPEC, Input(side, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)), training=True)
 
 
 def plain_reading(data: CocoDataset, images: int) -> float:
@@ -74,7 +75,7 @@ def network(side: int, device: torch.device) -> ExperimentSpec:
 def training(data: CocoDataset, device: torch.device) -> Callable[[], float]:
     """Images a second of a training step; the first warms up."""
     batch: Batch = next(TrainLoader(data, batch_size=BATCH).batches_from(0)).to(device)
-    step = Step(network(data.resolution, device), (batch.images, batch.sizes, batch.targets))
+    step = Step(network(data.wanted.resolution, device), (batch.images, batch.sizes, batch.targets))
     run = step.run(ends()["ours bf16"])
 
     def rate() -> float:
@@ -100,7 +101,7 @@ def measure(data: CocoDataset, workers: list[int], *, images: int, rounds: int) 
     best = {name: statistics.median(sorted(found)[len(found) // 2 :]) for name, found in rates.items()}
     return [
         {
-            "side": data.resolution,
+            "side": data.wanted.resolution,
             "what": name,
             "images/s": rate,
             "x plain reading": rate / best["plain reading"],

@@ -44,7 +44,7 @@ def check_device(specs: Sequence[ExperimentSpec], gpus_per_worker: int) -> None:
     """
     runs = (*ANYWHERE, *ON_A_GPU) if gpus_per_worker else ANYWHERE
     attentions = {spec.speed.attention: spec.train.precision for spec in specs if spec.speed.attention not in runs}
-    of_piip = {b.interaction.kernel for b in (spec.model.backbone for spec in specs) if isinstance(b, PIIPSpec)}
+    of_piip = {spec.speed.kernel for spec in specs if isinstance(spec.model.backbone, PIIPSpec)}
     # the variable stands for "auto" only
     instead = os.environ.get("PIIP_KERNEL") or "auto"
     kernels = [kernel for kernel in of_piip if (instead if kernel == "auto" else kernel) not in runs]
@@ -81,7 +81,7 @@ def sources_of(spec: ExperimentSpec, custom: Mapping[str, Source] | None = None)
     Raises:
         DataError: One is not there.
     """
-    return {split: locate(spec.data.name, split, custom) for split in ("train", "val")}
+    return {split: locate(spec.data, split, custom) for split in ("train", "val")}
 
 
 def over_budget(
@@ -119,7 +119,5 @@ def memory_of(spec: ExperimentSpec, workers: int = 1, size: tuple[int, int] | No
 
 
 def largest_input(spec: ExperimentSpec) -> tuple[int, int]:
-    """Height and width of a row's largest landscape image: at the data's aspect limit, padded."""
-    side, multiple = spec.model.backbone.resolution, spec.data.pad_multiple
-    short = int(side * spec.data.short_ratio)
-    return -(-short // multiple) * multiple, -(-side // multiple) * multiple
+    """Height and width of the largest input a row's data make."""
+    return spec.data.largest_input(spec.model.backbone.resolution)

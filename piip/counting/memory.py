@@ -7,16 +7,16 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from piip.counting.meta import on_meta
-from piip.models import Headless, build_model
-from piip.models.heads.boxes import BOX_POOL, MASK_POOL
-from piip.models.heads.rcnn import MaskRCNN
-from piip.spec import MaskRCNNSpec, ModelSpec, TrainSpec
+from piip.models import build_model
+from piip.models.heads.missing import MissingHead
+from piip.models.network import Network
+from piip.spec import ModelSpec, TrainSpec
 
 FP32 = 4
 """Bytes; weights, gradients and Adam's two moments are fp32, under bf16 autocast too."""
@@ -50,8 +50,8 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
     """Predicts the peak of one worker; seconds, and no memory to speak of.
 
     Forward and backward pass run on tensors that have shapes and no data, so every saved activation and every temporary is counted,
-    at its size and for its lifetime. Losses stand for those of the task: RoI heads see `box_samples` boxes an image, a quarter of them
-    with masks; anchors' overlaps, NMS and the data itself are left out, and so is what an allocator wastes (a few per cent on a GPU).
+    at its size and for its lifetime. The head's `probe` stands for its losses; anchors' overlaps, NMS and the data itself are left out,
+    and so is what an allocator wastes (a few per cent on a GPU).
 
     Args:
         spec: The model.
@@ -96,7 +96,7 @@ def _simulate(model_spec: str, micro_batch: int, height: int, width: int, *, bf1
         with live:
             images = torch.empty(micro_batch, 3, height, width)
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                outputs = _outputs(model, spec, images)
+                outputs = _outputs(model, images)
             loss = sum(out.float().mean() for out in outputs if out.requires_grad)
             del outputs
             assert isinstance(loss, Tensor)
@@ -104,25 +104,13 @@ def _simulate(model_spec: str, micro_batch: int, height: int, width: int, *, bf1
     return live
 
 
-def _outputs(model: nn.Module, spec: ModelSpec, images: Tensor) -> list[Tensor]:
-    """What the losses are made of."""
-    if isinstance(model, Headless):
-        return model.backbone(images)
-    if not isinstance(model, MaskRCNN):
-        return [model(images)]
-    assert isinstance(spec.head, MaskRCNNSpec)
-    features = list(model.features(images).values())
-    boxes, roi = spec.head.box_samples * len(images), model.roi_heads
-    with torch.autocast("cpu", enabled=False):
-        features = [feature.float() for feature in features]
-        logits, deltas = model.rpn.head(features)
-        pooled = [
-            torch.empty(count, spec.head.fpn_channels, side, side, requires_grad=True)
-            for count, side in ((boxes, BOX_POOL), (boxes // 4, MASK_POOL))
-        ]
-        found = roi.box_predictor(roi.box_head(pooled[0]))
-        masks = roi.mask_predictor(roi.mask_head(pooled[1]))
-    return [*features, *logits, *deltas, *found, masks]
+def _outputs(model: Network, images: Tensor) -> list[Tensor]:
+    """What the losses are made of: the backbone's maps where the head is missing, else what its probe computes."""
+    features = model.backbone(images)
+    if isinstance(model.head, MissingHead):
+        return features
+    head: Any = model.head
+    return [out for call in head.probe(features).values() for out in call()]
 
 
 class _Live(TorchDispatchMode):
@@ -131,10 +119,10 @@ class _Live(TorchDispatchMode):
     Gradients of parameters leave the count as soon as they are complete, and come back by the share that a worker keeps.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Network) -> None:
         super().__init__()
         self.parameters = sum(p.numel() for p in model.parameters())
-        self.whole = not isinstance(model, Headless)
+        self.whole = not isinstance(model.head, MissingHead)
         # an operator may give a view of a weight
         self._known = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
         self._now = self._gradients = 0

@@ -1,1 +1,53 @@
-"""Images and annotations: from files on disk to batches a model takes."""
+"""Images and annotations: from files on disk to batches a model takes.
+
+`_kind` is the one place where a data set's spec chooses code; the files behind it import PyTorch, this one does not.
+"""
+
+from collections.abc import Sequence
+from typing import Any, assert_never
+
+from piip.contracts import Dataset, Format, Input
+from piip.data.sources import DataError, Source
+from piip.spec import Ade20kSpec, CocoSpec, Data, ImageNetSpec
+
+
+def _kind(spec: Data) -> tuple[Any, Any]:
+    """The classes behind a kind of data: its format, and its split."""
+    match spec:
+        case CocoSpec():
+            from piip.data.formats import coco
+
+            return coco.CocoFormat, coco.CocoDataset
+        case Ade20kSpec() | ImageNetSpec():
+            raise DataError(f"data of kind {spec.kind!r} are not read yet")
+        case _:
+            assert_never(spec)
+
+
+def open_format(spec: Data, wanted: Input, classes: Sequence[dict[str, Any]]) -> Format:
+    """How images of a kind of data are prepared and results written, without its files.
+
+    Args:
+        spec: What the data are.
+        wanted: What the network wants of an image.
+        classes: In order of label, as a checkpoint has them.
+    """
+    return _kind(spec)[0](spec, wanted, list(classes))
+
+
+def open_dataset(
+    spec: Data, source: Source, wanted: Input, *, training: bool = False, max_images: int | None = None
+) -> Dataset:
+    """A split of a data set.
+
+    Args:
+        spec: What the data are and how an image is prepared.
+        source: Where the split's files are.
+        wanted: What the network wants of an image.
+        training: Targets and augmentation, or neither.
+        max_images: Only the first so many.
+
+    Raises:
+        DataError: The files contradict themselves or are missing.
+    """
+    return _kind(spec)[1](source, spec, wanted, training=training, max_images=max_images)

@@ -24,7 +24,7 @@ from piip.data.formats.coco_json import Document, Problem, find_problems, read
 from piip.data.sources import DataError
 
 if TYPE_CHECKING:
-    from piip.data.formats.coco import CocoDataset
+    from piip.contracts import Dataset
 
 EXAMPLES = 3
 SECONDS_BETWEEN_LINES = 5.0
@@ -70,7 +70,7 @@ def check(annotations: Path, images: Path, *, progress: bool = False) -> Report:
     return report
 
 
-def refuse_broken(dataset: "CocoDataset", stamps: Path) -> None:
+def refuse_broken(dataset: "Dataset", stamps: Path) -> None:
     """Decode every image of a split before anything is trained on it; once, for `stamps` remembers what was good.
 
     Args:

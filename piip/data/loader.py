@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from piip.data.formats.coco import CocoDataset
+from piip.contracts import Dataset
 from piip.data.samples import Batch
 from piip.data.sources import DataError
 
@@ -60,7 +60,7 @@ class TrainLoader:
     """
 
     def __init__(
-        self, dataset: CocoDataset, *, batch_size: int, micro_batch: int | None = None, rank: int = 0,
+        self, dataset: Dataset, *, batch_size: int, micro_batch: int | None = None, rank: int = 0,
         world_size: int = 1, seed: int = 0, num_threads: int = 1, num_workers: int = 0,
     ):  # fmt: skip
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
@@ -95,7 +95,7 @@ class EvalLoader:
     """
 
     def __init__(
-        self, dataset: CocoDataset, rank: int = 0, world_size: int = 1, *, num_threads: int = 1, num_workers: int = 0
+        self, dataset: Dataset, rank: int = 0, world_size: int = 1, *, num_threads: int = 1, num_workers: int = 0
     ):
         self.dataset = dataset
         self.indices = range(rank, len(dataset), world_size)
@@ -124,13 +124,13 @@ def _split(batch_size: int, micro_batch: int | None, world_size: int) -> tuple[i
     return per_worker, batch_size // (world_size * per_worker)
 
 
-def _load(dataset: CocoDataset, key: Key, *, pin: bool = False) -> Batch | None:
+def _load(dataset: Dataset, key: Key, *, pin: bool = False) -> Batch | None:
     """The batch of a key; None for an evaluation image that is skipped."""
     try:
-        batch = Batch.of([dataset.sample(index, seed) for index, seed in key], dataset.spec.pad_multiple)
+        batch = dataset.collate([dataset.sample(index, seed) for index, seed in key], key[0][1])
         return batch.pin_memory() if pin else batch
     except DataError as error:
-        if dataset.training or dataset.spec.broken_images == "refuse":
+        if dataset.training or dataset.broken_images == "refuse":
             raise
         dataset.note_broken(key[0][0], error)
         return None
@@ -139,7 +139,7 @@ def _load(dataset: CocoDataset, key: Key, *, pin: bool = False) -> Batch | None:
 class _ByKey:
     """A data set whose index is a whole key, for torch's DataLoader."""
 
-    def __init__(self, dataset: CocoDataset):
+    def __init__(self, dataset: Dataset):
         self.dataset = dataset
 
     def __getitem__(self, key: Key) -> Batch | DataError | None:
@@ -149,7 +149,7 @@ class _ByKey:
             return error  # raised in the process that asked: torch would wrap its one line in a traceback
 
 
-def _loaded(dataset: CocoDataset, keys: Iterator[Key], *, threads: int, processes: int) -> Iterator[Batch]:
+def _loaded(dataset: Dataset, keys: Iterator[Key], *, threads: int, processes: int) -> Iterator[Batch]:
     """Batches in the order of their keys, loaded ahead; where there is a GPU, in page-locked memory."""
     pin = torch.cuda.is_available()
     if processes:

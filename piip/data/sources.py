@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piip.home import data_root, home
+from piip.spec import Data
 
 
 class DataError(ValueError):
@@ -13,43 +14,51 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """A COCO-format annotation file and the folder its `file_name`s are relative to."""
+    """The files of a split."""
 
     annotations: Path
+    """A COCO-format JSON; a folder of label maps; the folder of class folders."""
     images: Path
+    """The folder that names of images are relative to."""
+    names: Path | None = None
+    """The file that names the classes, a line each, where annotations do not."""
 
 
-def locate(name: str, split: str, custom: Mapping[str, Source] | None = None) -> Source:
+def locate(data: Data, split: str, custom: Mapping[str, Source] | None = None) -> Source:
     """The files of a split.
 
     Args:
-        name: `coco` (COCO 2017 under `data_root()`), `demo` (under `home()`) or `custom`.
+        data: Its `name` is one of its kind's `places` (under `data_root()`; `demo` under `home()`), or `custom`.
         split: `train`, `val`, or a key of `custom`.
         custom: The user's own files by split; used by `custom` alone.
 
     Raises:
         DataError: The name or split is unknown, or a file is not there.
     """
-    match name:
-        case "coco":
-            root = data_root() / "coco"
-            source = Source(root / "annotations" / f"instances_{split}2017.json", root / f"{split}2017")
-            advice = "Set PIIP_DATA to the folder that holds coco/."
-        case "demo":
-            root = home() / "data" / "demo"
-            source = Source(root / "annotations" / f"instances_{split}.json", root / split)
-            advice = f"Make it: python -m piip.data.demo {root}"
-        case "custom":
-            if not custom or split not in custom:
-                given = ", ".join(sorted(custom)) if custom else "none"
-                raise DataError(
-                    f"data 'custom' needs an annotation file and an image folder for {split!r}; given: {given}."
-                )
-            source = custom[split]
-            advice = "Give the path of a COCO-format JSON and of its image folder."
-        case _:
-            raise DataError(f"no data set {name!r}. There is: coco, demo, custom.")
-    for path, found in ((source.annotations, source.annotations.is_file()), (source.images, source.images.is_dir())):
-        if not found:
-            raise DataError(f"{name} data not found: {path}. {advice}")
+    if data.name == "custom":
+        if not custom or split not in custom:
+            given = ", ".join(sorted(custom)) if custom else "none"
+            raise DataError(f"data 'custom' needs annotations and an image folder for {split!r}; given: {given}.")
+        source, advice = custom[split], "Give paths that are there."
+    elif data.name in data.places:
+        demo = data.name == "demo"
+        root = home() / "data" if demo else data_root()
+        part = {"train": "training", "val": "validation"}.get(split, split)
+        annotations, images, names = (
+            root / place.format(split=split, part=part) if place else None for place in data.places[data.name]
+        )
+        assert annotations is not None
+        assert images is not None
+        # a names file is a help, not a need: ADE20K's own download has one, its copies often do not
+        source = Source(annotations, images, names if names and names.is_file() else None)
+        advice = f"Make it: python -m piip.data.demo {root / 'demo'}" if demo else _advice(data.name)
+    else:
+        raise DataError(f"no data set {data.name!r} of kind {data.kind!r}. There is: {', '.join(data.places)}, custom.")
+    for path in (source.annotations, source.images):
+        if not path.exists():
+            raise DataError(f"{data.name} data not found: {path}. {advice}")
     return source
+
+
+def _advice(name: str) -> str:
+    return f"Set PIIP_DATA to the folder that holds {name}/."

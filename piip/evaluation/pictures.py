@@ -8,8 +8,9 @@ from typing import Any
 from PIL import Image
 
 from piip import home
+from piip.contracts import Dataset
+from piip.data import open_dataset
 from piip.data.drawing import draw_predictions, side_by_side
-from piip.data.formats.coco import CocoDataset
 from piip.data.images import find_images, read_image
 from piip.data.samples import ImageInfo
 from piip.data.sources import DataError
@@ -25,10 +26,10 @@ def keep(trial: Trial) -> None:
     predictions = folder / "predictions.json"
     if not predictions.is_file():  # drawn already, all of them: the last line below
         return
-    data = CocoDataset(trial.sources["val"], trial.spec.data, trial.spec.model.backbone.resolution, training=False)
+    data = open_dataset(trial.spec.data, trial.sources["val"], trial.spec.model.backbone.input, training=False)
     results = _by_image(json.loads(predictions.read_text()))
     truth = _by_image(json.loads(data.source.annotations.read_text())["annotations"])
-    names = {c["id"]: c["name"] for c in data.categories}
+    names = {c["id"]: c["name"] for c in data.classes}
     journal = Journal(folder, attempt=f"pictures-{uuid.uuid4()}", running=False)
     # the same images for every trial: the fullest ones, so that trials can be compared by eye
     chosen = sorted(data.infos, key=lambda info: (-len(truth[info.image_id]), info.image_id))[:COUNT]
@@ -62,13 +63,13 @@ def _by_image(entries: list[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
-def _image(data: CocoDataset, info: ImageInfo) -> Image.Image | None:
+def _image(data: Dataset, info: ImageInfo) -> Image.Image | None:
     """The image as its annotations see it (EXIF rotation, CMYK); None where the spec lets broken ones be skipped."""
     (path,) = find_images(data.source.images, [info.file_name])
     try:
         pixels = read_image(path or data.source.images / info.file_name, (info.height, info.width))
     except DataError:
-        if data.spec.broken_images == "refuse":
+        if data.broken_images == "refuse":
             raise
         return None
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())

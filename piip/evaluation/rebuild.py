@@ -70,4 +70,4 @@ def source_of(rebuilt: Rebuilt, split: str, given: Mapping[str, Source]) -> Sour
     annotations, images = tags.get(f"data.{split}.annotations"), tags.get(f"data.{split}.images")
     if annotations and images and Path(annotations).is_file():
         return Source(Path(annotations), Path(images))
-    return locate(rebuilt.spec.data.name, split)
+    return locate(rebuilt.spec.data, split)

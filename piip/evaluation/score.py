@@ -12,12 +12,11 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from piip.data.formats.coco import CocoDataset
+from piip.contracts import Dataset
+from piip.data import open_dataset, open_format
 from piip.data.images import read_image
-from piip.data.masks import results_of
 from piip.data.samples import ImageInfo
 from piip.data.sources import DataError, Source
-from piip.data.transforms import detection as transforms
 from piip.evaluation.rebuild import Rebuilt, source_of
 from piip.tracking.store import Store
 from piip.training.evaluate import Results, predict, score
@@ -43,7 +42,7 @@ class Scored:
 
 
 def score_split(
-    store: Store, rebuilt: Rebuilt, data: CocoDataset, split: str, *, progress: Callable[[int, int], None] | None = None
+    store: Store, rebuilt: Rebuilt, data: Dataset, split: str, *, progress: Callable[[int, int], None] | None = None
 ) -> Scored:
     """Predict and score every image of `data`; `progress` hears (done, all)."""
     results = predict(rebuilt.model.to(_device()), data, progress=progress)
@@ -56,9 +55,7 @@ def _logged_at(store: Store, rebuilt: Rebuilt, name: str) -> float | None:
     return {step: value for step, value, _ in store.history(rebuilt.run.run_id, name)}.get(rebuilt.step)
 
 
-def open_split(
-    rebuilt: Rebuilt, split: str, given: Mapping[str, Source], *, max_images: int | None = None
-) -> CocoDataset:
+def open_split(rebuilt: Rebuilt, split: str, given: Mapping[str, Source], *, max_images: int | None = None) -> Dataset:
     """The split's images.
 
     Args:
@@ -72,11 +69,11 @@ def open_split(
     """
     source = source_of(rebuilt, split, given)
     trained = rebuilt.run.tags.get("piip.max_eval_images") if split == "val" else None
-    data = CocoDataset(
-        source, rebuilt.spec.data, rebuilt.spec.model.backbone.resolution,
+    data = open_dataset(
+        rebuilt.spec.data, source, rebuilt.spec.model.backbone.input,
         training=False, max_images=max_images or (int(trained) if trained else None),
     )  # fmt: skip
-    _check_classes(source, data.categories, rebuilt.checkpoint.manifest.categories)
+    _check_classes(source, data.classes, rebuilt.checkpoint.manifest.categories)
     digest = rebuilt.run.tags.get(f"data.{split}.digest")
     if digest and digest != data.digest and max_images is None and not trained:
         log.warning("the files of %r have changed since the training (digest %s, was %s)", split, data.digest, digest)
@@ -112,15 +109,14 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
 def predict_file(rebuilt: Rebuilt, path: Path) -> tuple[Image.Image, Results]:
     """An image file upright, as people see it, and COCO results in its pixels (image_id is 0)."""
     spec, image = rebuilt.spec, read_image(path)
+    form = open_format(spec.data, spec.model.backbone.input, rebuilt.checkpoint.manifest.categories)
     height, width = image.shape[1:]
-    size = transforms.resized_size(height, width, spec.model.backbone.resolution, short_ratio=spec.data.short_ratio)
-    pixels = transforms.normalise(transforms.resize_image(image, size), spec.data.mean, spec.data.std)
-    batch = transforms.pad([pixels], spec.data.pad_multiple)
+    info = ImageInfo(0, path.name, height, width)
+    sample = form.prepare(image, info)
+    batch = form.collate([sample]).to(_device())
     with torch.inference_mode():
-        (prediction,) = rebuilt.model.to(_device())(batch.to(_device()), [size])
-    info = ImageInfo(0, path.name, height, width, (size[0] / height, size[1] / width))
-    results = results_of(prediction, info, rebuilt.checkpoint.manifest.categories)
-    return Image.fromarray(image.permute(1, 2, 0).numpy()), results
+        (prediction,) = rebuilt.model.to(_device())(batch.images, batch.sizes)
+    return Image.fromarray(image.permute(1, 2, 0).numpy()), form.to_file(prediction, sample.info)
 
 
 def _device() -> torch.device:

@@ -1,13 +1,13 @@
 """COCO's average precision of boxes and masks."""
 
 import logging
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from faster_coco_eval import COCO, COCOeval_faster
 
-from piip.data.formats.coco_json import read_checked
-from piip.data.sources import Source
+if TYPE_CHECKING:
+    from piip.data.samples import ImageInfo
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +23,11 @@ class CocoAP:
     """Scores results against an annotation file, with COCO's rules (crowds ignored, 100 detections an image).
 
     Args:
-        source: The annotations to score against.
+        document: The parsed annotations to score against, free of faults (see piip/data/formats/coco_json.py).
         image_ids: Only these images; None takes all. Images without any result count as nothing found.
     """
 
-    def __init__(self, source: Source, image_ids: Iterable[int] | None = None):
-        document = read_checked(source.annotations)
+    def __init__(self, document: dict[str, Any], image_ids: Iterable[int] | None = None):
         wanted = {image["id"] for image in document["images"]}
         wanted &= wanted if image_ids is None else set(image_ids)
         annotations = [a for a in document["annotations"] if a["image_id"] in wanted]
@@ -42,13 +41,26 @@ class CocoAP:
         )
         self._results: list[dict[str, Any]] = []
 
-    def update(self, results: Iterable[dict[str, Any]]) -> None:
-        """Adds COCO result entries, such as `piip.data.masks.results_of` makes."""
+    def update(self, result: Sequence[dict[str, Any]], info: "ImageInfo") -> None:
+        """Adds an image's COCO result entries, such as `piip.data.masks.results_of` makes."""
+        self.add(result)
+        del info
+
+    def add(self, results: Iterable[dict[str, Any]]) -> None:
+        """Adds COCO result entries of any images."""
         results = list(results)
         unknown = sorted({result["image_id"] for result in results} - self.image_ids)
         if unknown:
             raise ValueError(f"results for {len(unknown)} images that are not scored, first image id {unknown[0]}")
         self._results += results
+
+    def state(self) -> list[dict[str, Any]]:
+        """All entries."""
+        return self._results
+
+    def merge(self, states: Sequence[list[dict[str, Any]]]) -> None:
+        """Take the place of the metrics whose states these are."""
+        self._results = sorted((entry for state in states for entry in state), key=lambda entry: entry["image_id"])
 
     def compute(self) -> dict[str, float]:
         """`coco/box_ap`, `coco/mask_ap50`, `coco/box_ar100`, ..: COCO's twelve numbers of boxes and of masks, 0..1.

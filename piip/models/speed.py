@@ -50,6 +50,7 @@ def set_speed(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32") ->
         elif isinstance(module, PIIP):
             module.streams, module.contiguous = speed.streams, contiguous
         elif isinstance(module, DeformableCrossAttention):
+            module.kernel = speed.kernel
             module.fp32, module.fp32_offsets = speed.interactions == "fp32", speed.interactions != "bf16"
         elif isinstance(module, ConvFFN | RoIHeads):
             module.contiguous = contiguous

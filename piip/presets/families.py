@@ -5,6 +5,9 @@ from piip.spec import BranchSpec
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """RGB, in 0..255."""
 
+IMAGENET_PIXELS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+"""For `each_branch`: branches that see what ImageNet's pretraining saw; all others see -1..1."""
+
 DEIT = {
     "T": BranchSpec(arch="deit_tiny_patch16_224.fb_in1k", resolution=224, drop_path=0.05),
     "S": BranchSpec(arch="deit3_small_patch16_224.fb_in22k_ft_in1k", resolution=224, drop_path=0.05),

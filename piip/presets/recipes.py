@@ -1,13 +1,14 @@
 """The published recipes: detector, data and schedule of a table's rows, by name."""
 
 from piip.presets.combine import backbone_name, each_branch
-from piip.presets.families import IMAGENET_MEAN, IMAGENET_STD
+from piip.presets.families import IMAGENET_PIXELS
 from piip.spec import (
+    Ade20kSpec,
     Backbone,
     ClassifierSpec,
-    CocoSpec,
     DINOSpec,
     ExperimentSpec,
+    ImageNetSpec,
     MaskRCNNSpec,
     ModelSpec,
     OptimSpec,
@@ -32,7 +33,7 @@ def dino(backbone: PIIPSpec, paper: PaperResult | None = None, *, epochs: int) -
     """DINO (4 scales) on COCO: batch 32, lr 2e-4, 0.1 x at 2/3 and 11/12 of the epochs (3/4 and 11/12 of 36). Its head comes later."""
     return ExperimentSpec(
         name=f"dino_{backbone_name(backbone)}_{epochs // 12}x",
-        model=ModelSpec(backbone=backbone.override({"out_strides": (8, 16, 32)}), head=DINOSpec()),
+        model=ModelSpec(backbone=backbone, head=DINOSpec()),
         optim=OptimSpec(lr=2e-4, milestones=(27 / 36 if epochs == 36 else 8 / 12, 11 / 12)),
         train=TrainSpec(batch_size=32, epochs=epochs, precision="bf16", zero_stage=1),
         paper=paper,
@@ -43,8 +44,10 @@ def upernet_80k(backbone: PIIPSpec, paper: PaperResult | None = None) -> Experim
     """UperNet on ADE20K, crops of 512: 80000 steps of 16, lr 4e-5, layer decay 0.95. Head and data set come later."""
     return ExperimentSpec(
         name=f"upernet_{backbone_name(backbone)}_80k",
-        model=ModelSpec(backbone=each_branch(backbone, {"positions": "resolution"}), head=UPerNetSpec()),
-        data=CocoSpec(name="ade20k", short_ratio=1.0, pad_multiple=16, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        model=ModelSpec(
+            backbone=each_branch(backbone, {"positions": "resolution", **IMAGENET_PIXELS}), head=UPerNetSpec()
+        ),
+        data=Ade20kSpec(),
         optim=OptimSpec(lr=4e-5, layer_decay=0.95, warmup_steps=1500, warmup_ratio=1e-6),
         train=TrainSpec(batch_size=16, steps=80_000, precision="bf16", zero_stage=1),
         paper=paper,
@@ -54,13 +57,14 @@ def upernet_80k(backbone: PIIPSpec, paper: PaperResult | None = None) -> Experim
 def classifier_20ep(backbone: PIIPSpec, paper: PaperResult | None = None) -> ExperimentSpec:
     """ImageNet-1K, as released: a head per branch on its first patch; 20 epochs of 1024, lr 3e-5. The data set comes later."""
     whole = each_branch(
-        backbone, {"positions": "resolution", "class_token": True, "window": None, "checkpointing": True}
+        backbone,
+        {"positions": "resolution", "class_token": True, "window": None, "checkpointing": True, **IMAGENET_PIXELS},
     )
     constant = each_branch(whole, {"drop_path_rule": "constant"})
     return ExperimentSpec(
         name=f"classifier_{backbone_name(backbone)}_20ep",
-        model=ModelSpec(backbone=constant.override({"fpn": "none"}), head=ClassifierSpec(head_token="first_patch")),
-        data=CocoSpec(name="imagenet", short_ratio=1.0, pad_multiple=16, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        model=ModelSpec(backbone=constant, head=ClassifierSpec(head_token="first_patch")),
+        data=ImageNetSpec(),
         optim=OptimSpec(lr=3e-5, groups="classification", weight_decay=0.1, layer_decay=1.0, schedule="cosine"),
         train=TrainSpec(batch_size=1024, epochs=20),
         paper=paper,

@@ -2,7 +2,7 @@
 
 from piip.spec.backbones import MIN_RESOLUTION, BranchSpec, CNNSpec, Family, InteractionSpec, PIIPSpec
 from piip.spec.base import Spec
-from piip.spec.data import CocoSpec
+from piip.spec.data import Ade20kSpec, CocoSpec, Data, ImageNetSpec
 from piip.spec.experiment import ExperimentSpec, PaperResult
 from piip.spec.heads import ClassifierSpec, DINOSpec, Head, MaskRCNNSpec, UPerNetSpec
 from piip.spec.model import Backbone, ModelSpec
@@ -11,15 +11,18 @@ from piip.spec.training import OptimSpec, TrainSpec
 
 __all__ = [
     "MIN_RESOLUTION",
+    "Ade20kSpec",
     "Backbone",
     "BranchSpec",
     "CNNSpec",
     "ClassifierSpec",
     "CocoSpec",
     "DINOSpec",
+    "Data",
     "ExperimentSpec",
     "Family",
     "Head",
+    "ImageNetSpec",
     "InteractionSpec",
     "MaskRCNNSpec",
     "ModelSpec",

@@ -4,12 +4,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from piip.contracts import Input
 from piip.spec.base import Spec
 
 MIN_RESOLUTION = 32
 """Pixels: one cell of the coarsest map (stride 32); the largest patches, 16 pixels, then fit too."""
 
 Window = Annotated[int, Field(gt=0)] | None
+
+Colour = tuple[float, float, float]
 
 Family = Literal["deit", "internvit", "beit", "uniperceiver", "convnext"]
 """The official branch classes: vit_models, InternViT6B (also AugReg, MAE, DINOv2), BEiT, UnifiedBertEncoder, ConvNeXt."""
@@ -57,6 +60,9 @@ class BranchSpec(Spec):
     """A class token without position goes through the blocks with the patches and sits out the interactions (classification)."""
     checkpointing: bool = False
     """Recompute the blocks' activations in the backward pass: less memory, about a third more time."""
+    mean: Colour = (127.5, 127.5, 127.5)
+    std: Colour = (127.5, 127.5, 127.5)
+    """RGB, in 0..255: the pixels the pretraining saw, or those the published network was trained with."""
 
     @property
     def family(self) -> Family:
@@ -85,8 +91,6 @@ class InteractionSpec(Spec):
     """Project the neighbour's tokens to the query's width before attention; False is a half of the "faster training" form."""
     norms: bool = True
     """LayerNorms of query, feature and FFN; False is the other half of the "faster training" form."""
-    kernel: Literal["auto", "cpp", "cuda", "triton", "reference"] = "auto"
-    """`auto`: the compiled operator (on CUDA: else Triton) where it can be built, else the PyTorch reference (one line says so)."""
 
 
 class PIIPSpec(Spec):
@@ -98,15 +102,13 @@ class PIIPSpec(Spec):
     branches: tuple[BranchSpec, ...] = Field(min_length=1)
     """From high to low resolution, that is from the smallest to the largest network: TSB, 1120/896/448."""
     interaction: InteractionSpec = InteractionSpec()
-    fpn: Literal["simple", "regular", "none"] = "simple"
-    """`simple`: all maps from the last merge (ViTs). `regular`: one merge per map, after `merge_after` and at the end (networks
-    with ConvNeXt branches). `none`: no merge and no maps, for classification."""
+    fpn: Literal["simple", "regular"] = "simple"
+    """For heads that read maps. `simple`: all from the last merge (ViTs). `regular`: one merge per map, after `merge_after` and at the
+    end (networks with ConvNeXt branches)."""
     merge_after: tuple[int, ...] = ()
     """Interactions, counted from 0, after which `regular` merges the first three of its four maps; published: (0, 1, 10)."""
-    out_strides: tuple[int, ...] = (4, 8, 16, 32)
-    """Strides of the maps; DINO takes (8, 16, 32)."""
     unused_level: bool = False
-    """Keep the stride-4 level though `out_strides` leaves it out, as the released three-branch DINO networks do (never used, 8.4 M
+    """Keep the stride-4 level though the head does not ask for it, as the released three-branch DINO networks do (never used, 8.4 M
     parameters in SBL)."""
     input_branch: int = Field(default=0, ge=0)
     """The branch that sees the input as it is. 0 but for the official three-branch segmentation class (1: the first branch's
@@ -116,6 +118,12 @@ class PIIPSpec(Spec):
     def resolution(self) -> int:
         """Long side of the network's input."""
         return self.branches[self.input_branch].resolution
+
+    @property
+    def input(self) -> Input:
+        """What data sets prepare images for: the branch's that sees them as they are."""
+        branch = self.branches[self.input_branch]
+        return Input(branch.resolution, branch.mean, branch.std)
 
     @model_validator(mode="after")
     def _high_to_low_resolution(self) -> Self:
@@ -143,8 +151,6 @@ class PIIPSpec(Spec):
             raise ValueError(
                 f"merge_after={list(self.merge_after)} is for fpn='regular', not {self.fpn!r}: leave it empty"
             )
-        if self.out_strides not in ((4, 8, 16, 32), (8, 16, 32)):
-            raise ValueError(f"out_strides are (4, 8, 16, 32) or (8, 16, 32), got {self.out_strides}")
         return self
 
 
@@ -157,3 +163,11 @@ class CNNSpec(Spec):
     resolution: int = Field(ge=MIN_RESOLUTION)
     """Long side of the input in pixels."""
     pretrained: bool = False
+    mean: Colour = (127.5, 127.5, 127.5)
+    std: Colour = (127.5, 127.5, 127.5)
+    """RGB, in 0..255."""
+
+    @property
+    def input(self) -> Input:
+        """What data sets prepare images for."""
+        return Input(self.resolution, self.mean, self.std)

@@ -1,14 +1,31 @@
-"""Data sets, and how an image is prepared. Where the files are is not in the spec (see piip/data)."""
+"""Data sets, one class a kind of data. Where the files are is not in the spec (see piip/data)."""
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
+from piip.contracts import Score
 from piip.spec.base import Spec
 
 
+class Places(NamedTuple):
+    """Where a named data set's files lie below its root; `{split}` is train or val, `{part}` training or validation."""
+
+    annotations: str
+    images: str
+    names: str | None = None
+    """The file that names the classes, where annotations do not."""
+
+
 class CocoSpec(Spec):
-    """COCO-format detection data and how an image is prepared. Where the files are is not in the spec (see piip/data)."""
+    """COCO-format detection data: boxes and masks in one JSON a split."""
+
+    scores: ClassVar[tuple[Score, ...]] = (Score("coco/box_ap", "box AP"), Score("coco/mask_ap", "mask AP"))
+    """The first ranks runs, all are shown."""
+    places: ClassVar[dict[str, Places]] = {
+        "coco": Places("coco/annotations/instances_{split}2017.json", "coco/{split}2017"),
+        "demo": Places("demo/annotations/instances_{split}.json", "demo/{split}"),
+    }
 
     kind: Literal["coco"] = "coco"
     name: str = "coco"
@@ -21,8 +38,86 @@ class CocoSpec(Spec):
     """Probability of a horizontal flip in training."""
     pad_multiple: int = Field(default=224, gt=0)
     """Images are zero padded, right and bottom, to a multiple of this."""
-    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
-    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
-    """RGB, in 0..255."""
     broken_images: Literal["refuse", "skip"] = "refuse"
     """What training does with an image that cannot be decoded."""
+
+    def largest_input(self, resolution: int) -> tuple[int, int]:
+        """Height and width of the largest landscape image, padded: at the aspect limit."""
+        short = int(resolution * self.short_ratio)
+        return _up(short, self.pad_multiple), _up(resolution, self.pad_multiple)
+
+
+class Ade20kSpec(Spec):
+    """Semantic segmentation: images, and a map of class numbers for each (ADE20K's layout, or a user's own two folders)."""
+
+    scores: ClassVar[tuple[Score, ...]] = (Score("ade20k/miou", "mIoU"), Score("ade20k/acc", "pixel acc"))
+    places: ClassVar[dict[str, Places]] = {
+        "ade20k": Places("ade20k/annotations/{part}", "ade20k/images/{part}", "ade20k/objectInfo150.txt"),
+        "demo": Places("demo/ade20k/annotations/{part}", "demo/ade20k/images/{part}", "demo/ade20k/classes.txt"),
+    }
+
+    kind: Literal["ade20k"] = "ade20k"
+    name: str = "ade20k"
+    """`ade20k` (under PIIP_DATA), `demo` (made under PIIP_HOME) or `custom`."""
+    reduce_zero_label: bool = True
+    """0 in a map is what belongs to no class and is ignored; classes count from 1. False: classes count from 0."""
+    ignore_value: int = Field(default=255, ge=0, le=65535)
+    """Pixels of this value are neither learned nor scored."""
+    train_ratio: tuple[float, float] = (0.5, 2.0)
+    """Training resizes by a factor drawn from here, times that of evaluation; then it cuts out a square of `resolution`."""
+    crop_class_share: float = Field(default=0.75, gt=0, le=1)
+    """A cut is drawn anew (ten times at most) while one class covers more of it than this."""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability of a horizontal flip in training."""
+    photometric: bool = True
+    """Brightness, contrast, saturation and hue vary in training."""
+    pad_multiple: int = Field(default=1, gt=0)
+    """In evaluation images are zero padded, right and bottom, to a multiple of this."""
+    broken_images: Literal["refuse", "skip"] = "refuse"
+    """What training does with an image or a map that cannot be decoded."""
+
+    def largest_input(self, resolution: int) -> tuple[int, int]:
+        """Height and width of what a network is trained on."""
+        return resolution, resolution
+
+
+class ImageNetSpec(Spec):
+    """Image classification: a folder of images for each class (ImageNet's layout, the demo's, a user's own)."""
+
+    scores: ClassVar[tuple[Score, ...]] = (Score("imagenet/top1", "top-1"), Score("imagenet/top5", "top-5"))
+    places: ClassVar[dict[str, Places]] = {
+        "imagenet": Places("imagenet/{split}", "imagenet/{split}"),
+        "demo": Places("demo/imagenet/{split}", "demo/imagenet/{split}"),
+    }
+
+    kind: Literal["imagenet"] = "imagenet"
+    name: str = "imagenet"
+    """`imagenet` (under PIIP_DATA), `demo` (made under PIIP_HOME) or `custom`."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_ratio: float = Field(default=1.0, gt=0, le=1)
+    """Evaluation resizes the short side to resolution / crop_ratio and cuts out the middle."""
+    train_scale: tuple[float, float] = (0.08, 1.0)
+    """Training cuts out a part of this share of the area (RandomResizedCrop)."""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability of a horizontal flip in training."""
+    rand_augment: str | None = "rand-m9-mstd0.5-inc1"
+    """timm's RandAugment policy; None: none."""
+    mixup: float = Field(default=0.8, ge=0)
+    """Alpha of mixup; 0: none."""
+    cutmix: float = Field(default=1.0, ge=0)
+    """Alpha of CutMix; 0: none. With both, each batch takes one of the two by even chances."""
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Label smoothing."""
+    broken_images: Literal["refuse", "skip"] = "refuse"
+    """What training does with an image that cannot be decoded."""
+
+    def largest_input(self, resolution: int) -> tuple[int, int]:
+        """Height and width of all inputs."""
+        return resolution, resolution
+
+
+Data = Annotated[CocoSpec | Ade20kSpec | ImageNetSpec, Field(discriminator="kind")]
+
+
+def _up(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple

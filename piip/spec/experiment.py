@@ -1,16 +1,18 @@
 """One experiment, and what the paper says of it."""
 
 import hashlib
+import json
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from piip.spec.backbones import PIIPSpec
 from piip.spec.base import Spec, to_json
-from piip.spec.data import CocoSpec
+from piip.spec.data import CocoSpec, Data
 from piip.spec.model import ModelSpec
 from piip.spec.speed import SpeedSpec
 from piip.spec.training import OptimSpec, TrainSpec
+from piip.spec.upgrade import upgraded
 
 
 class PaperResult(Spec):
@@ -35,7 +37,7 @@ class ExperimentSpec(Spec):
 
     name: str = Field(pattern=r"^[a-z0-9_.]+$")
     model: ModelSpec
-    data: CocoSpec = CocoSpec()
+    data: Data = CocoSpec()
     optim: OptimSpec = OptimSpec()
     train: TrainSpec = TrainSpec()
     speed: SpeedSpec = SpeedSpec()
@@ -69,6 +71,15 @@ class ExperimentSpec(Spec):
                 "the backward pass, which nobody has tried. Set it to false in every branch, or take 'blocks'"
             )
         return self
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """A spec as `spec.json` of this or an earlier version has it.
+
+        Raises:
+            ValueError: It is no spec.
+        """
+        return cls.model_validate_json(to_json(upgraded(json.loads(text))))
 
     @property
     def digest(self) -> str:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from piip.contracts import Maps, Tokens, Wish
 from piip.spec.base import Spec
 
 
@@ -29,6 +30,11 @@ class MaskRCNNSpec(Spec):
     nms_threshold: float = 0.5
     max_detections: int = 100
 
+    @property
+    def wants(self) -> Wish:
+        """What the backbone gives."""
+        return Maps((4, 8, 16, 32))
+
 
 class DINOSpec(Spec):
     """DINO (4-scale) detector; its backbone gives three maps. Only the backbone is built so far."""
@@ -38,6 +44,11 @@ class DINOSpec(Spec):
     """Foreground classes."""
     num_queries: int = Field(default=900, gt=0)
 
+    @property
+    def wants(self) -> Wish:
+        """What the backbone gives."""
+        return Maps((8, 16, 32))
+
 
 class UPerNetSpec(Spec):
     """UperNet for semantic segmentation with an auxiliary FCN head. Only the backbone is built so far."""
@@ -46,9 +57,14 @@ class UPerNetSpec(Spec):
     num_classes: int = Field(default=150, gt=0)
     channels: int = Field(default=1536, gt=0)
 
+    @property
+    def wants(self) -> Wish:
+        """What the backbone gives."""
+        return Maps((4, 8, 16, 32))
+
 
 class ClassifierSpec(Spec):
-    """Image classification on the tokens of all branches; the backbone has fpn='none'."""
+    """Image classification on the tokens of all branches."""
 
     kind: Literal["classifier"] = "classifier"
     num_classes: int = Field(default=1000, gt=0)
@@ -57,6 +73,11 @@ class ClassifierSpec(Spec):
     head_token: Literal["first_patch", "class", "mean"] = "class"
     """What separate heads read. `first_patch`, the upper left one, is what the released networks were trained and scored with (a
     slip: class tokens were split off one line before); merged heads always take the mean."""
+
+    @property
+    def wants(self) -> Wish:
+        """What the backbone gives."""
+        return Tokens(None if self.merge else self.num_classes)
 
 
 Head = Annotated[MaskRCNNSpec | DINOSpec | UPerNetSpec | ClassifierSpec, Field(discriminator="kind")]

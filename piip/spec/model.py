@@ -1,8 +1,8 @@
 """A model: a backbone and a head."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from piip.spec.backbones import CNNSpec, PIIPSpec
 from piip.spec.base import Spec
@@ -21,11 +21,3 @@ class ModelSpec(Spec):
     (upstream's `deepspeed_load_module_only`). Optimizer and step start anew."""
     weights_partial: bool = False
     """Start although tensors are missing in `weights` or have no place here: another head, other classes."""
-
-    @model_validator(mode="after")
-    def _head_suits_backbone(self) -> Self:
-        if isinstance(self.backbone, PIIPSpec) and (self.backbone.fpn == "none") != (self.head.kind == "classifier"):
-            raise ValueError(
-                f"a {self.head.kind} head does not go with fpn={self.backbone.fpn!r}: a classifier takes 'none', others maps"
-            )
-        return self

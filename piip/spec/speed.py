@@ -10,6 +10,9 @@ from piip.spec.base import Spec
 class SpeedSpec(Spec):
     """How the same network is computed sooner. Every switch gives what its plain form gives, to rounding; tests hold them equal."""
 
+    kernel: Literal["auto", "cpp", "cuda", "triton", "reference"] = "auto"
+    """Of deformable attention. `auto`: the compiled operator (on CUDA: else Triton) where it can be built, else the PyTorch reference
+    (one line says so)."""
     windows: Literal["exact", "padded"] = "exact"
     """`exact`: window attention on real tokens, padded ones as one key of their number's weight. `padded`: as published."""
     interactions: Literal["mixed", "bf16", "fp32"] = "mixed"

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from piip import home
 from piip.catalogue.preflight import check_batch, check_device, check_trainable, cost_of, sources_of
+from piip.contracts import Dataset
 from piip.counting.cost import Cost
 from piip.counting.published import published
+from piip.data import open_dataset
 from piip.data.check import refuse_broken
-from piip.data.formats.coco import CocoDataset
 from piip.data.sources import Source
 from piip.record.journal import Journal, RunRecord, create_run, now_ms, read_status
 from piip.record.trial import Trial
@@ -58,13 +59,13 @@ def plan_trials(
     check_device(specs, resources.gpus_per_worker)
     trials: list[tuple[Trial, Cost, dict[str, str]]] = []
     num_images: list[int] = []
-    opened: dict[str, dict[str, CocoDataset]] = {}
+    opened: dict[str, dict[str, Dataset]] = {}
     for given in specs:
         sources = sources_of(given, custom)
         prepared = given.data.model_dump_json()  # two rows may treat the same files differently (broken_images)
         if prepared not in opened:
             opened[prepared] = {
-                s: CocoDataset(src, given.data, given.model.backbone.resolution, training=s == "train")
+                s: open_dataset(given.data, src, given.model.backbone.input, training=s == "train")
                 for s, src in sources.items()
             }
             if given.data.broken_images == "refuse":
@@ -94,9 +95,9 @@ def plan_trials(
     return parent_key, planned
 
 
-def _fit_classes(spec: ExperimentSpec, data: Mapping[str, CocoDataset]) -> ExperimentSpec:
+def _fit_classes(spec: ExperimentSpec, data: Mapping[str, Dataset]) -> ExperimentSpec:
     """The spec with as many classes as the data has."""
-    train, val = data["train"].categories, data["val"].categories
+    train, val = data["train"].classes, data["val"].classes
     if train != val:
         odd = next(c for c in [*train, *val] if c not in train or c not in val)
         raise ValueError(f"training and validation annotations have different categories; first difference: {odd}")
@@ -198,7 +199,7 @@ def start_of(spec: ExperimentSpec) -> str:
     return "; ".join(f"branches pretrained on {start}" if start else "from scratch" for start in sorted(starts))
 
 
-def data_tags(data: Mapping[str, CocoDataset]) -> dict[str, str]:
+def data_tags(data: Mapping[str, Dataset]) -> dict[str, str]:
     """Digest and place of each split."""
     tags = {}
     for split, dataset in data.items():

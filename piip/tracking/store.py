@@ -126,7 +126,7 @@ class Store(Writer):
     def load_spec(self, run_id: str) -> ExperimentSpec:
         """The spec a run was made from, exactly: params are strings and cut, the artifact `spec.json` is not."""
         try:
-            return ExperimentSpec.model_validate_json(self.download(run_id, _SPEC).read_text())
+            return ExperimentSpec.from_json(self.download(run_id, _SPEC).read_text())
         except FileNotFoundError:
             name = self.get_run(run_id).name
             raise ValueError(

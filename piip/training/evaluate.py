@@ -7,10 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from piip.data.formats.coco import CocoDataset
+from piip.contracts import Dataset
 from piip.data.loader import EvalLoader
-from piip.data.masks import results_of
-from piip.metrics.coco import CocoAP
 
 Results = list[dict[str, Any]]
 """COCO results format: image_id, category_id, bbox (xywh, original pixels), score, segmentation (RLE)."""
@@ -18,7 +16,7 @@ Results = list[dict[str, Any]]
 
 def predict(
     model: nn.Module,
-    dataset: CocoDataset,
+    dataset: Dataset,
     *,
     rank: int = 0,
     world_size: int = 1,
@@ -33,7 +31,7 @@ def predict(
     with torch.inference_mode():
         for done, batch in enumerate(loader, start=1):
             (prediction,) = model(batch.images.to(device), batch.sizes)
-            results += results_of(prediction, batch.infos[0], dataset.categories)
+            results += dataset.to_file(prediction, batch.infos[0])
             if progress:
                 progress(done, len(loader))
     model.train(was_training)
@@ -41,7 +39,7 @@ def predict(
 
 
 def evaluate(
-    model: nn.Module, dataset: CocoDataset, *, rank: int = 0, world_size: int = 1
+    model: nn.Module, dataset: Dataset, *, rank: int = 0, world_size: int = 1
 ) -> tuple[dict[str, float], Results]:
     """COCO metrics and predictions of the whole split, on rank 0; empty elsewhere. Collective when `world_size` > 1."""
     if world_size > 1:
@@ -58,8 +56,8 @@ def evaluate(
     return (score(dataset, results), results) if rank == 0 else ({}, [])
 
 
-def score(dataset: CocoDataset, results: Results) -> dict[str, float]:
+def score(dataset: Dataset, results: Results) -> dict[str, float]:
     """COCO metrics of predictions over the images of `dataset`."""
-    metric = CocoAP(dataset.source, image_ids=[info.image_id for info in dataset.infos])
-    metric.update(results)
+    metric = dataset.metric()
+    metric.merge([results])
     return metric.compute()

@@ -24,7 +24,7 @@ def peak_memory_gb() -> float:
 def tags(spec: ExperimentSpec, engine: str, device: torch.device, world_size: int) -> dict[str, str]:
     """What ran, as tags: kernel, attention, engine, hardware, versions."""
     backbone = spec.model.backbone
-    kernel = active_kernel(backbone.interaction.kernel, device.type) if isinstance(backbone, PIIPSpec) else "none"
+    kernel = active_kernel(spec.speed.kernel, device.type) if isinstance(backbone, PIIPSpec) else "none"
     return {
         "piip.kernel": kernel,
         "piip.attention": active_attention(spec.speed.attention, device, spec.train.precision),

@@ -27,8 +27,8 @@ def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, f
         if parameter.requires_grad:
             decay = spec.weight_decay if _decays(name, parameter, spec.groups) else 0.0
             if spec.groups == "classification":
-                # what is not pretrained learns ten times faster; heads sit in the branches there
-                scale = 1.0 if name.startswith("backbone.branches.") else 10.0
+                # what is not pretrained learns ten times faster; separate heads sit in the branches there
+                scale = 1.0 if name.startswith(("backbone.branches.", "head.own.")) else 10.0
             else:
                 scale = spec.layer_decay ** distances.get(name, 0)
             groups.setdefault((scale, decay), []).append(parameter)

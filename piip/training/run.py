@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from piip import home
-from piip.data.formats.coco import CocoDataset
+from piip.data import open_dataset
 from piip.data.loader import TrainLoader
 from piip.models import build_model
 from piip.models.backbones.cnn import CNN
@@ -55,10 +55,10 @@ class _Run:
         self.root.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(home.journal_dir(trial.key), attempt=_attempt()) if rank == 0 else None
         self._doing("reading the annotations")
-        resolution = self.spec.model.backbone.resolution
-        self.train_data = CocoDataset(trial.sources["train"], self.spec.data, resolution, training=True)
-        self.val_data = CocoDataset(
-            trial.sources["val"], self.spec.data, resolution, training=False, max_images=trial.max_eval_images
+        wanted = self.spec.model.backbone.input
+        self.train_data = open_dataset(self.spec.data, trial.sources["train"], wanted, training=True)
+        self.val_data = open_dataset(
+            self.spec.data, trial.sources["val"], wanted, training=False, max_images=trial.max_eval_images
         )
         self.loader = TrainLoader(
             self.train_data, batch_size=self.spec.train.batch_size, micro_batch=self.spec.train.micro_batch,
@@ -74,7 +74,7 @@ class _Run:
         if kept is None:
             if self.spec.model.weights:
                 self._doing(f"reading {self.spec.model.weights}")
-            start_from(model, self.spec.model, [category["name"] for category in self.train_data.categories])
+            start_from(model, self.spec.model, [category["name"] for category in self.train_data.classes])
         model = model.to(device)
         set_speed(model, self.spec.speed, precision=self.spec.train.precision)
         assert isinstance(model.backbone, PIIP | CNN)
@@ -142,7 +142,7 @@ class _Run:
         weights = self.engine.model_state()
         _check_finite(weights, step)
         manifest = Manifest(
-            step, self.trial.key, self.world_size, self.engine.name, self.train_data.categories, self._spent()
+            step, self.trial.key, self.world_size, self.engine.name, self.train_data.classes, self._spent()
         )
         checkpoint.save(
             self.root, manifest, model=weights, state=self.engine.optimizer_state(),

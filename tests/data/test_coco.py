@@ -20,7 +20,7 @@ def opened(source, *, training=True, spec=PLAIN, resolution=64, **more):
 def test_labels_follow_category_ids_in_order(tiny_coco):
     data = opened(tiny_coco)
 
-    assert [c["id"] for c in data.categories] == [2, 7, 9]
+    assert [c["id"] for c in data.classes] == [2, 7, 9]
     assert data.sample(0, 0).target["labels"].tolist() == [1, 3]  # annotated: 2, then 9
     assert data.sample(1, 0).target["labels"].tolist() == [2]
 

@@ -14,6 +14,7 @@ from piip.data.demo.scene import HUE_SPREAD, HUES, PHOTOGRAPHS, _fill, _photogra
 from piip.data.demo.shapes import SHAPES
 from piip.data.masks import decoded
 from piip.data.sources import locate
+from piip.spec import CocoSpec
 
 SMALL = Recipe(train=12, val=5)
 
@@ -132,7 +133,7 @@ def test_crops_and_maps_are_there_for_the_other_tasks(small):
 def test_the_demo_is_made_once_and_found(piip_home, monkeypatch):
     root = ensure_demo(recipe=SMALL)
     assert root == piip_home / "data" / "demo"
-    assert locate("demo", "train").images == root / "train"
+    assert locate(CocoSpec(name="demo"), "train").images == root / "train"
 
     monkeypatch.setattr(make, "make_demo", lambda *a: pytest.fail("drawn again"))
     assert ensure_demo(recipe=SMALL) == root

@@ -1,6 +1,7 @@
 import pytest
 
 from piip.data.sources import DataError, Source, locate
+from piip.spec import CocoSpec
 
 
 def test_coco_is_under_piip_data(tmp_path, monkeypatch):
@@ -9,24 +10,24 @@ def test_coco_is_under_piip_data(tmp_path, monkeypatch):
     (tmp_path / "coco/val2017").mkdir()
     (tmp_path / "coco/annotations/instances_val2017.json").write_text("{}")
 
-    source = locate("coco", "val")
+    source = locate(CocoSpec(name="coco"), "val")
 
     assert source == Source(tmp_path / "coco/annotations/instances_val2017.json", tmp_path / "coco/val2017")
 
 
 def test_missing_data_says_which_file_and_what_to_do(piip_home):
     with pytest.raises(DataError, match=r"instances_val2017\.json\. Set PIIP_DATA to the folder that holds coco/"):
-        locate("coco", "val")
+        locate(CocoSpec(name="coco"), "val")
     with pytest.raises(DataError, match=rf"Make it: python -m piip.data.demo {piip_home}/data/demo"):
-        locate("demo", "train")
+        locate(CocoSpec(name="demo"), "train")
 
 
 def test_custom_data_is_what_was_given(tiny_coco):
-    assert locate("custom", "test", {"test": tiny_coco}) == tiny_coco
+    assert locate(CocoSpec(name="custom"), "test", {"test": tiny_coco}) == tiny_coco
     with pytest.raises(DataError, match="for 'val'; given: test"):
-        locate("custom", "val", {"test": tiny_coco})
+        locate(CocoSpec(name="custom"), "val", {"test": tiny_coco})
 
 
 def test_an_unknown_name_lists_the_known():
     with pytest.raises(DataError, match="There is: coco, demo, custom"):
-        locate("coca", "val")
+        locate(CocoSpec(name="coca"), "val")

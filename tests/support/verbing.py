@@ -26,9 +26,7 @@ def spec_to_train() -> ExperimentSpec:
         "optim.warmup_steps": 2,
     }
     head = {"rpn_pre_nms": 100, "rpn_post_nms": 30, "score_threshold": 0.0, "max_detections": 20}
-    return row.override(
-        small | {f"model.head.{k}": v for k, v in head.items()} | {"model.backbone.interaction.kernel": "reference"}
-    )
+    return row.override(small | {f"model.head.{k}": v for k, v in head.items()} | {"speed.kernel": "reference"})
 
 
 @dataclass

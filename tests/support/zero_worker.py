@@ -16,7 +16,7 @@ from piip import home
 from piip.data.sources import locate
 from piip.record.journal import RunRecord, create_run
 from piip.record.trial import Trial
-from piip.spec import ExperimentSpec
+from piip.spec import CocoSpec, ExperimentSpec
 from piip.training.run import run
 
 
@@ -27,7 +27,7 @@ def main(rank: int, world_size: int, plan: dict) -> None:
         torch.cuda.set_device(rank)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, init_method=f"file://{plan['store']}", rank=rank, world_size=world_size)
-    sources = {split: locate("demo", split) for split in ("train", "val")}
+    sources = {split: locate(CocoSpec(name="demo"), split) for split in ("train", "val")}
     for key, spec in plan["specs"].items():
         for name in (f"straight-{key}", f"resumed-{key}"):
             if rank == 0:

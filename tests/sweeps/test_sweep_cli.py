@@ -109,7 +109,7 @@ def test_rows_over_the_budget_are_refused_before_anything_starts(capsys, flags, 
             "triton",
             "PIIP_KERNEL='triton' runs on a CUDA GPU, the tensors are on cpu. Take 'auto' or 'reference'. Or",
         ),
-        (["--set", "model.backbone.interaction.kernel=cuda"], "", "kernel='cuda' runs on a CUDA GPU, the tensors are"),
+        (["--set", "speed.kernel=cuda"], "", "kernel='cuda' runs on a CUDA GPU, the tensors are"),
     ],
 )
 def test_what_needs_a_gpu_is_refused_before_anything_starts(capsys, monkeypatch, asked_for, flags, kernel, said):
@@ -130,7 +130,7 @@ def test_what_workers_can_run_is_not_refused(monkeypatch):
         check_device(ROWS["pico"], gpus_per_worker=0)
     monkeypatch.setenv("PIIP_KERNEL", "triton")
     check_device(flash, gpus_per_worker=1)
-    cpp = [spec.override({"model.backbone.interaction.kernel": "cpp"}) for spec in ROWS["pico"]]
+    cpp = [spec.override({"speed.kernel": "cpp"}) for spec in ROWS["pico"]]
     check_device(cpp, gpus_per_worker=0)  # a row's own kernel goes before the variable
     monkeypatch.setenv("PIIP_KERNEL", "quick")
     with pytest.raises(ValueError, match="PIIP_KERNEL='quick': no such kernel"):

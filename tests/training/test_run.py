@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from piip import home
 from piip.data.sources import locate
 from piip.record.journal import Fenced, Journal, read_events, read_metrics, read_status
+from piip.spec import CocoSpec
 from piip.training import checkpoint
 from piip.training import run as running
 from piip.training.run import run
@@ -62,7 +63,7 @@ def straight_home(demo_folder, process_group, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIIP_HOME", str(tmp_path_factory.mktemp("straight")))
         shutil.copytree(demo_folder, home.data_root() / "demo")
-        train("straight", SPEC, {split: locate("demo", split) for split in ("train", "val")})
+        train("straight", SPEC, {split: locate(CocoSpec(name="demo"), split) for split in ("train", "val")})
         return home.home()
 
 

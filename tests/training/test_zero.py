@@ -18,6 +18,7 @@ from piip.data.formats.coco import CocoDataset
 from piip.data.sources import locate
 from piip.models import build_model
 from piip.record.journal import read_metrics
+from piip.spec import CocoSpec
 from piip.training import checkpoint
 from piip.training.evaluate import evaluate
 
@@ -150,7 +151,7 @@ def test_one_worker_predicts_from_the_checkpoint_what_two_predicted_in_training(
     spec = spec_of("ddp", 0, "fp32", STEPS, STOP)
     model = build_model(spec.model, pretrained=False)
     checkpoint.load_model(model, checkpoint.verify(home.checkpoint_dir(key) / f"step_{STEPS:08d}"))
-    data = CocoDataset(locate("demo", "val"), spec.data, spec.model.backbone.resolution, training=False)
+    data = CocoDataset(locate(CocoSpec(name="demo"), "val"), spec.data, spec.model.backbone.input, training=False)
 
     metrics, results = evaluate(model, data)
 

@@ -6,20 +6,23 @@ import timm
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
+from piip.contracts import Maps, Wish
+from piip.models.backbones.wishes import STRIDES, strides_of
 from piip.models.branches.pretraining import hub_overlay
 from piip.spec import CNNSpec
 from piip.weights.read import WeightsError
 
 
 class CNN(nn.Module):
-    """Image -> four maps at strides 4, 8, 16, 32 of a timm network.
+    """Image -> maps of a timm network, at those of its strides 4, 8, 16, 32 that the head asks for.
 
     Normalisation layers stay as they are (BatchNorm for resnet18): trained from scratch with batches of 4 it learns, and statistics
     are per worker, as everywhere without SyncBN; nothing is frozen.
     """
 
-    def __init__(self, spec: CNNSpec, *, pretrained: bool = True) -> None:
+    def __init__(self, spec: CNNSpec, wish: Wish = Maps(), *, pretrained: bool = True) -> None:  # noqa: B008 (frozen)
         super().__init__()
+        self.strides = strides_of(wish, STRIDES, what=f"{spec.arch!r}, a convolutional network,")
         name = spec.arch.split(".")[0]
         if not timm.is_model(name):
             close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.0)
@@ -41,16 +44,22 @@ class CNN(nn.Module):
                 "or set model.backbone.pretrained=false"
             ) from error
         info: FeatureInfo = self.body.feature_info  # type: ignore[assignment]
-        strides = info.reduction()
-        if strides != [4, 8, 16, 32]:
+        if info.reduction() != list(STRIDES):
             raise ValueError(
-                f"{spec.arch!r} gives maps at strides {strides}; a backbone needs [4, 8, 16, 32], as resnet18 has"
+                f"{spec.arch!r} gives maps at strides {info.reduction()}; a backbone needs {list(STRIDES)}, as resnet18 has"
             )
-        self.out_channels: list[int] = info.channels()
+        self._given = [STRIDES.index(stride) for stride in self.strides]
+        self.out_channels: list[int] = [info.channels()[level] for level in self._given]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> four maps (B, C_i, H/s, W/s), s = 4, 8, 16, 32."""
-        return self.body(images)
+        """(B, 3, H, W) -> maps (B, C_i, H/s, W/s), s in `strides`."""
+        maps = self.body(images)
+        return [maps[level] for level in self._given]
+
+    def part_of(self, name: str) -> str:
+        """All of it is one row of the cost table."""
+        del name
+        return "backbone"
 
     def layer_ids(self, *, exact: bool = False) -> dict[str, float]:
         """Every parameter at distance 0, `exact` or not: a CNN peer has no layer-wise decay."""

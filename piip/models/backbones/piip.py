@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from piip.contracts import Input, Maps, Tokens, Wish
 from piip.models.backbones.streams import side_by_side
+from piip.models.backbones.wishes import STRIDES, strides_of
 from piip.models.branches.convnext import ConvNeXtBranch
 from piip.models.branches.vit import Branch
 from piip.models.meeting.interaction import InteractionUnit
 from piip.models.meeting.merge import Merge, SimplePyramid
-from piip.spec import PIIPSpec
+from piip.spec import BranchSpec, PIIPSpec
 from piip.weights.resizing import Grid
 
 MergePoint = tuple[Sequence[Tensor], Sequence[Grid]]
@@ -21,7 +23,7 @@ MergePoint = tuple[Sequence[Tensor], Sequence[Grid]]
 
 
 class PIIP(nn.Module):
-    """Image -> maps at strides 4, 8, 16, 32 (DINO: 8, 16, 32).
+    """Image -> the maps a head asks for, or the tokens of all branches.
 
     Every branch sees the image at its own resolution. After each share of the blocks, neighbouring branches exchange features;
     at the end all are merged on the grid of the first branch (the largest image) with the channels of the last (the largest
@@ -30,14 +32,21 @@ class PIIP(nn.Module):
     Args:
         branches: From high to low resolution, that is from the smallest to the largest network.
         spec: Resolutions (used as ratios to the input's), interactions and the form of the maps.
+        wish: The head's: strides of the maps, or tokens.
     """
 
-    def __init__(self, branches: Sequence[Branch | ConvNeXtBranch], spec: PIIPSpec) -> None:
+    def __init__(
+        self,
+        branches: Sequence[Branch | ConvNeXtBranch],
+        spec: PIIPSpec,
+        wish: Wish = Maps(),  # noqa: B008 (frozen)
+    ) -> None:
         super().__init__()
         assert len(branches) == len(spec.branches), f"{len(branches)} branches for a spec of {len(spec.branches)}"
         count = spec.interaction.count if len(branches) > 1 else 0
         self.branches: Sequence[Branch | ConvNeXtBranch] = nn.ModuleList(branches)  # type: ignore[assignment]
         self.ratios = [branch.resolution / spec.resolution for branch in spec.branches]
+        self.colours = [_colours(spec.input, branch) for branch in spec.branches]
         self.schedules = [branch.shares(count) if count else [(0, branch.depth)] for branch in branches]
 
         # channels of every branch after each share of its blocks; a ConvNeXt's grow
@@ -51,7 +60,8 @@ class PIIP(nn.Module):
         self.out_channels: list[int] = []
         self.merge_after = spec.merge_after
         self.merge, self.pyramid = None, None
-        if spec.fpn != "none":
+        self.strides = () if isinstance(wish, Tokens) else strides_of(wish, STRIDES, what="a PIIP")
+        if self.strides:
             self._build_maps(spec, steps)
 
     def _build_maps(self, spec: PIIPSpec, steps: Sequence[Sequence[int]]) -> None:
@@ -67,18 +77,20 @@ class PIIP(nn.Module):
         widths = [steps[step][-1] for step in places]
         strides = [first.strides[shares[step][1] - 1] for step in places]
         self.pyramid = SimplePyramid(
-            widths, strides, out_strides=spec.out_strides, unused=spec.unused_level, group_norm=several
+            widths, strides, out_strides=self.strides, unused=spec.unused_level, group_norm=several
         )
-        self.out_channels = widths[-len(spec.out_strides) :]
+        self.out_channels = [widths[STRIDES.index(stride)] for stride in self.strides]
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> maps (B, C, H/s, W/s), s = 4, 8, 16, 32."""
+    def forward(self, images: Tensor) -> list[Tensor] | MergePoint:
+        """(B, 3, H, W) -> maps (B, C, H/s, W/s), s in `strides`; for a head that asks for them, tokens and grids."""
+        if not self.strides:
+            return self.branch_tokens(images)
         points = self.merge_points(images)
         return self.fuse([points[step] for step in [*self.merge_after, -1]])
 
     def fuse(self, points: Sequence[MergePoint]) -> list[Tensor]:
         """Tokens of every branch at each of the merges -> the maps."""
-        assert self.pyramid is not None, "a backbone with fpn='none' gives tokens, no maps"
+        assert self.pyramid is not None, "built for a head that reads tokens"
         merges = [*(self.merges[str(step)] for step in self.merge_after), self.merge]
         merged = []
         for merge, (tokens, grids) in zip(merges, points, strict=True):
@@ -94,11 +106,18 @@ class PIIP(nn.Module):
         """The input at every branch's resolution.
 
         By scale factor, as published: where side * ratio is no integer, this samples other places than resizing to the same size.
+        A branch of another pretraining sees the same colours, in its own mean and std.
         """
-        return [
-            images if ratio == 1 else F.interpolate(images, scale_factor=ratio, mode="bilinear", align_corners=False)
-            for ratio in self.ratios
-        ]
+        pyramid = []
+        for ratio, colours in zip(self.ratios, self.colours, strict=True):
+            image = images
+            if colours is not None:
+                scale, shift = (images.new_tensor(c)[:, None, None] for c in colours)
+                image = images * scale + shift
+            if ratio != 1:
+                image = F.interpolate(image, scale_factor=ratio, mode="bilinear", align_corners=False)
+            pyramid.append(image)
+        return pyramid
 
     def branch_tokens(self, images: Tensor) -> MergePoint:
         """Tokens (B, prefix + H_i*W_i, C_i) of every branch after all blocks and interactions, and their grids."""
@@ -155,12 +174,18 @@ class PIIP(nn.Module):
                 layer = (index + 1) * deepest / branch.depth
                 for parameter in block.parameters():
                     ids[id(parameter)] = deepest + 1 - (layer if exact else int(layer))
-        heads = {
-            id(p)
-            for b in counted
-            if isinstance(b, Branch)
-            for part in (b.norm, b.head)
-            if part
-            for p in part.parameters()
-        }
-        return {name: 0 if id(p) in heads else ids.get(id(p), 0) for name, p in self.named_parameters()}
+        return {name: ids.get(id(p), 0) for name, p in self.named_parameters()}
+
+    def part_of(self, name: str) -> str:
+        """`branches.0`, `interactions` or `merge` (with the pyramid of maps)."""
+        kind, *rest = name.split(".")
+        return f"branches.{rest[0]}" if kind == "branches" else "interactions" if kind == "interactions" else "merge"
+
+
+def _colours(given: Input, branch: BranchSpec) -> tuple[list[float], list[float]] | None:
+    """Factor and summand a channel that turn pixels normalised for the input's branch into this branch's; None where they are alike."""
+    if (given.mean, given.std) == (branch.mean, branch.std):
+        return None
+    scale = [own / theirs for own, theirs in zip(given.std, branch.std, strict=True)]
+    shift = [(own - theirs) / std for own, theirs, std in zip(given.mean, branch.mean, branch.std, strict=True)]
+    return scale, shift

@@ -96,6 +96,14 @@ class Branch(nn.Module):
             self.norm = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
             self.head = vit.head
 
+    def release_head(self) -> tuple[nn.Module, nn.Module]:
+        """Gives the final norm and the classifier away, to the head that reads them."""
+        assert self.norm is not None, "built without num_classes"
+        assert self.head is not None
+        norm, head = self.norm, self.head
+        self.norm, self.head = None, None
+        return norm, head
+
     def set_windows(self, *, exact: bool, together: bool = False) -> None:
         """Window attention without padded work (the default), or as published: equal but for rounding. See windows.py."""
         self.windowed = window_attention(exact=exact, padding=self.window_padding, together=together)

@@ -1,12 +1,12 @@
 """Image classification on the tokens of all branches of a PIIP."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from piip.models.backbones.piip import PIIP
+from piip.contracts import Size
 from piip.models.branches.vit import Branch
 from piip.models.meeting.interaction import init_linear_and_conv
 from piip.spec import ClassifierSpec
@@ -14,49 +14,84 @@ from piip.weights.resizing import Grid
 
 
 class Classifier(nn.Module):
-    """Images -> logits in evaluation, a loss in training.
+    """Tokens of all branches -> logits in evaluation, a loss in training.
 
     Separate heads (released): every branch has its own final norm and linear layer, their logits are averaged. Merged head: all
     tokens on the grid of the first branch, in a weighted sum, then one norm, the mean over the grid and one linear layer.
 
     Args:
-        backbone: With fpn "none"; with separate heads its branches were built with `num_classes`.
+        branches: Of the backbone; with separate heads they were built with `num_classes`, and give up their norms and layers.
         spec: Which of the two, and the token that separate heads read.
     """
 
-    def __init__(self, backbone: PIIP, spec: ClassifierSpec) -> None:
+    def __init__(self, branches: Sequence[nn.Module], spec: ClassifierSpec) -> None:
         super().__init__()
-        self.backbone = backbone
+        vits = [branch for branch in branches if isinstance(branch, Branch)]
+        if len(vits) < len(branches):
+            raise ValueError("a classifier reads Vision Transformers; a ConvNeXt branch has no tokens for it")
         self.head_token = spec.head_token
-        self.merged_head = (
-            MergedHead([b.embed_dim for b in backbone.branches], spec.num_classes) if spec.merge else None
-        )
-        if not spec.merge and spec.head_token == "class" and not all(b.prefix for b in backbone.branches):
+        self.prefixes = [branch.prefix for branch in vits]
+        self.merged, self.own = None, None
+        if spec.merge:
+            self.merged = MergedHead([branch.embed_dim for branch in vits], spec.num_classes)
+            return
+        self.own = nn.ModuleList(OwnHead(*branch.release_head()) for branch in vits)
+        if spec.head_token == "class" and not all(self.prefixes):
             raise ValueError(
                 "head_token 'class' reads class tokens: set class_token in every branch, or head_token to 'mean'"
             )
 
-    def forward(self, images: Tensor, targets: Tensor | None = None) -> Tensor | dict[str, Tensor]:
-        """(B, 3, H, W) -> logits (B, num_classes); with targets, labels (B,) or probabilities (B, num_classes), {"loss_cls": ()}."""
-        logits = self.logits(*self.backbone.branch_tokens(images))
-        return logits if targets is None else {"loss_cls": F.cross_entropy(logits, targets)}
+    def forward(
+        self,
+        features: tuple[Sequence[Tensor], Sequence[Grid]],
+        sizes: Sequence[Size],
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Tokens and grids of every branch -> {"loss_cls": ()}, or {"logits": (num_classes,)} an image.
+
+        Args:
+            features: Tokens (B, prefix + H_i*W_i, C_i) and grids of every branch.
+            sizes: Unused: images are all of one size.
+            targets: In training, per image: `probabilities` (num_classes,) that sum to one.
+        """
+        del sizes
+        logits = self.logits(*features)
+        if self.training:
+            assert targets is not None
+            wanted = torch.stack([target["probabilities"] for target in targets])
+            return {"loss_cls": F.cross_entropy(logits.float(), wanted)}
+        return [{"logits": row} for row in logits]
+
+    def probe(self, features: tuple[Sequence[Tensor], Sequence[Grid]]) -> dict[str, Callable[[], Sequence[Tensor]]]:
+        """`head`: all of it."""
+        return {"head": lambda: [self.logits(*features)]}
 
     def logits(self, tokens: Sequence[Tensor], grids: Sequence[Grid]) -> Tensor:
         """Tokens (B, prefix + H_i*W_i, C_i) of every branch -> (B, num_classes)."""
-        branches = self.backbone.branches
-        if self.merged_head is not None:
-            patches = [t[:, branch.prefix :] for t, branch in zip(tokens, branches, strict=True)]
-            return self.merged_head(patches, grids)
-        return torch.stack([self._own(t, b) for t, b in zip(tokens, branches, strict=True)]).mean(dim=0)
+        if self.merged is not None:
+            return self.merged([t[:, prefix:] for t, prefix in zip(tokens, self.prefixes, strict=True)], grids)
+        assert self.own is not None
+        return torch.stack(
+            [head(self._read(t, p)) for head, t, p in zip(self.own, tokens, self.prefixes, strict=True)]
+        ).mean(dim=0)
 
-    def _own(self, tokens: Tensor, branch: nn.Module) -> Tensor:
-        """One branch's logits."""
-        assert isinstance(branch, Branch)
-        assert branch.norm is not None
-        assert branch.head is not None
+    def _read(self, tokens: Tensor, prefix: int) -> Tensor:
+        """The tokens (B, n, C) that a separate head takes the mean of, after its norm."""
         if self.head_token == "mean":
-            return branch.head(branch.norm(tokens[:, branch.prefix :]).mean(dim=1))
-        return branch.head(branch.norm(tokens[:, 0 if self.head_token == "class" else branch.prefix]))
+            return tokens[:, prefix:]
+        return tokens[:, :1] if self.head_token == "class" else tokens[:, prefix : prefix + 1]
+
+
+class OwnHead(nn.Module):
+    """The final norm and classifier of one branch."""
+
+    def __init__(self, norm: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.head = norm, head
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, n, C) -> logits (B, num_classes) of the mean."""
+        return self.head(self.norm(tokens).mean(dim=1))
 
 
 class MergedHead(nn.Module):

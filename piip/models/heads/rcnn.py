@@ -1,7 +1,8 @@
 """Mask R-CNN as in mmdetection's `mask_rcnn_r50_fpn`, on torchvision's parts. Where the two differ, mmdetection's way and a comment."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from piip.contracts import Size
 from piip.models.heads.boxes import BOX_POOL, MASK_POOL, RATIOS, Anchors, RoIPool
 from piip.spec import MaskRCNNSpec
 
@@ -135,30 +137,33 @@ def mask_loss(logits: Tensor, boxes: list[Tensor], targets: list[Target], object
 
 
 class MaskRCNN(nn.Module):
-    """Backbone, feature pyramid, region proposals, box and mask heads.
+    """Feature pyramid, region proposals, box and mask heads.
 
-    Images come resized, normalised and padded; nothing is resized here. Backbone and neck run under whatever autocast is on;
+    Images come resized, normalised and padded; nothing is resized here. The neck runs under whatever autocast is on, as the backbone;
     proposals and heads run in fp32, as in the official code. Without `fp32_heads` their layers run under autocast, too, and boxes,
     RoIAlign, NMS and losses in fp32 (torchvision's roi_align and nms refuse bf16 on the CPU).
+
+    Args:
+        channels: Of the backbone's four maps.
+        spec: Sizes and thresholds.
     """
 
     fp32_heads = True
 
-    def __init__(self, backbone: nn.Module, spec: MaskRCNNSpec) -> None:
+    def __init__(self, channels: Sequence[int], spec: MaskRCNNSpec) -> None:
         super().__init__()
-        self.backbone = backbone
-        channels: list[int] = backbone.out_channels  # type: ignore[assignment]
-        self.neck = FeaturePyramidNetwork(channels, spec.fpn_channels, extra_blocks=LastLevelMaxPool())
+        self.spec = spec
+        self.neck = FeaturePyramidNetwork(list(channels), spec.fpn_channels, extra_blocks=LastLevelMaxPool())
         self.rpn = build_rpn(spec)
         self.roi_heads = build_roi_heads(spec)
 
     def forward(
-        self, images: Tensor, sizes: Sequence[tuple[int, int]], targets: Sequence[Target] | None = None
+        self, features: Sequence[Tensor], sizes: Sequence[Size], targets: Sequence[Mapping[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[Prediction]:
         """Losses in training, predictions in evaluation.
 
         Args:
-            images: (B, 3, H, W), zero padded right and bottom.
+            features: Four maps (B, C, H / s, W / s), s = 4, 8, 16, 32.
             sizes: Height and width of every image's content.
             targets: In training, per image: boxes (n, 4) xyxy in pixels, labels (n,) from 1, masks (n, h, w) uint8. n may be 0.
 
@@ -166,18 +171,16 @@ class MaskRCNN(nn.Module):
             Training: loss_objectness, loss_rpn_box, loss_classifier, loss_box, loss_mask. Evaluation, per image: boxes (K, 4) xyxy
             in pixels of the padded input, labels (K,) from 1, scores (K,) falling, masks (K, 1, 28, 28) probabilities in the box.
         """
-        if self.training and targets is None:
-            raise ValueError("targets are needed in training; call model.eval() for predictions")
-        features = self.features(images)
-        image_list = ImageList(images, [(height, width) for height, width in sizes])
-        targets = None if targets is None else list(targets)
-        device = images.device.type
-        low = not self.fp32_heads and torch.is_autocast_enabled(device)
-        with torch.autocast(device, torch.get_autocast_dtype(device), enabled=low):
-            features = OrderedDict((name, feature.float()) for name, feature in features.items())
-            proposals, rpn_losses = self.rpn(image_list, features, targets)
-            levels = list(features.values())[:-1]  # the fifth level is for proposals only
-            predictions, losses = self.roi_heads(levels, proposals, image_list.image_sizes, targets)
+        pyramid = self.pyramid(features)
+        device = features[0].device
+        # torchvision's parts and our anchors read its sizes, never its tensors
+        image_list = ImageList(features[0], [(height, width) for height, width in sizes])
+        objects = None if targets is None else [dict(target) for target in targets]
+        with self._precision(device):
+            pyramid = OrderedDict((name, feature.float()) for name, feature in pyramid.items())
+            proposals, rpn_losses = self.rpn(image_list, pyramid, objects)
+            levels = list(pyramid.values())[:-1]  # the fifth level is for proposals only
+            predictions, losses = self.roi_heads(levels, proposals, image_list.image_sizes, objects)
         if not self.training:
             return predictions
         return {
@@ -186,13 +189,48 @@ class MaskRCNN(nn.Module):
             **losses,
         }
 
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Five maps at strides 4 to 64, named "0" to "3" and "pool"."""
-        return self.pyramid(self.backbone(images))
-
     def pyramid(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The neck on the backbone's four maps."""
+        """Five maps at strides 4 to 64, named "0" to "3" and "pool", from the backbone's four."""
         return self.neck(OrderedDict((str(level), feature) for level, feature in enumerate(maps)))
+
+    def probe(self, features: Sequence[Tensor]) -> dict[str, Callable[[], Sequence[Tensor]]]:
+        """`neck`, `rpn`, `roi_heads`; NMS, RoIAlign and losses are left out.
+
+        RoI heads see in training `box_samples` boxes an image, a quarter of them with masks; in evaluation `rpn_post_nms` boxes and
+        `max_detections` masks.
+        """
+        pyramid: list[Tensor] = []
+        spec, images, roi = self.spec, len(features[0]), self.roi_heads
+        boxes = spec.box_samples * images if self.training else spec.rpn_post_nms * images
+        masks = boxes // 4 if self.training else spec.max_detections * images
+
+        def neck() -> Sequence[Tensor]:
+            pyramid[:] = self.pyramid(features).values()
+            return []  # the maps go on to the proposals
+
+        def rpn() -> Sequence[Tensor]:
+            with self._precision(features[0].device):
+                pyramid[:] = [feature.float() for feature in pyramid]
+                logits, deltas = self.rpn.head(pyramid)
+                return [*pyramid, *logits, *deltas]
+
+        def roi_heads() -> Sequence[Tensor]:
+            with self._precision(features[0].device):
+                pooled = [
+                    pyramid[0].new_empty(count, spec.fpn_channels, side, side).requires_grad_(self.training)
+                    for count, side in ((boxes, BOX_POOL), (masks, MASK_POOL))
+                ]
+                found = roi.box_predictor(roi.box_head(pooled[0]))
+                return [*found, roi.mask_predictor(roi.mask_head(pooled[1]))]
+
+        return {"neck": neck, "rpn": rpn, "roi_heads": roi_heads}
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
+        """fp32, or what autocast is on, for proposals and heads."""
+        if not torch.amp.is_autocast_available(device.type):
+            return nullcontext()  # meta, on which costs are counted
+        low = not self.fp32_heads and torch.is_autocast_enabled(device.type)
+        return torch.autocast(device.type, torch.get_autocast_dtype(device.type), enabled=low)
 
 
 def build_rpn(spec: MaskRCNNSpec) -> RPN:

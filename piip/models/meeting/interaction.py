@@ -55,7 +55,8 @@ class DeformableCrossAttention(nn.Module):
                 f"interaction.num_heads {spec.num_heads} does not divide the value width {width} = "
                 f"int({query_dim} channels * value_ratio {spec.value_ratio}). Heads that fit: {fits}"
             )
-        self.num_heads, self.num_points, self.kernel = spec.num_heads, spec.num_points, spec.kernel
+        self.num_heads, self.num_points = spec.num_heads, spec.num_points
+        self.kernel = "auto"  # see SpeedSpec
         self.width, self.fp32, self.fp32_offsets = width, False, True
         self.sampling_offsets = nn.Linear(query_dim, self.num_heads * self.num_points * 2)
         self.attention_weights = nn.Linear(query_dim, self.num_heads * self.num_points)

@@ -19,23 +19,23 @@ from piip.weights.resizing import adapt
 
 # ours, official; \1 is a number
 _MASK_RCNN = [
-    (r"neck\.inner_blocks\.(\d+)\.0", r"neck.lateral_convs.\1.conv"),
-    (r"neck\.layer_blocks\.(\d+)\.0", r"neck.fpn_convs.\1.conv"),
-    (r"rpn\.head\.conv\.0\.0", "rpn_head.rpn_conv"),
-    (r"rpn\.head\.cls_logits", "rpn_head.rpn_cls"),
-    (r"rpn\.head\.bbox_pred", "rpn_head.rpn_reg"),
-    (r"roi_heads\.box_head\.fc6", "roi_head.bbox_head.shared_fcs.0"),
-    (r"roi_heads\.box_head\.fc7", "roi_head.bbox_head.shared_fcs.1"),
-    (r"roi_heads\.box_predictor\.cls_score", "roi_head.bbox_head.fc_cls"),
-    (r"roi_heads\.box_predictor\.bbox_pred", "roi_head.bbox_head.fc_reg"),
-    (r"roi_heads\.mask_head\.(\d+)\.0", r"roi_head.mask_head.convs.\1.conv"),
-    (r"roi_heads\.mask_predictor\.conv5_mask", "roi_head.mask_head.upsample"),
-    (r"roi_heads\.mask_predictor\.mask_fcn_logits", "roi_head.mask_head.conv_logits"),
+    (r"head\.neck\.inner_blocks\.(\d+)\.0", r"neck.lateral_convs.\1.conv"),
+    (r"head\.neck\.layer_blocks\.(\d+)\.0", r"neck.fpn_convs.\1.conv"),
+    (r"head\.rpn\.head\.conv\.0\.0", "rpn_head.rpn_conv"),
+    (r"head\.rpn\.head\.cls_logits", "rpn_head.rpn_cls"),
+    (r"head\.rpn\.head\.bbox_pred", "rpn_head.rpn_reg"),
+    (r"head\.roi_heads\.box_head\.fc6", "roi_head.bbox_head.shared_fcs.0"),
+    (r"head\.roi_heads\.box_head\.fc7", "roi_head.bbox_head.shared_fcs.1"),
+    (r"head\.roi_heads\.box_predictor\.cls_score", "roi_head.bbox_head.fc_cls"),
+    (r"head\.roi_heads\.box_predictor\.bbox_pred", "roi_head.bbox_head.fc_reg"),
+    (r"head\.roi_heads\.mask_head\.(\d+)\.0", r"roi_head.mask_head.convs.\1.conv"),
+    (r"head\.roi_heads\.mask_predictor\.conv5_mask", "roi_head.mask_head.upsample"),
+    (r"head\.roi_heads\.mask_predictor\.mask_fcn_logits", "roi_head.mask_head.conv_logits"),
 ]
 _LOGITS, _BOXES, _MASKS = "roi_head.bbox_head.fc_cls.", "roi_head.bbox_head.fc_reg.", "roi_head.mask_head.conv_logits."
 _PER_CLASS = (
     _LOGITS, _BOXES, _MASKS,
-    "roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.",
+    "head.roi_heads.box_predictor.", "head.roi_heads.mask_predictor.mask_fcn_logits.",
 )  # fmt: skip
 """Tensors with a row per class, the official code's and ours."""
 HEADS = {
@@ -53,13 +53,20 @@ def official_name(name: str, spec: ModelSpec) -> str:
     """
     assert isinstance(spec.backbone, PIIPSpec)
     if spec.head.kind == "classifier":  # the official one is all backbone
-        return to_official(name.removeprefix("backbone."), spec.backbone)
+        return to_official(_in_backbone(name), spec.backbone)
     if name.startswith("backbone."):
         return "backbone." + to_official(name.removeprefix("backbone."), spec.backbone)
     for ours, official in _MASK_RCNN:
         if found := re.fullmatch(rf"{ours}\.(weight|bias)", name):
             return f"{found.expand(official)}.{found.groups()[-1]}"
     raise ValueError(f"{name!r} is no parameter of an official network")
+
+
+def _in_backbone(name: str) -> str:
+    """Where a classifier's parameter is in a network that is all backbone: separate heads sit in the branches."""
+    if own := re.fullmatch(r"head\.own\.(\d+)\.(.+)", name):
+        return f"branches.{own[1]}.{own[2]}"
+    return name.replace("head.merged.", "merged_head.", 1).removeprefix("backbone.")
 
 
 def fit_weights(
@@ -91,7 +98,7 @@ def fit_weights(
     def why_not(name: str) -> str | None:
         if foreign and name.startswith(foreign):
             return f"the {spec.head.kind} head is not built yet"
-        return left_out(name.removeprefix("backbone."), backbone)
+        return left_out(name.removeprefix("backbone."), backbone, spec.head.wants)
 
     tensors = _background_first(_in_order(weights, classes))
     return fit(

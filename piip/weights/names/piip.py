@@ -8,6 +8,7 @@ dimension, and Uni-Perceiver's positions are (L, C) there and (1, L, C) here.
 import re
 from collections.abc import Sequence
 
+from piip.contracts import Maps, Wish
 from piip.spec import BranchSpec, Family, PIIPSpec
 
 # (ours, official): a dotted part of a name, replaced once, in this order
@@ -122,13 +123,13 @@ def official_shape(name: str, shape: Sequence[int]) -> list[int]:
     return list(shape[1:] if name.endswith("spatial_pos_embed.weight") else shape)
 
 
-def left_out(name: str, spec: PIIPSpec) -> str | None:
+def left_out(name: str, spec: PIIPSpec, wish: Wish = Maps()) -> str | None:  # noqa: B008 (frozen)
     """Why our network has no place for an official tensor `name` of the same network; None: it should have one."""
     if name.endswith(("relative_position_index", "num_batches_tracked")):
         return "computed, not learned"
     if re.fullmatch(r"branch\d+\.convnext(_model)?\.layernorm\.(weight|bias)", name):
         return "a norm behind the last block that the published network never runs"
-    if name.startswith("fpn1.") and 4 not in spec.out_strides and not spec.unused_level:
+    if name.startswith("fpn1.") and isinstance(wish, Maps) and 4 not in wish.strides and not spec.unused_level:
         return "the stride-4 level, which a network of three maps never runs (unused_level keeps it)"
     return None
 

@@ -1,0 +1,39 @@
+"""A network: a backbone and the head that reads what it gives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from piip.contracts import Size
+
+
+class Network(nn.Module):
+    """Images -> losses in training, one prediction an image in evaluation.
+
+    Args:
+        backbone: Built for the head's wish: it gives these maps, or tokens.
+        head: See `piip.contracts.Head`.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(
+        self, images: Tensor, sizes: Sequence[Size] | None = None, targets: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> Any:
+        """Losses `loss_<part>`, or predictions.
+
+        Args:
+            images: (B, 3, H, W), normalised, zero padded right and bottom.
+            sizes: Height and width of every image's content; None: all is content.
+            targets: One an image, in training; what is in them is the data set's matter (see piip/data/formats).
+
+        Raises:
+            ValueError: In training without targets.
+        """
+        if self.training and targets is None:
+            raise ValueError("targets are needed in training; call model.eval() for predictions")
+        height, width = images.shape[-2:]
+        return self.head(self.backbone(images), sizes or [(height, width)] * len(images), targets)
