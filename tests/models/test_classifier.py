@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch import Tensor
 
 from piip.models import build_model
-from piip.models.heads.classifier import Classifier
+from piip.models.backbones.piip import PIIP
 from piip.presets import PICO, piip
 from piip.spec import ClassifierSpec, InteractionSpec, ModelSpec
 
@@ -13,7 +14,11 @@ def spec(*, class_token: bool = True, **head) -> ModelSpec:
         for letter, branch in PICO.items()
     }
     backbone = piip("TB", (96, 64), branches=branches, interaction=InteractionSpec(count=2, num_heads=4))
-    return ModelSpec(backbone=backbone.override({"fpn": "none"}), head=ClassifierSpec(num_classes=5, **head))
+    return ModelSpec(backbone=backbone, head=ClassifierSpec(num_classes=5, **head))
+
+
+def of_classes(*labels: int) -> list[dict[str, Tensor]]:
+    return [{"probabilities": torch.eye(5)[label]} for label in labels]
 
 
 @pytest.mark.parametrize(
@@ -21,39 +26,44 @@ def spec(*, class_token: bool = True, **head) -> ModelSpec:
 )
 def test_every_head_gives_logits_a_loss_and_gradients(head):
     model = build_model(spec(**head))
+    for name, parameter in model.named_parameters():
+        if name.endswith("_gamma"):  # at their start, zeros, they let no gradient through to what they scale
+            torch.nn.init.ones_(parameter)
     images = torch.rand(2, 3, 96, 64)
 
-    losses = model(images, torch.tensor([0, 4]))
+    losses = model(images, targets=of_classes(0, 4))
     losses["loss_cls"].backward()
 
-    assert model.eval()(images).shape == (2, 5)
-    unused = {name for name, p in model.named_parameters() if p.grad is None}
-    assert all(
-        "cls_token" in name for name in unused
-    )  # a merged head reads patches; first_patch too, after the last exchange
+    assert [list(p) for p in model.eval()(images)] == [["logits"]] * 2
+    assert {p["logits"].shape for p in model(images)} == {(5,)}
+    learns = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    # nobody who reads class tokens reads what the last exchange gives to the patches
+    assert any(name.startswith("backbone.interactions.1.") for name in learns) == (head != {"head_token": "class"})
+    assert any(name.startswith("backbone.interactions.0.") for name in learns)
+    assert {name for name, _ in model.named_parameters() if name.startswith("head.")} <= learns
 
 
-def test_soft_labels_are_labels():
-    model = build_model(spec()).eval()
+def test_the_loss_is_the_cross_entropy_with_soft_labels():
+    model = build_model(spec())
     images = torch.rand(2, 3, 96, 96)
+    logits = torch.stack([p["logits"] for p in model.eval()(images)])
 
-    hard = model(images, torch.tensor([1, 3]))["loss_cls"]
-    soft = model(images, torch.eye(5)[[1, 3]])["loss_cls"]
+    loss = model.train()(images, targets=[{"probabilities": torch.tensor([0.5, 0, 0.5, 0, 0])}] * 2)["loss_cls"]
 
-    torch.testing.assert_close(hard, soft)
+    # -(log p_0 + log p_2) / 2, mean over the images
+    torch.testing.assert_close(loss, -logits.log_softmax(dim=1)[:, [0, 2]].mean())
 
 
 def test_class_tokens_sit_out_the_interactions():
-    model = build_model(spec()).eval()
-    assert isinstance(model, Classifier)
-    branch = model.backbone.branches[0]
+    backbone = build_model(spec()).eval().backbone
+    assert isinstance(backbone, PIIP)
 
     with torch.no_grad():
-        tokens, grids = model.backbone.branch_tokens(torch.rand(1, 3, 96, 64))
+        tokens, grids = backbone.branch_tokens(torch.rand(1, 3, 96, 64))
 
     assert grids[0] == (12, 8)
     assert tokens[0].shape[1] == 1 + 12 * 8
-    assert branch.pos_embed.shape[1] == 16 * 16  # no position for it
+    assert backbone.branches[0].pos_embed.shape[1] == 16 * 16  # no position for it
 
 
 def test_reading_class_tokens_that_are_not_there_is_refused():
