@@ -14,6 +14,7 @@ from torchvision.ops import batched_nms, roi_align
 
 from piip.models.heads.boxes import Anchors
 from piip.models.heads.rcnn import MaskRCNN
+from piip.models.network import Network
 from piip.spec import BranchSpec, MaskRCNNSpec, ModelSpec, PIIPSpec
 from piip.weights.names.mmdet import fit_weights, official_name
 from piip.weights.read import Weights, WeightsError
@@ -51,7 +52,7 @@ def official():
     """An mmdet file's tensors: large enough for some confident, overlapping boxes."""
     generator = torch.Generator().manual_seed(3)
     tensors = {}
-    for ours, value in MaskRCNN(Maps(), HEAD).state_dict().items():
+    for ours, value in Network(Maps(), MaskRCNN(Maps.out_channels, HEAD)).state_dict().items():
         name = official_name(ours, SPEC)
         shape = mmdet_shape(name, value.shape)
         fan_in = math.prod(shape[1:]) if len(shape) > 1 else 100
@@ -65,7 +66,7 @@ def official():
 
 @pytest.fixture
 def model(official):
-    model = MaskRCNN(Maps(), HEAD)
+    model = Network(Maps(), MaskRCNN(Maps.out_channels, HEAD))
     fitted, report = fit_weights(Weights(official, "test"), model, SPEC, CLASSES)
     report.require(())
     model.load_state_dict(fitted)
@@ -107,7 +108,7 @@ def mmdet_decode(boxes, deltas, stds, size):
 
 def test_the_neck_is_mmdets(model, official, images):
     with torch.no_grad():
-        ours = list(model.features(images).values())
+        ours = list(model.head.pyramid(Maps()(images)).values())
 
     for map_, expected in zip(ours, mmdet_fpn(Maps()(images), official), strict=True):
         torch.testing.assert_close(map_, expected, atol=1e-5, rtol=0)
@@ -132,7 +133,7 @@ def test_proposals_are_mmdets(model, official, images):
     expected = boxes[chosen][best]
 
     with torch.no_grad():
-        (ours,), _ = model.rpn(ImageList(images, [SIZE]), model.features(images))
+        (ours,), _ = model.head.rpn(ImageList(images, [SIZE]), model.head.pyramid(Maps()(images)))
 
     assert len(expected) == 60
     torch.testing.assert_close(ours, expected, atol=1e-3, rtol=0)
@@ -172,8 +173,8 @@ def mmdet_detections(features, proposals, official):
 
 def test_boxes_labels_scores_and_masks_are_mmdets(model, official, images):
     with torch.no_grad():
-        features = model.features(images)
-        (proposals,), _ = model.rpn(ImageList(images, [SIZE]), features)
+        features = model.head.pyramid(Maps()(images))
+        (proposals,), _ = model.head.rpn(ImageList(images, [SIZE]), features)
         (ours,) = model(images, [SIZE])
     boxes, labels, scores, masks = mmdet_detections(list(features.values()), proposals, official)
 

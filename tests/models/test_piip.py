@@ -3,13 +3,14 @@ import pytest
 import torch
 from torch import nn
 
+from piip.contracts import Maps, Tokens
 from piip.models import build_backbone, build_model
 from piip.models.branches.vit import block_ranges
 from piip.models.meeting.interaction import DeformableCrossAttention
 from piip.models.meeting.merge import Doubling, SimplePyramid
 from piip.ops.deform_attn_pair import deform_attn_pair
-from piip.presets import DEIT, PICO, piip
-from piip.spec import BranchSpec, CNNSpec, InteractionSpec, ModelSpec, PIIPSpec, UPerNetSpec
+from piip.presets import DEIT, IMAGENET_PIXELS, PICO, piip
+from piip.spec import BranchSpec, CNNSpec, DINOSpec, InteractionSpec, ModelSpec, PIIPSpec
 
 COMBINATIONS = {
     "B": (64,),
@@ -252,9 +253,9 @@ def test_ratios_that_are_no_integers_resize_by_scale_and_truncate_grids():
 
 def test_three_maps_for_dino_leave_the_finest_level_out():
     spec = piip("TB", (96, 64), branches=PICO, window=4, interaction=InteractionSpec(count=2, num_heads=4))
-    dino = spec.override({"out_strides": (8, 16, 32)})
+    wish = Maps((8, 16, 32))
 
-    model, kept = (build_backbone(s, pretrained=False) for s in (dino, dino.override({"unused_level": True})))
+    model, kept = (build_backbone(s, wish, pretrained=False) for s in (spec, spec.override({"unused_level": True})))
 
     assert [tuple(f.shape[-2:]) for f in model(torch.rand(1, 3, 96, 64))] == [(12, 8), (6, 4), (3, 2)]
     assert model.out_channels == kept.out_channels == [128] * 3
@@ -303,8 +304,32 @@ def test_the_segmentation_class_sees_its_input_at_the_second_branch():
 
 def test_a_network_whose_head_is_not_written_gives_maps_and_refuses_to_train():
     backbone = piip("TB", (96, 64), branches=PICO, interaction=InteractionSpec(count=2, num_heads=4))
-    model = build_model(ModelSpec(backbone=backbone, head=UPerNetSpec()), pretrained=False)
+    model = build_model(ModelSpec(backbone=backbone, head=DINOSpec()), pretrained=False)
 
-    assert len(model.eval()(torch.rand(1, 3, 96, 64))) == 4
-    with pytest.raises(ValueError, match=r"the upernet head is not written yet: .* mask_rcnn, classifier"):
-        model.train()(torch.rand(1, 3, 96, 64), [])
+    assert len(model.eval()(torch.rand(1, 3, 96, 64))) == 3
+    with pytest.raises(
+        ValueError, match="the dino head is not written yet: this network can be built, counted and loaded"
+    ):
+        model.train()(torch.rand(1, 3, 96, 64), [(96, 64)], [{}])
+
+
+def test_a_branch_of_another_pretraining_sees_the_same_colours_in_its_own_units():
+    spec = piip("TB", (96, 96), branches=PICO, interaction=InteractionSpec(count=2, num_heads=4))
+    imagenet = {f"branches.1.{name}": value for name, value in IMAGENET_PIXELS.items()}
+    model = build_backbone(spec.override(imagenet), pretrained=False)
+    pixels = torch.rand(1, 3, 96, 96) * 255
+    first, second = (
+        (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+        for mean, std in (((127.5,) * 3, (127.5,) * 3), IMAGENET_PIXELS.values())
+    )
+
+    seen = model.image_pyramid(first)
+
+    torch.testing.assert_close(seen[0], first)
+    torch.testing.assert_close(seen[1], second, atol=1e-5, rtol=0)
+    assert (first - second).abs().max() > 0.3
+
+
+def test_a_head_that_reads_tokens_is_told_that_a_cnn_has_none():
+    with pytest.raises(ValueError, match="gives maps at strides .* this head reads the tokens of a PIIP's branches"):
+        build_backbone(CNNSpec(arch="resnet18", resolution=64), Tokens(), pretrained=False)

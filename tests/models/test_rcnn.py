@@ -120,7 +120,7 @@ def test_box_losses_by_hand():
 
 def test_no_proposals_no_predictions():
     model = model_of("cnn").eval()
-    model.rpn.score_thresh = 2.0  # nothing passes
+    model.head.rpn.score_thresh = 2.0  # nothing passes
 
     with torch.no_grad():
         (prediction,) = model(torch.rand(1, 3, 96, 64), [(96, 64)])
@@ -149,9 +149,9 @@ def test_heads_compute_in_bf16_only_where_they_may(fp32):
     model, layers = model_of("piip"), {}
     model.fp32_heads = fp32
     for name in (
-        "rpn.head.cls_logits",
-        "roi_heads.box_predictor.bbox_pred",
-        "roi_heads.mask_predictor.mask_fcn_logits",
+        "head.rpn.head.cls_logits",
+        "head.roi_heads.box_predictor.bbox_pred",
+        "head.roi_heads.mask_predictor.mask_fcn_logits",
     ):
         model.get_submodule(name).register_forward_hook(
             lambda *called, name=name: layers.update({name: called[2].dtype})

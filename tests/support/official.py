@@ -13,11 +13,14 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from piip.contracts import Maps, Tokens, Wish
 from piip.models.backbones.piip import PIIP
 from piip.models.branches.internvit import INTERNVIT
 from piip.models.branches.vit import Branch
 from piip.models.heads.classifier import Classifier
+from piip.models.network import Network
 from piip.spec import BranchSpec, ClassifierSpec, InteractionSpec, PIIPSpec
+from piip.weights.names.mmdet import in_backbone
 from piip.weights.names.piip import official_shape, to_official
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -75,7 +78,7 @@ def fill(module: nn.Module, rename: Callable[[str], str] = lambda name: name) ->
 
 
 def official_name(name: str, spec: PIIPSpec) -> str:
-    return to_official(name.removeprefix("backbone."), spec)
+    return to_official(in_backbone(name), spec)
 
 
 def tiny_spec(case: str) -> PIIPSpec:
@@ -92,23 +95,30 @@ def tiny_spec(case: str) -> PIIPSpec:
             attention="deformable" if config["interact_attn_type"] == "deform" else "dense",
             projection=config.get("interaction_proj", True), norms=config.get("norm_layer") != "none",
         ),
-        fpn="none" if case.startswith("cls") else "regular" if regular else "simple",
+        fpn="regular" if regular else "simple",
         merge_after=tuple(config["out_interaction_indexes"]) if regular else (),
-        out_strides=(8, 16, 32) if dino else (4, 8, 16, 32), unused_level=dino,
+        unused_level=dino,
     )  # fmt: skip
 
 
-def tiny_model(case: str) -> PIIP | Classifier:
+def tiny_wish(case: str) -> Wish:
+    """What the official configuration's head reads."""
+    if case.startswith("cls"):
+        return Tokens()
+    return Maps((8, 16, 32)) if cases()[case]["config"].get("is_dino", False) else Maps()
+
+
+def tiny_model(case: str) -> PIIP | Network:
     """Ours, built as the official configuration and filled with the golden values."""
     spec, branches = tiny_spec(case), cases()[case]["branches"]
     if case.startswith("det4_asis"):
         branches = [*branches[:3], branches[2]]  # as released: the fourth branch is built with the third one's settings
     separate = cases()[case]["config"].get("separate_head", False)
     ours = [tiny_branch(branch, case, num_classes=1000 if separate else None) for branch in reversed(branches)]
-    model: PIIP | Classifier = PIIP(ours, spec)
+    model: PIIP | Network = PIIP(ours, spec, tiny_wish(case))
     if case.startswith("cls"):
         token = "first_patch" if separate else "mean"
-        model = Classifier(model, ClassifierSpec(merge=not separate, head_token=token))
+        model = Network(model, Classifier(ours, ClassifierSpec(merge=not separate, head_token=token)))
     fill(model, lambda name: official_name(name, spec))
     return model
 

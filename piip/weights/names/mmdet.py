@@ -53,7 +53,7 @@ def official_name(name: str, spec: ModelSpec) -> str:
     """
     assert isinstance(spec.backbone, PIIPSpec)
     if spec.head.kind == "classifier":  # the official one is all backbone
-        return to_official(_in_backbone(name), spec.backbone)
+        return to_official(in_backbone(name), spec.backbone)
     if name.startswith("backbone."):
         return "backbone." + to_official(name.removeprefix("backbone."), spec.backbone)
     for ours, official in _MASK_RCNN:
@@ -62,7 +62,7 @@ def official_name(name: str, spec: ModelSpec) -> str:
     raise ValueError(f"{name!r} is no parameter of an official network")
 
 
-def _in_backbone(name: str) -> str:
+def in_backbone(name: str) -> str:
     """Where a classifier's parameter is in a network that is all backbone: separate heads sit in the branches."""
     if own := re.fullmatch(r"head\.own\.(\d+)\.(.+)", name):
         return f"branches.{own[1]}.{own[2]}"
