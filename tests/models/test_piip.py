@@ -331,5 +331,5 @@ def test_a_branch_of_another_pretraining_sees_the_same_colours_in_its_own_units(
 
 
 def test_a_head_that_reads_tokens_is_told_that_a_cnn_has_none():
-    with pytest.raises(ValueError, match="gives maps at strides .* this head reads the tokens of a PIIP's branches"):
+    with pytest.raises(ValueError, match=r"gives maps at strides .* this head reads the tokens of a PIIP's branches"):
         build_backbone(CNNSpec(arch="resnet18", resolution=64), Tokens(), pretrained=False)

@@ -147,7 +147,7 @@ def test_bf16_trains_and_predicts(kind):
 @pytest.mark.parametrize("fp32", [True, False])
 def test_heads_compute_in_bf16_only_where_they_may(fp32):
     model, layers = model_of("piip"), {}
-    model.fp32_heads = fp32
+    model.head.fp32_heads = fp32
     for name in (
         "head.rpn.head.cls_logits",
         "head.roi_heads.box_predictor.bbox_pred",
