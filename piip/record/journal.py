@@ -153,7 +153,7 @@ def read_doing(folder: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-class _Seen:
+class Seen:
     """What a journal's events add up to; of two records of one (metric, step) the first counts."""
 
     def __init__(self) -> None:
@@ -163,6 +163,7 @@ class _Seen:
         self.status: Status | Literal["PENDING"] = "PENDING"
 
     def add(self, event: Event) -> None:
+        """Take in the next one."""
         match event["kind"]:
             case "metric":
                 for name, value in event["values"].items():
@@ -175,8 +176,8 @@ class _Seen:
                 self.status = event["status"]
 
 
-def _read(folder: Path) -> _Seen:
-    seen = _Seen()
+def _read(folder: Path) -> Seen:
+    seen = Seen()
     for event, _ in read_events(folder):
         seen.add(event)
     return seen
@@ -198,7 +199,7 @@ class Journal:
         self.folder = Path(folder)
         self.record = read_record(self.folder)
         self.attempt = attempt
-        self._seen = _Seen()
+        self._seen = Seen()
         self._offset = 0
         with exclusive(self.folder / EVENTS) as file:
             self._generation = _take_over(self.folder, attempt)

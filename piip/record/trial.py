@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from piip.contracts import Score
 from piip.data.sources import Source
 from piip.spec import ExperimentSpec
 
@@ -16,3 +17,8 @@ class Trial:
     sources: Mapping[str, Source]
     """Split name (`train`, `val`) -> files."""
     max_eval_images: int | None = None
+
+    @property
+    def score(self) -> Score:
+        """What ranks it among trials on the same kind of data."""
+        return self.spec.data.scores[0]

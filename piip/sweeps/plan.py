@@ -19,6 +19,7 @@ from piip.data import open_dataset
 from piip.data.check import refuse_broken
 from piip.data.sources import Source
 from piip.record.journal import Journal, RunRecord, create_run, now_ms, read_status
+from piip.record.scores import as_tags
 from piip.record.trial import Trial
 from piip.spec import CNNSpec, ExperimentSpec, PIIPSpec
 from piip.sweeps.resources import Resources
@@ -171,6 +172,7 @@ def record_trial(
         **data,
         **git_tags(),
         **paper,
+        **as_tags(trial.spec.data.scores),
     }
     tags["piip.note"] = start_of(trial.spec)
     if trial.max_eval_images:

@@ -3,55 +3,81 @@
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from statistics import median
 from typing import Self, TextIO
 
 from piip import home
-from piip.record.journal import read_doing, read_metrics, read_status
+from piip.contracts import Score
+from piip.record.follow import Follower
 from piip.sweeps.plan import Planned
 from piip.tracking.store import age
 from piip.training.loop import Plan
 
 EARLY = 0.05
 """Part of the sweep before which nothing is said of the time it will take: Ray is still starting workers."""
+RECENT = 10
+"""Log entries that a trial's pace is taken from."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What a trial's journal says."""
+    """What a trial's journal says at one moment."""
 
-    metrics: dict[str, list[tuple[int, float, int]]]
-    """Name -> (step, value, timestamp in ms)."""
     status: str
     doing: str = ""
     """What it is at, or was, before its next step."""
+    recent: tuple[tuple[int, int], ...] = ()
+    """(step, timestamp in ms) of its last log entries, in order; empty before the first."""
+    loss: float = 0.0
+    images_per_second: float = 0.0
+    score: tuple[int, float] | None = None
+    """(step, value) of the last evaluation that had the score."""
 
     @classmethod
-    def of(cls, planned: Planned) -> Self:
-        """As the journal is now."""
-        folder = home.journal_dir(planned.trial.key)
-        return cls(read_metrics(folder), read_status(folder), read_doing(folder))
+    def of(cls, journal: Follower, score: Score) -> Self:
+        """As far as the journal has been read."""
+        metrics = journal.seen.metrics
+        losses, scores = metrics.get("train/loss", {}), metrics.get(score.name, {})
+        rates = metrics.get("train/images_per_second", {})
+        return cls(
+            journal.seen.status,
+            journal.doing,
+            tuple((step, losses[step][1]) for step in reversed(list(islice(reversed(losses), RECENT)))),
+            losses[next(reversed(losses))][0] if losses else 0.0,
+            rates[next(reversed(rates))][0] if rates else 0.0,
+            (last := next(reversed(scores)), scores[last][0]) if scores else None,
+        )
 
     @property
     def step(self) -> int:
         """The last one logged; 0 before."""
-        return self.metrics["train/loss"][-1][0] if "train/loss" in self.metrics else 0
+        return self.recent[-1][0] if self.recent else 0
 
 
 class Progress:
-    """Prints `trial  step  loss  images/s  ETA  sweep ETA` for every trial that moves, before that what it is at, and its end."""
+    """Prints `trial  step  loss  images/s  ETA  score  sweep ETA` for every trial that moves, before that what it is at, and its end."""
 
-    def __init__(self, planned: Sequence[Planned], *, every: float = 5.0, out: TextIO | None = None):
-        """Watch the trials of `planned`; look every `every` seconds; print to `out` (stderr)."""
+    def __init__(
+        self,
+        planned: Sequence[Planned],
+        *,
+        every: float = 5.0,
+        out: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Watch the trials of `planned`; look every `every` seconds of `clock`; print to `out` (stderr)."""
         self._planned = planned
-        self._every, self._out = every, out or sys.stderr
+        self._every, self._out, self._clock = every, out or sys.stderr, clock
         self._stop = threading.Event()
-        self._began = time.monotonic()
+        self._began = clock()
+        self._journals = [Follower(home.journal_dir(p.trial.key)) for p in planned]
+        for journal in self._journals:
+            journal.look()
         # by earlier commands: it is no news, and says nothing of this one's pace
-        self._past = [read_status(home.journal_dir(p.trial.key)) for p in planned]
+        self._past = [str(journal.seen.status) for journal in self._journals]
         self._seen = self._now()
         self._before = [seen.step for seen in self._seen]
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
@@ -63,20 +89,23 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._look()
+        self.look()
 
     def _watch(self) -> None:
         while not self._stop.wait(self._every):
-            self._look()
+            self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Read what is new in the journals, and print the lines it makes."""
+        for journal in self._journals:
+            journal.look()
         trials = self._now()
         left = self._left(trials)
         for number, (planned, before, now) in enumerate(zip(self._planned, self._seen, trials, strict=True), start=1):
-            said = news(before, now, planned.plan)
+            said = news(before, now, planned.plan, planned.trial.score)
             if said:
                 print(
-                    f"[{self._clock()}] {number}/{len(self._planned)} {planned.trial.spec.name}  {said}{left}",
+                    f"[{self._time()}] {number}/{len(self._planned)} {planned.trial.spec.name}  {said}{left}",
                     file=self._out,
                     flush=True,
                 )
@@ -84,7 +113,7 @@ class Progress:
 
     def _now(self) -> list[State]:
         """All trials; one that an earlier command ended (failed, say) waits for its turn until its status moves."""
-        trials = [State.of(p) for p in self._planned]
+        trials = [State.of(journal, p.trial.score) for journal, p in zip(self._journals, self._planned, strict=True)]
         for i, now in enumerate(trials):
             if now.status == self._past[i] != "RUNNING":
                 trials[i] = replace(now, status="PENDING")
@@ -101,33 +130,32 @@ class Progress:
             left += weight * (planned.plan.num_steps - now.step) if now.status in ("PENDING", "RUNNING") else 0.0
         if not left or done < EARLY * (done + left):
             return ""
-        seconds = (time.monotonic() - self._began) * left / done
+        seconds = (self._clock() - self._began) * left / done
         return f"  sweep ETA {age(round(1000 * seconds))}"
 
-    def _clock(self) -> str:
-        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+    def _time(self) -> str:
+        minutes, seconds = divmod(int(self._clock() - self._began), 60)
         return f"{minutes:02d}:{seconds:02d}"
 
 
-def news(before: State, now: State, plan: Plan) -> str:
+def news(before: State, now: State, plan: Plan, score: Score) -> str:
     """What there is to say of a trial since the last look; empty where nothing moved."""
     if now.status == "RUNNING" and now.step == before.step:
         return now.doing if now.doing != before.doing else ""
-    return line(now, plan) if (now.step, now.status) != (before.step, before.status) else ""
+    return line(now, plan, score) if (now.step, now.status) != (before.step, before.status) else ""
 
 
-def line(now: State, plan: Plan) -> str:
+def line(now: State, plan: Plan, score: Score) -> str:
     """One trial in one line."""
-    step, scores = now.step, now.metrics.get("coco/box_ap", [])
-    score = f"  box AP {scores[-1][1]:.3f}" if scores else ""
+    step = now.step
+    scored = f"  {score.label} {now.score[1]:.3f}" if now.score else ""
     if now.status != "RUNNING":
-        return f"{now.status.lower()} at step {step}{score}"
-    loss, rate = now.metrics["train/loss"][-1][1], now.metrics["train/images_per_second"][-1][1]
-    at = f"step {step}/{plan.num_steps}  loss {loss:.3f}  {rate:.1f} img/s"
-    if (step == plan.num_steps or step % plan.eval_every == 0) and step not in {s for s, _, _ in scores}:
-        return f"{at}  evaluating{score}"
+        return f"{now.status.lower()} at step {step}{scored}"
+    at = f"step {step}/{plan.num_steps}  loss {now.loss:.3f}  {now.images_per_second:.1f} img/s"
+    due = step == plan.num_steps or step % plan.eval_every == 0
+    if due and (now.score is None or now.score[0] != step):
+        return f"{at}  evaluating{scored}"
     # the median over the last entries: neither evaluations, nor start-up, nor the pause after a crash; one entry has no pace
-    recent = now.metrics["train/loss"][-10:]
-    paces = [(later[2] - entry[2]) / 1000 / (later[0] - entry[0]) for entry, later in pairwise(recent)]
+    paces = [(later[1] - entry[1]) / 1000 / (later[0] - entry[0]) for entry, later in pairwise(now.recent)]
     eta = f"  ETA {(plan.num_steps - step) * median(paces):.0f} s" if paces else ""
-    return f"{at}{eta}{score}"
+    return f"{at}{eta}{scored}"

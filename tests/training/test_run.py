@@ -7,15 +7,19 @@ from functools import partial
 
 import pytest
 import torch
+from kinds import DATA
 from pico_trials import begin, pico_spec
 from safetensors.torch import load_file
 
 from piip import home
+from piip.data import open_dataset
 from piip.data.sources import locate
 from piip.record.journal import Fenced, Journal, read_events, read_metrics, read_status
 from piip.spec import CocoSpec
 from piip.training import checkpoint
 from piip.training import run as running
+from piip.training.engines.ddp import Engine
+from piip.training.recorder import Recorder
 from piip.training.run import run
 
 pytestmark = [
@@ -110,7 +114,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(engine, straight, sources):
     if engine == "deepspeed":  # it clips by its own arithmetic, so the last bits are not DDP's
         straight = "straight_deepspeed"
         train(straight, spec, sources)
-    with killed(running._Run, "log", at_step(3)):
+    with killed(Recorder, "log", lambda _recorder, step, *_: step == 3):
         train("killed", spec, sources)
 
     train("killed", spec, sources)
@@ -124,8 +128,8 @@ def killed(where, name, when=lambda *args: True):
     """The process dies after a call of `where.name` with arguments that `when` says yes to."""
     real = getattr(where, name)
 
-    def dying(*args):
-        real(*args)
+    def dying(*args, **more):
+        real(*args, **more)
         if when(*args):
             raise Killed
 
@@ -135,12 +139,8 @@ def killed(where, name, when=lambda *args: True):
             yield
 
 
-def at_step(number):
-    return lambda _run, step, *_: step == number
-
-
 def test_an_evaluation_that_a_crash_cut_off_is_made_up_for(straight, sources):
-    with killed(running._Run, "save", at_step(4)):  # saved, not yet scored
+    with killed(checkpoint, "save", lambda _root, manifest: manifest.step == 4):  # saved, not yet scored
         train("cut", SPEC, sources)
     assert [step for step, _ in recorded("cut")["coco/box_ap"]] == [2]
 
@@ -170,11 +170,11 @@ def test_a_finished_trial_is_not_evaluated_again(straight, sources, monkeypatch)
 
 
 def test_seconds_add_up_over_attempts(sources, monkeypatch):
-    with killed(running._Run, "log", at_step(3)):
+    with killed(Recorder, "log", lambda _recorder, step, *_: step == 3):
         train("killed", SPEC, sources)
     before = checkpoint.last(home.checkpoint_dir("killed")).manifest.spent
     pretend = {name: value + 1000 for name, value in before.items()}
-    monkeypatch.setattr(running._Run, "_spent_before", lambda self, manifest: pretend)
+    monkeypatch.setattr(Recorder, "spent_before", lambda self, manifest: pretend)
 
     train("killed", SPEC, sources)
 
@@ -187,13 +187,13 @@ def test_seconds_add_up_over_attempts(sources, monkeypatch):
 
 
 def test_what_earlier_attempts_took_is_read_from_the_checkpoint_and_its_evaluation(straight, sources):
-    attempt = running._Run(begin(straight, SPEC, sources), 0, 1, lambda metrics: None)
     last = checkpoint.last(home.checkpoint_dir(straight)).manifest
+    before = Recorder(straight, rank=0, world_size=1).spent_before(last)
     logged = {name: history[-1][1] for name, history in read_metrics(home.journal_dir(straight)).items()}
 
     # the checkpoint was saved before the last evaluation, so it knows of one, the journal of two
-    assert last.spent["time/eval_seconds"] < logged["time/eval_seconds"] == attempt.eval_timer.seconds
-    assert last.spent["time/train_seconds"] == logged["time/train_seconds"] == attempt.train_timer.seconds
+    assert last.spent["time/eval_seconds"] < logged["time/eval_seconds"] == before["time/eval_seconds"]
+    assert last.spent["time/train_seconds"] == logged["time/train_seconds"] == before["time/train_seconds"]
 
 
 def test_a_flipped_bit_in_the_last_checkpoint_costs_its_steps_only(straight, sources, caplog):
@@ -214,13 +214,13 @@ def test_a_flipped_bit_in_the_last_checkpoint_costs_its_steps_only(straight, sou
 
 def test_a_replaced_attempt_writes_no_checkpoint(sources, monkeypatch):
     spec = pico_spec(train__log_every=4)  # it would find out at step 4 only
-    real = running._Run.train
+    real = running.loop.train
 
-    def train_after_another_began(self):
+    def train_after_another_began(*args, **more):
         Journal(home.journal_dir("fenced"), attempt="newer")
-        real(self)
+        real(*args, **more)
 
-    monkeypatch.setattr(running._Run, "train", train_after_another_began)
+    monkeypatch.setattr(running.loop, "train", train_after_another_began)
     with pytest.raises(Fenced):
         train("fenced", spec, sources)
 
@@ -228,16 +228,17 @@ def test_a_replaced_attempt_writes_no_checkpoint(sources, monkeypatch):
 
 
 def test_weights_that_are_not_finite_are_never_saved(sources, monkeypatch):
-    real = running._Run.save
+    real, steps = Engine.step, []
 
-    def poisoned(self, step):
-        if step == 4:
+    def overflowing(self):
+        real(self)
+        steps.append(len(steps) + 1)
+        if steps[-1] == 4:
             with torch.no_grad():
-                self.engine.module.rpn.head.bbox_pred.bias[0] = float("inf")
-        real(self, step)
+                list(self.module.parameters())[-1].view(-1)[0] = float("inf")
 
-    monkeypatch.setattr(running._Run, "save", poisoned)
-    with pytest.raises(FloatingPointError, match=r"1 weights are not finite at step 4: \['rpn.head.bbox_pred.bias'\]"):
+    monkeypatch.setattr(Engine, "step", overflowing)
+    with pytest.raises(FloatingPointError, match=r"1 weights are not finite at step 4: \['head\.[a-z_.0-9]+'\]"):
         train("poisoned", pico_spec(), sources)
 
     assert checkpoint.last(home.checkpoint_dir("poisoned")).manifest.step == 2
@@ -254,10 +255,26 @@ def test_a_split_without_objects_has_no_score_and_is_no_error(sources, monkeypat
     assert read_status(home.journal_dir("empty")) == "FINISHED"
 
 
+@pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)
+def test_a_trial_ranks_its_checkpoints_by_the_score_of_its_data(data, sources, monkeypatch):
+    first = data.scores[0]
+    monkeypatch.setattr(
+        running, "open_dataset", lambda _, *rest, **more: open_dataset(CocoSpec(name="demo"), *rest, **more)
+    )
+    found = iter([{first.name: 0.5, "other": 1.0}, {first.name: 0.25, "other": 2.0}])
+    monkeypatch.setattr(running, "evaluate", lambda *args, **kwargs: (next(found), []))
+
+    train("ranked", SPEC.model_copy(update={"data": data}), sources)
+
+    assert checkpoint.best_mark(home.checkpoint_dir("ranked")) == (2, 0.5)
+    assert recorded("ranked")[f"best/{first.name}"] == [(2, 0.5)]
+    assert recorded("ranked")["best/other"] == [(2, 1.0)]
+
+
 def test_fine_tuning_starts_from_weights_alone_and_resumes_from_its_own_checkpoint(straight, sources, monkeypatch):
     start = home.checkpoint_dir(straight)
     spec = SPEC.override({"model.weights": str(start), "optim.lr": 1e-9, "optim.weight_decay": 0.0})
-    with killed(running._Run, "log", at_step(3)):
+    with killed(Recorder, "log", lambda _recorder, step, *_: step == 3):
         train("tuned", spec, sources)
     begun = weights(straight, 4)
     shutil.rmtree(start)  # whatever it began with: from now on its own checkpoint is all it needs

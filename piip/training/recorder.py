@@ -1,0 +1,99 @@
+"""What a worker writes down of its trial: rank 0 into the journal, the others nothing."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from piip import home
+from piip.contracts import Score
+from piip.record.journal import Journal
+from piip.training import checkpoint
+from piip.training.checkpoint import Manifest
+
+
+class Recorder:
+    """One attempt at a trial, on one rank; an attempt that begins fences the one before off.
+
+    Args:
+        key: The trial's.
+        rank: Of this worker.
+        world_size: Number of workers.
+    """
+
+    def __init__(self, key: str, *, rank: int, world_size: int) -> None:
+        self._journal = Journal(home.journal_dir(key), attempt=_attempt()) if rank == 0 else None
+        self._world_size = world_size
+
+    def doing(self, what: str) -> None:
+        """Announces what takes time before the first step."""
+        if self._journal:
+            self._journal.doing(what)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of a step; it never waits for a network."""
+        if self._journal:
+            self._journal.log(step, metrics)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Tags of the run.
+
+        Raises:
+            Fenced: Another attempt at the trial has begun: this one must write no checkpoints either.
+        """
+        if self._journal:
+            self._journal.tag(tags)
+
+    def keep_predictions(self, results: Any) -> None:
+        """The results of an evaluation, with the run."""
+        if self._journal:
+            predictions = self._journal.folder / "predictions.json"
+            predictions.write_text(json.dumps(results))
+            self._journal.artifact(predictions, "predictions/val.json")
+
+    def has(self, name: str, step: int) -> bool:
+        """Whether a metric of `step` is recorded; every rank gets rank 0's answer. Collective."""
+        answer = [self._journal is not None and step in dict(self._journal.history(name))]
+        if self._world_size > 1:
+            dist.broadcast_object_list(answer, src=0)
+        return answer[0]
+
+    def spent_before(self, manifest: Manifest) -> dict[str, float]:
+        """What the attempts before took: as the checkpoint says, or the journal, which knows the evaluation after it too."""
+        if not self._journal:
+            return {}
+        recorded = {name: dict(self._journal.history(name)).get(manifest.step) for name in manifest.spent}
+        return manifest.spent | {name: value for name, value in recorded.items() if value is not None}
+
+    def finish(self) -> None:
+        """The trial is done."""
+        if self._journal:
+            self._journal.finish("FINISHED")
+
+
+def best_so_far(root: Path, score: Score, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+    """`best/...` of an evaluation that no earlier one of the trial beats; its checkpoint is kept from then on.
+
+    Args:
+        root: The trial's checkpoints.
+        score: What ranks them.
+        step: Of the evaluation.
+        metrics: What it found; without the score (a split without objects) it is not the best.
+    """
+    if score.name not in metrics:
+        return {}
+    mark = checkpoint.best_mark(root)
+    # `step` is the best already where a crash came between the mark and the journal
+    if mark is not None and step != mark[0] and not score.better(metrics[score.name], mark[1]):
+        return {}
+    checkpoint.mark_best(root, step, metrics[score.name])
+    return {f"best/{name}": value for name, value in metrics.items()}
+
+
+def _attempt() -> str:
+    """Orders the attempts at one trial in time; a later one fences an earlier one's writes."""
+    return f"{time.time_ns():020d}-{os.getpid()}"

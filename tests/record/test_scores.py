@@ -1,0 +1,40 @@
+"""The score that a run's tags carry."""
+
+import json
+
+import pytest
+from kinds import DATA
+
+from piip.contracts import Score
+from piip.record.scores import as_tags, scores_of
+from piip.spec import CocoSpec
+
+
+@pytest.mark.parametrize("kind", DATA, ids=lambda data: data.kind)
+def test_scores_come_back_from_the_tags_of_every_kind_of_data(kind):
+    tags = as_tags(kind.scores)
+
+    assert scores_of(tags) == kind.scores
+    assert tags["piip.score"] == kind.scores[0].name
+    assert json.loads(tags["piip.scores"])[0] == {
+        "name": kind.scores[0].name, "label": kind.scores[0].label, "mode": "max",
+    }  # fmt: skip
+    assert max(map(len, tags.values())) < 8000  # MLflow cuts longer ones
+
+
+def test_a_score_to_be_low_stays_one():
+    scores = (Score("toy/error", "error", "min"),)
+
+    assert scores_of(as_tags(scores)) == scores
+
+
+def test_a_run_from_before_there_was_a_tag_was_trained_on_coco():
+    assert scores_of({"piip.kernel": "cpp"}) == CocoSpec.scores
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "[1]", '[{"name": "a"}]', '[{"name": "a", "label": "A", "mode": "up"}]']
+)
+def test_a_damaged_tag_is_said(text):
+    with pytest.raises(ValueError, match=r"tag piip\.scores is .*JSON list.*Put it right in MLflow"):
+        scores_of({"piip.scores": text})
