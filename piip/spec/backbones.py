@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from piip.contracts import Input
-from piip.spec.base import Spec
+from piip.spec.base import DecidesNoNumber, Spec
 
 MIN_RESOLUTION = 32
 """Pixels: one cell of the coarsest map (stride 32); the largest patches, 16 pixels, then fit too."""
@@ -97,7 +97,7 @@ class PIIPSpec(Spec):
     """N >= 1 branches, N - 1 interaction units per interaction, merged into maps of falling resolution."""
 
     kind: Literal["piip"] = "piip"
-    label: str = ""
+    label: Annotated[str, DecidesNoNumber()] = ""
     """Letters for people, e.g. `TSB`; not part of the digest."""
     branches: tuple[BranchSpec, ...] = Field(min_length=1)
     """From high to low resolution, that is from the smallest to the largest network: TSB, 1120/896/448."""

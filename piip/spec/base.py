@@ -2,9 +2,25 @@
 
 import difflib
 import json
+from dataclasses import dataclass
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+@dataclass(frozen=True)
+class Added:
+    """Marks a field that came later, so that rows written before keep their digest and their trials.
+
+    `smoothing: Annotated[float, Added(0.0)] = 0.1`: while it is 0.0, which does what was done before there was the field, the digest
+    leaves it out. The default may be another value.
+    """
+
+    before: Any
+
+
+class DecidesNoNumber:
+    """Marks a field that is for people or for the machine; no part of the digest: `label: Annotated[str, DecidesNoNumber()]`."""
 
 
 class Spec(BaseModel):
@@ -51,6 +67,25 @@ class Spec(BaseModel):
 
         walk("", self.model_dump(mode="json"))
         return leaves
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide numbers, as JSON; what the digest is made of. See `Added` and `DecidesNoNumber`."""
+        plain = self.model_dump(mode="json")
+        return {
+            name: _identity(getattr(self, name), plain[name])
+            for name, field in type(self).model_fields.items()
+            if not any(
+                isinstance(mark, DecidesNoNumber) or (isinstance(mark, Added) and mark.before == getattr(self, name))
+                for mark in field.metadata
+            )
+        }
+
+
+def _identity(value: Any, plain: Any) -> Any:
+    """A field's value, specs inside it by what they say of themselves."""
+    if isinstance(value, Spec):
+        return value.identity()
+    return [_identity(v, p) for v, p in zip(value, plain, strict=True)] if isinstance(value, tuple) else plain
 
 
 def to_json(tree: Any) -> str:

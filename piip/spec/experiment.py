@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from piip.spec.backbones import PIIPSpec
-from piip.spec.base import Spec, to_json
+from piip.spec.base import DecidesNoNumber, Spec, to_json
 from piip.spec.data import CocoSpec, Data
 from piip.spec.model import ModelSpec
 from piip.spec.speed import SpeedSpec
@@ -35,13 +35,13 @@ class PaperResult(Spec):
 class ExperimentSpec(Spec):
     """One experiment; a line of a table."""
 
-    name: str = Field(pattern=r"^[a-z0-9_.]+$")
+    name: Annotated[str, DecidesNoNumber()] = Field(pattern=r"^[a-z0-9_.]+$")
     model: ModelSpec
     data: Data = CocoSpec()
     optim: OptimSpec = OptimSpec()
     train: TrainSpec = TrainSpec()
     speed: SpeedSpec = SpeedSpec()
-    paper: PaperResult | None = None
+    paper: Annotated[PaperResult | None, DecidesNoNumber()] = None
 
     @model_validator(mode="after")
     def _compiles_whole_weights(self) -> Self:
@@ -83,6 +83,5 @@ class ExperimentSpec(Spec):
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits that change when anything but `name`, `paper` or the label does."""
-        body = self.model_dump(mode="json", exclude={"name": True, "paper": True, "model": {"backbone": {"label"}}})
-        return hashlib.sha256(to_json(body).encode()).hexdigest()[:12]
+        """Twelve hex digits that change when a field does, but for those of people and machines (`name`, `paper`, `speed.kernel`)."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:12]

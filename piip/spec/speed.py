@@ -1,16 +1,16 @@
 """How the same network is computed sooner."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
-from piip.spec.base import Spec
+from piip.spec.base import DecidesNoNumber, Spec
 
 
 class SpeedSpec(Spec):
     """How the same network is computed sooner. Every switch gives what its plain form gives, to rounding; tests hold them equal."""
 
-    kernel: Literal["auto", "cpp", "cuda", "triton", "reference"] = "auto"
+    kernel: Annotated[Literal["auto", "cpp", "cuda", "triton", "reference"], DecidesNoNumber()] = "auto"
     """Of deformable attention. `auto`: the compiled operator (on CUDA: else Triton) where it can be built, else the PyTorch reference
     (one line says so)."""
     windows: Literal["exact", "padded"] = "exact"
@@ -28,7 +28,7 @@ class SpeedSpec(Spec):
     layout: Literal["channels_last", "contiguous"] = "channels_last"
     """Of maps. `channels_last`: as tokens lie, from the first to the last convolution. `contiguous`: copied channels first in front of
     interactions' depthwise convolutions and of neck and heads, as the official code."""
-    memory: Literal["kept", "returned"] = "kept"
+    memory: Annotated[Literal["kept", "returned"], DecidesNoNumber()] = "kept"
     """`kept`: the process keeps the memory that a step frees for the next one; the most it ever held stays resident (glibc only).
     `returned`: as the C library does by itself."""
 

@@ -1,7 +1,6 @@
 """From rows to trials: what is to be done, what is done already, what the cluster can do at once."""
 
 import hashlib
-import json
 import logging
 import shutil
 import subprocess
@@ -18,13 +17,14 @@ from piip.counting.published import published
 from piip.data import open_dataset
 from piip.data.check import refuse_broken
 from piip.data.sources import Source
+from piip.record.code import code_digest
 from piip.record.journal import Journal, RunRecord, create_run, now_ms, read_status
 from piip.record.scores import as_tags
 from piip.record.trial import Trial
 from piip.spec import CNNSpec, ExperimentSpec, PIIPSpec
+from piip.sweeps.identity import trial_key
 from piip.sweeps.resources import Resources
 from piip.training import loop
-from piip.training.start import digest_of, files_of
 
 log = logging.getLogger(__name__)
 
@@ -118,43 +118,6 @@ def _with_absolute_weights(spec: ExperimentSpec) -> ExperimentSpec:
     return spec.override(changes) if changes else spec
 
 
-def trial_key(
-    spec: ExperimentSpec, data: Mapping[str, str], *, fresh: bool = False, max_eval_images: int | None = None
-) -> str:
-    """One name for one outcome: spec, data and the code that makes the numbers; the same key is the same trial anywhere."""
-    parts: dict[str, object] = {
-        "spec": spec.digest,
-        "code": code_digest(),
-        "data": [data["data.train.digest"], data["data.val.digest"]],
-        "eval": max_eval_images,
-    }
-    if given := files_of(spec.model):
-        parts["weights"] = {field: digest_of(file) for field, file in given.items()}
-    base = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    # --fresh starts another take of a trial; a later call without it goes on with the latest one
-    take = 1
-    while home.journal_dir(f"{base}-{take + 1}").exists():
-        take += 1
-    if fresh and home.journal_dir(f"{base}-{take}").exists():
-        take += 1
-    return f"{base}-{take}"
-
-
-def code_digest() -> str:
-    """Of the files that decide numbers; a new word in a report is no reason to train again."""
-    roots = [PACKAGE / folder for folder in ("models", "ops", "data", "training", "weights", "metrics", "evaluation")]
-    files = [
-        f
-        for root in [*roots, home.shipped("csrc")]
-        for f in root.rglob("*")
-        if f.suffix in {".py", ".cpp", ".h", ".safetensors"}
-    ]
-    digest = hashlib.sha256()
-    for file in sorted(files, key=lambda f: f.name):
-        digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 def record_trial(
     trial: Trial, its_cost: Cost, data: Mapping[str, str], *, experiment: str, parent_key: str | None
 ) -> None:
@@ -168,7 +131,7 @@ def record_trial(
     tags = {
         "piip.trial_key": trial.key,
         "piip.spec_digest": trial.spec.digest,
-        "piip.code_digest": code_digest(),
+        "piip.code_digest": code_digest(trial.spec),
         **data,
         **git_tags(),
         **paper,

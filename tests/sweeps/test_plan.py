@@ -8,11 +8,10 @@ from piip.data.sources import Source
 from piip.record.journal import Journal, read_record, read_status
 from piip.spec import ExperimentSpec
 from piip.sweeps import plan
-from piip.sweeps.plan import plan_trials, trial_key
+from piip.sweeps.plan import plan_trials
 from piip.sweeps.resources import Resources, concurrency
 
 SPEC: ExperimentSpec = ROWS["pico"][1]
-DATA = {"data.train.digest": "a" * 16, "data.val.digest": "b" * 16}
 
 
 @pytest.mark.parametrize(
@@ -59,33 +58,6 @@ def test_workers_that_do_not_divide_the_batch_are_refused_with_those_that_do():
         check_batch(spec, 3)
 
 
-def test_a_key_follows_spec_data_code_and_scored_images_only(monkeypatch):
-    key = trial_key(SPEC, DATA)
-
-    assert trial_key(SPEC, DATA | {"data.train.images": "elsewhere"}) == key
-    others = {
-        trial_key(SPEC.override({"optim.lr": 7e-4}), DATA),
-        trial_key(SPEC, DATA | {"data.val.digest": "c" * 16}),
-        trial_key(SPEC, DATA, max_eval_images=5),
-    }
-    monkeypatch.setattr(plan, "code_digest", lambda: "other code")
-    others.add(trial_key(SPEC, DATA))
-    assert len(others | {key}) == 5
-
-
-def test_code_that_makes_no_numbers_is_not_in_the_digest(monkeypatch, tmp_path):
-    for folder in ("models", "ops", "data", "training", "reports"):
-        (tmp_path / "piip" / folder).mkdir(parents=True)
-        (tmp_path / "piip" / folder / f"{folder}.py").write_text("one")
-    monkeypatch.setattr(plan, "PACKAGE", tmp_path / "piip")
-    digest = plan.code_digest()
-
-    (tmp_path / "piip" / "reports" / "reports.py").write_text("two")
-    assert plan.code_digest() == digest
-    (tmp_path / "piip" / "models" / "models.py").write_text("two")
-    assert plan.code_digest() != digest
-
-
 def test_planning_opens_a_sweep_and_its_trials_once(tiny_coco):
     custom = {"train": tiny_coco, "val": tiny_coco}
     specs = [row.override({"data.name": "custom"}) for row in ROWS["pico"]]
@@ -128,45 +100,6 @@ def test_splits_of_different_classes_are_refused(coco_folder, tiny_coco, tmp_pat
 
     with pytest.raises(ValueError, match=r"different categories; first difference: .*'kite'"):
         plan_trials([SPEC.override({"data.name": "custom"})], experiment="e", resources=Resources(), custom=custom)
-
-
-def test_other_weights_to_start_from_make_another_trial(tmp_path):
-    file = tmp_path / "start.pth"
-    keys = []
-    for content in (b"one", b"two", b"one"):
-        file.write_bytes(content)
-        keys.append(trial_key(SPEC.override({"model.weights": str(file)}), DATA))
-
-    assert keys[0] == keys[2] != keys[1]
-    assert trial_key(SPEC, DATA) not in keys
-
-
-def test_another_pretraining_under_the_same_path_makes_another_trial(tmp_path):
-    file = tmp_path / "small.pth"
-    field = "model.backbone.branches.0"
-    spec = SPEC.override({f"{field}.weights": str(file), f"{field}.pretrained": True})
-    keys = []
-    for content in (b"one", b"two", b"one"):
-        file.write_bytes(content)
-        keys.append(trial_key(spec, DATA))
-
-    assert keys[0] == keys[2] != keys[1]
-
-
-@pytest.mark.parametrize("changes", [{"model.weights": "{start}"}, {"model.backbone.branches.0.pretrained": False}])
-def test_a_pretraining_that_is_not_read_changes_nothing(tmp_path, changes):
-    start, file = tmp_path / "start.pth", tmp_path / "small.pth"
-    start.write_bytes(b"start")
-    given = {field: value.format(start=start) if isinstance(value, str) else value for field, value in changes.items()}
-    spec = SPEC.override(
-        {"model.backbone.branches.0.weights": str(file), "model.backbone.branches.0.pretrained": True} | given
-    )
-    keys = []
-    for content in (b"one", b"two"):
-        file.write_bytes(content)
-        keys.append(trial_key(spec, DATA))
-
-    assert keys[0] == keys[1]
 
 
 def test_weights_are_found_from_wherever_a_worker_stands(tmp_path, monkeypatch):

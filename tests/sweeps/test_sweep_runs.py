@@ -8,7 +8,7 @@ from tiny import ROWS
 
 from piip import eval as evaluation
 from piip.ops import build
-from piip.sweeps.plan import code_digest
+from piip.record.code import code_digest
 from piip.tracking.store import Store
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def test_runs_have_params_costs_scores_and_tags(runs):
     assert {"cost/gflops", "cost/params_m", "cost/peak_memory_gb", "train/loss", "train/lr"} <= set(run.metrics)
     assert {"coco/box_ap", "coco/mask_ap", "best/coco/box_ap", "time/train_seconds"} <= set(run.metrics)
     assert run.tags["piip.engine"] == "deepspeed-zero0"
-    assert run.tags["piip.code_digest"] == code_digest()
+    assert run.tags["piip.code_digest"] == code_digest(ROWS["pico"][0])
     assert (run.tags["piip.workers"], run.tags["hardware.nodes"]) == ("1", "1")
     assert len(run.tags["data.train.digest"]) == 16
 
