@@ -49,12 +49,34 @@ def windowed(attention: nn.Module, tokens: Tensor, grid: Grid, window: int) -> T
 def windowed_after_qkv(attention: Attention, tokens: Tensor, grid: Grid, window: int) -> Tensor:
     """The same with the padding *after* the qkv layer: padded tokens have keys and values of zero instead of the layer's bias.
 
-    What the official DeiT class does without flash-attn; other numbers, wherever a grid is no multiple of the window.
+    What the official DeiT class does without flash-attn; other numbers, wherever a grid is no multiple of the window. For attention
+    without norms and gate (`is_bare`).
     """
     folded, padded = fold(attention.qkv(tokens), grid, window)
     query, key, value = folded.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     attended_BNLD = dot_product(query, key, value, fused=attention.fused_attn)
     return attention.proj(unfold(attended_BNLD.transpose(1, 2).flatten(2), grid, padded, window))
+
+
+def is_bare(attention: nn.Module) -> bool:
+    """Whether an attention is qkv, softmax and output layer, and nothing else: the official DeiT class."""
+    if type(attention) is not Attention or getattr(attention, "gate", None) is not None:  # timm before 1.0.25 has no gates
+        return False
+    return all(isinstance(norm, nn.Identity) for norm in (attention.q_norm, attention.k_norm, attention.norm))
+
+
+def put_out(attention: nn.Module, attended: Tensor, tokens: Tensor) -> Tensor:
+    """What follows the weighted sums in timm's attentions, token by token: norm (BEiT-3), gate, output layer.
+
+    Shape:
+        attended: (..., L, N * D).
+        tokens: (..., L, C) that queries were made of; returns the same.
+    """
+    if isinstance(attention, Attention):
+        attended = attention.norm(attended)
+        gate = getattr(attention, "gate", None)
+        attended = attended if gate is None else attended * gate(tokens).sigmoid()
+    return attention.proj(attended)  # type: ignore[operator]
 
 
 def fold(tokens: Tensor, grid: Grid, window: int) -> tuple[Tensor, Grid]:

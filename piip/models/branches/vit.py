@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import timm
 import torch
-from timm.layers import Attention, DropPath, LayerScale
+from timm.layers import DropPath, LayerScale, PatchEmbed
 from timm.models import beit
 from timm.models.convnext import ConvNeXt
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from piip.models.branches import internvit, pico, uniperceiver
-from piip.models.branches.attention import take_over_beit
+from piip.models.branches.attention import is_bare, take_over_beit
 from piip.models.branches.convnext import ConvNeXtBranch
 from piip.models.branches.pretraining import hub_overlay, load_pretraining
 from piip.models.branches.windows import window_attention
@@ -87,8 +87,10 @@ class Branch(nn.Module):
             take_over_beit(self.blocks, self.windows)
         self.window_padding = window_padding
         self.set_windows(exact=True)
-        if window_padding == "after_qkv" and type(self.blocks[0].attn) is not Attention:
-            raise ValueError("window_padding 'after_qkv' is for plain attention (the official DeiT class) only")
+        if window_padding == "after_qkv" and not is_bare(self.blocks[0].attn):
+            raise ValueError(
+                "window_padding 'after_qkv' is for attention without norms, gate and biases of its own (the official DeiT class) only"
+            )
 
         _fit_blocks(self.blocks, self.embed_dim, drop_path, linear=linear, layer_scale=layer_scale)
         self.norm, self.head = None, None
@@ -236,12 +238,11 @@ def build_branch(
 def _branch_of(net: nn.Module, spec: BranchSpec, num_classes: int | None) -> Branch | ConvNeXtBranch:
     if isinstance(net, ConvNeXt):
         return ConvNeXtBranch(net, drop_path=spec.drop_path, checkpointing=spec.checkpointing)
-    if not isinstance(net, beit.Beit) and (
-        not isinstance(net, VisionTransformer) or net.pos_embed is None or net.num_reg_tokens
-    ):
+    if lacking := _why_no_branch(net):
         raise ValueError(
-            f"branch {spec.arch!r} is no plain ViT with learned positions (as deit3_small_patch16_224 is), BEiT or ConvNeXt"
+            f"branch {spec.arch!r} is no plain ViT with learned positions (as deit3_small_patch16_224 is), BEiT or ConvNeXt: {lacking}"
         )
+    assert isinstance(net, VisionTransformer | beit.Beit)
     if spec.patch_size:
         resize_patches(net, spec.patch_size)
     if spec.positions == "resolution":
@@ -255,6 +256,21 @@ def _branch_of(net: nn.Module, spec: BranchSpec, num_classes: int | None) -> Bra
         for block in branch.blocks:
             block.mlp.act = nn.GELU(approximate="tanh")
     return branch
+
+
+def _why_no_branch(net: nn.Module) -> str | None:
+    """What `Branch`, which runs a network's parts itself, would leave out or stumble over; None: it runs all of them."""
+    if not isinstance(net, VisionTransformer | beit.Beit):
+        return f"it is of class {type(net).__name__}"
+    if not isinstance(net.patch_embed, PatchEmbed):
+        return f"its patches come from a {type(net.patch_embed).__name__}"
+    if type(net.blocks[0]) not in (Block, beit.Block):
+        return f"its blocks are of the kind {type(net.blocks[0]).__name__}"
+    if isinstance(net, VisionTransformer) and net.pos_embed is None:
+        return "it has no learned positions"
+    if isinstance(net, VisionTransformer) and net.num_reg_tokens:
+        return f"it has {net.num_reg_tokens} register tokens"
+    return None
 
 
 def _create(spec: BranchSpec, pretrained: bool, num_classes: int) -> nn.Module:

@@ -12,11 +12,17 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
-from timm.models import beit
 from torch import Tensor, nn
 from torch.nn.attention import varlen
 
-from piip.models.branches.attention import BiasedAttention, FullNormAttention, dot_product, windowed, windowed_after_qkv
+from piip.models.branches.attention import (
+    BiasedAttention,
+    FullNormAttention,
+    dot_product,
+    put_out,
+    windowed,
+    windowed_after_qkv,
+)
 from piip.models.meeting.interaction import without_autocast
 from piip.weights.resizing import Grid
 
@@ -24,6 +30,13 @@ from piip.weights.resizing import Grid
 
 HALF = (torch.float16, torch.bfloat16)
 Windowed = Callable[[nn.Module, Tensor, Grid, int], Tensor]
+
+
+def is_known(attention: nn.Module) -> bool:
+    """Whether `windowed_exact` computes all that this attention does: of other kinds, and of dropout, it knows nothing."""
+    return type(attention) in (Attention, FullNormAttention, BiasedAttention) and not (
+        attention.attn_drop.p or attention.proj_drop.p  # type: ignore[union-attr]
+    )
 
 
 class Projected(NamedTuple):
@@ -54,8 +67,9 @@ def window_attention(*, exact: bool, padding: str, together: bool = False) -> Wi
     """The function (attention, tokens (B, H*W, C), grid, window) -> (B, H*W, C) for one of the two paddings.
 
     Args:
-        exact: Without padded work; else the plain path. Equal but for rounding. Networks under DeepSpeed's ZeRO-3 take the plain
-            path: it gathers a layer's weights for that layer's own call only, and the padded token's key is read outside of it.
+        exact: Without padded work; else the plain path. Equal but for rounding. Kinds of attention that are not `is_known` take
+            the plain path; so do networks under DeepSpeed's ZeRO-3: it gathers a layer's weights for that layer's own call only,
+            and the padded token's key is read outside of it.
         padding: "before_qkv" or "after_qkv", see attention.py.
         together: As for `windowed_exact`.
     """
@@ -63,7 +77,8 @@ def window_attention(*, exact: bool, padding: str, together: bool = False) -> Wi
 
     def run(attention: nn.Module, tokens: Tensor, grid: Grid, window: int) -> Tensor:
         sharded = hasattr(next(attention.parameters()), "ds_status")
-        if not exact or sharded or not (grid[0] % window or grid[1] % window):
+        whole = grid[0] % window == 0 and grid[1] % window == 0
+        if not exact or sharded or whole or not is_known(attention):
             return plain(attention, tokens, grid, window)  # type: ignore[arg-type]
         return windowed_exact(attention, tokens, grid, window, padding=padding, together=together)
 
@@ -82,7 +97,7 @@ def windowed_exact(
     """`attention.windowed`, or `windowed_after_qkv`, on real tokens only.
 
     Args:
-        attention: Plain, BEiT's or InternViT's.
+        attention: Plain (with norms or gate), BEiT's or InternViT's; see `is_known`.
         tokens: (B, H*W, C) after the norm.
         grid: H and W.
         window: Side in tokens.
@@ -93,6 +108,8 @@ def windowed_exact(
     Returns:
         (B, H*W, C).
     """
+    if not is_known(attention):
+        raise TypeError(f"no exact windows for {attention!r}: take attention.windowed, or teach windows.py what it does")
     projected = _project(attention, tokens)
     if padding == "after_qkv":
         projected = projected._replace(
@@ -113,7 +130,7 @@ def windowed_exact(
         fused: bool = attention.fused_attn  # type: ignore[assignment]
         attended = iter(attend_together(windows) if together else [attend(w, fused=fused) for w in windows])
     merged = [torch.cat([_unfold(next(attended), query, window) for query, *_ in band], dim=2) for band in bands]
-    return attention.proj(torch.cat(merged, dim=1).flatten(1, 2))  # type: ignore[operator]
+    return put_out(attention, torch.cat(merged, dim=1).flatten(1, 2), tokens)
 
 
 def attend(windows: Windows, *, fused: bool = True) -> Tensor:
@@ -201,9 +218,9 @@ def _bias(attention: nn.Module, h: int, w: int, window: int, query: Tensor) -> T
 
 
 def _project(attention: nn.Module, tokens: Tensor) -> Projected:
-    assert isinstance(attention, Attention | beit.Attention)
+    assert isinstance(attention, Attention | BiasedAttention)
     heads = attention.num_heads
-    if isinstance(attention, beit.Attention):
+    if isinstance(attention, BiasedAttention):
         bias = None
         if attention.q_bias is not None:
             assert attention.k_bias is not None
