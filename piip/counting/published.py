@@ -153,15 +153,17 @@ def _injector(query: Stage, feature: Stage, spec: InteractionSpec) -> Count:
     """One direction of a unit: `query` finds something in `feature`."""
     cells, width = query.cells, query.width
     value, hidden = int(width * spec.value_ratio), int(width * spec.ffn_ratio)
-    total = Count(params=2 * width)  # two residual scales
+    total = Count(params=width * (1 + spec.ffn))  # residual scales
     total += Count(flops=5 * cells * POINTS * width)  # sampling, as if values had the query's full width
     found = feature.width
     if spec.projection:
         total += linear(feature.cells, feature.width, width)
         found = width
     if spec.norms:
-        total += norm(cells, width) * 2 + norm(feature.cells, found)
+        total += norm(cells, width) * (1 + spec.ffn) + norm(feature.cells, found)
     total += linear(feature.cells, found, value) + linear(cells, value, width)
     total += linear(cells, width, spec.num_heads * spec.num_points * 3)  # offsets (x and y) and weights
+    if not spec.ffn:
+        return total
     total += linear(cells, width, hidden) + conv(cells, 3, hidden, hidden, groups=hidden)
     return total + linear(cells, hidden, width)

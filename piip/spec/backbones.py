@@ -82,6 +82,8 @@ class InteractionSpec(Spec):
     num_points: int = Field(default=4, gt=0)
     value_ratio: float = Field(default=0.5, gt=0)
     """Width of the value inside attention as a part of the query's width."""
+    ffn: bool = True
+    """A ConvFFN follows the attention (official: `with_cffn`)."""
     ffn_ratio: float = Field(default=0.25, gt=0)
     drop_path: float = Field(default=0.4, ge=0, lt=1)
     """Stochastic depth of the ConvFFN."""

@@ -49,11 +49,12 @@ def resize_positions(vit: VisionTransformer | Beit, side: int) -> None:
 
 
 def resized_positions(positions: Tensor, grid: Grid) -> Tensor:
-    """Positions (1, S*S, C) of a square grid on another one, (1, H*W, C), bicubic in fp32; as they are where it is the same."""
+    """Positions (1, S*S, C) of a square grid on another, (1, H*W, C), bicubic in fp32 or float64; as they are where it is the same."""
     side = int(positions.shape[1] ** 0.5)
     if grid == (side, side):
         return positions
-    map_1CHW = positions.float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    wide = torch.promote_types(positions.dtype, torch.float32)
+    map_1CHW = positions.to(wide).unflatten(1, (side, side)).permute(0, 3, 1, 2)
     return _bicubic(map_1CHW, grid).flatten(2).transpose(1, 2)
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from piip.catalogue.rows import all_rows
+from piip.counting.meta import on_meta
 from piip.counting.published import published
 from piip.counting.published_parts import ConvNeXt, Count, ViT
+from piip.models import build_backbone
 from piip.presets import CONVNEXT, PICO_HEAD, mask_rcnn_1x, pico, piip
 from piip.spec import CNNSpec, ModelSpec
 
@@ -91,3 +93,15 @@ def test_a_regular_fpn_counts_the_merges_it_has():
 
     whole, same, cheaper = (published(ModelSpec(backbone=backbone)).flops for backbone in (row, moved, fewer))
     assert whole == same > cheaper
+
+
+def test_without_ffn_the_closed_form_has_the_parameters_of_the_real_network_less():
+    row = ROWS["mask_rcnn_piip_tsb_1120_896_448_1x"].model
+    without = row.override({"backbone.interaction.ffn": False})
+    with on_meta():
+        units = build_backbone(row.backbone, pretrained=False).interactions
+
+    of_ffn = [parameter.numel() for name, parameter in units.named_parameters() if "ffn" in name]
+
+    assert sum(of_ffn) == published(row).params - published(without).params > 0
+    assert published(without).flops < published(row).flops

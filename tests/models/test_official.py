@@ -196,3 +196,13 @@ def test_rms_norm_is_the_official_one():
     norm = fill(RmsNorm(16, eps=1e-6))
 
     torch.testing.assert_close(norm(inputs("unit.rms", (2, 3, 16))), units()["rmsnorm/out"], atol=ATOL, rtol=0)
+
+
+def test_names_of_interactions_without_ffn_leave_an_official_scale_of_it_alone():
+    with_ffn = PIIPSpec(branches=(BranchSpec(arch="deit", resolution=64),) * 2)
+    without = with_ffn.override({"interaction.ffn": False})
+    gamma = "interactions.0.interaction_units_12.branch1to2_injector.cffn_gamma"
+
+    assert left_out(gamma, with_ffn) is None
+    assert "does not have" in left_out(gamma, without)
+    assert left_out(gamma.replace("cffn_gamma", "ffn.fc1.weight"), without) is None

@@ -6,7 +6,7 @@ from torch import nn
 from piip.contracts import Maps, Tokens
 from piip.models import build_backbone, build_model
 from piip.models.branches.vit import block_ranges
-from piip.models.meeting.interaction import DeformableCrossAttention
+from piip.models.meeting.interaction import DeformableCrossAttention, InteractionUnit
 from piip.models.meeting.merge import Doubling, SimplePyramid
 from piip.ops.deform_attn_pair import deform_attn_pair
 from piip.presets import DEIT, IMAGENET_PIXELS, PICO, piip
@@ -333,3 +333,17 @@ def test_a_branch_of_another_pretraining_sees_the_same_colours_in_its_own_units(
 def test_a_head_that_reads_tokens_is_told_that_a_cnn_has_none():
     with pytest.raises(ValueError, match=r"gives maps at strides .* this head reads the tokens of a PIIP's branches"):
         build_backbone(CNNSpec(arch="resnet18", resolution=64), Tokens(), pretrained=False)
+
+
+def test_without_ffn_a_unit_adds_what_was_found_and_nothing_else():
+    unit = InteractionUnit(32, 48, InteractionSpec(num_heads=4, ffn=False))
+    for injector in (unit.to_high, unit.to_low):
+        nn.init.ones_(injector.ca_gamma)
+    high, low = torch.randn(1, 35, 32), torch.randn(1, 12, 48)
+
+    new_high, _ = unit(high, low, (5, 7), (4, 3))
+
+    injector = unit.to_high
+    found = injector.attn(injector.query_norm(high), injector.feat_norm(unit.proj_to_high(low)), (5, 7), (4, 3))
+    torch.testing.assert_close(new_high, high + found)
+    assert not [name for name in unit.state_dict() if "ffn" in name]

@@ -60,7 +60,9 @@ def windowed_after_qkv(attention: Attention, tokens: Tensor, grid: Grid, window:
 
 def is_bare(attention: nn.Module) -> bool:
     """Whether an attention is qkv, softmax and output layer, and nothing else: the official DeiT class."""
-    if type(attention) is not Attention or getattr(attention, "gate", None) is not None:  # timm before 1.0.25 has no gates
+    if (
+        type(attention) is not Attention or getattr(attention, "gate", None) is not None
+    ):  # timm before 1.0.25 has no gates
         return False
     return all(isinstance(norm, nn.Identity) for norm in (attention.q_norm, attention.k_norm, attention.norm))
 

@@ -23,7 +23,7 @@ from piip.models.branches.attention import (
     windowed,
     windowed_after_qkv,
 )
-from piip.models.meeting.interaction import without_autocast
+from piip.models.precision import without_autocast
 from piip.weights.resizing import Grid
 
 # B batch, H W grid height and width, h w of one window's tokens, L = h * w, K keys, M windows, N heads, D channels per head
@@ -109,7 +109,9 @@ def windowed_exact(
         (B, H*W, C).
     """
     if not is_known(attention):
-        raise TypeError(f"no exact windows for {attention!r}: take attention.windowed, or teach windows.py what it does")
+        raise TypeError(
+            f"no exact windows for {attention!r}: take attention.windowed, or teach windows.py what it does"
+        )
     projected = _project(attention, tokens)
     if padding == "after_qkv":
         projected = projected._replace(

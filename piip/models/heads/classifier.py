@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from piip.contracts import Size
 from piip.models.branches.vit import Branch
 from piip.models.meeting.interaction import init_linear_and_conv
+from piip.models.precision import at_least_fp32
 from piip.spec import ClassifierSpec
 from piip.weights.resizing import Grid
 
@@ -59,7 +60,7 @@ class Classifier(nn.Module):
         if self.training:
             assert targets is not None
             wanted = torch.stack([target["probabilities"] for target in targets])
-            return {"loss_cls": F.cross_entropy(logits.float(), wanted)}
+            return {"loss_cls": F.cross_entropy(at_least_fp32(logits), wanted)}
         return [{"logits": row} for row in logits]
 
     def probe(self, features: tuple[Sequence[Tensor], Sequence[Grid]]) -> dict[str, Callable[[], Sequence[Tensor]]]:
@@ -115,7 +116,7 @@ class MergedHead(nn.Module):
         ):
             feature = merge(tokens.transpose(1, 2).unflatten(2, grid))
             if grid != grids[0]:
-                feature = F.interpolate(feature.float(), size=grids[0], mode="bilinear", align_corners=False)
+                feature = F.interpolate(at_least_fp32(feature), size=grids[0], mode="bilinear", align_corners=False)
             total = total + weight * feature
         return self.head(self.norm(total.flatten(2).transpose(1, 2)).mean(dim=1))
 

@@ -18,6 +18,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from piip.contracts import Size
 from piip.models.heads.boxes import BOX_POOL, MASK_POOL, RATIOS, Anchors, RoIPool
+from piip.models.precision import at_least_fp32
 from piip.spec import MaskRCNNSpec
 
 Target = dict[str, Tensor]
@@ -30,7 +31,7 @@ class FloatRPNHead(RPNHead):
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Maps (B, C, H_l, W_l) -> objectness (B, A, H_l, W_l) and deltas (B, 4 * A, H_l, W_l) of A anchors."""
         objectness, deltas = super().forward(x)
-        return [o.float() for o in objectness], [d.float() for d in deltas]
+        return [at_least_fp32(o) for o in objectness], [at_least_fp32(d) for d in deltas]
 
 
 class RPN(RegionProposalNetwork):
@@ -73,14 +74,14 @@ class RoIHeads(TorchvisionRoIHeads):
 
     def _boxes(self, features: Sequence[Tensor], proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
         logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals)))
-        return logits.float(), deltas.float()
+        return at_least_fp32(logits), at_least_fp32(deltas)
 
     def _masks(self, features: Sequence[Tensor], boxes: list[Tensor]) -> Tensor:
         pooled = self.mask_roi_pool(features, boxes)
         if not self.contiguous:
             # on the CPU the transposed and the 1x1 convolution then take half the time and a seventh
             pooled = pooled.contiguous(memory_format=torch.channels_last)
-        return self.mask_predictor(self.mask_head(pooled)).float()
+        return at_least_fp32(self.mask_predictor(self.mask_head(pooled)))
 
     def _losses(self, features: Sequence[Tensor], proposals: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
@@ -177,7 +178,7 @@ class MaskRCNN(nn.Module):
         image_list = ImageList(features[0], [(height, width) for height, width in sizes])
         objects = None if targets is None else [dict(target) for target in targets]
         with self._precision(device):
-            pyramid = OrderedDict((name, feature.float()) for name, feature in pyramid.items())
+            pyramid = OrderedDict((name, at_least_fp32(feature)) for name, feature in pyramid.items())
             proposals, rpn_losses = self.rpn(image_list, pyramid, objects)
             levels = list(pyramid.values())[:-1]  # the fifth level is for proposals only
             predictions, losses = self.roi_heads(levels, proposals, image_list.image_sizes, objects)
@@ -210,7 +211,7 @@ class MaskRCNN(nn.Module):
 
         def rpn() -> Sequence[Tensor]:
             with self._precision(features[0].device):
-                pyramid[:] = [feature.float() for feature in pyramid]
+                pyramid[:] = [at_least_fp32(feature) for feature in pyramid]
                 logits, deltas = self.rpn.head(pyramid)
                 return [*pyramid, *logits, *deltas]
 

@@ -1,24 +1,20 @@
 """How two neighbouring branches exchange features: cross-attention, deformable as released or dense, both ways (paper section 3.2)."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from piip.models.precision import at_least_fp32, without_autocast
 from piip.ops.deform_attn_packed import deform_attn_packed
 from piip.ops.deform_attn_pair import Direction, deform_attn_pair
 from piip.spec import InteractionSpec
 from piip.weights.resizing import Grid
 
 # B batch, Q queries, K keys, N heads, P points, C channels, D channels per head
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Switches autocast off, where the device has one at all (meta, on which costs are counted, has none)."""
-    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def init_linear_and_conv(module: nn.Module) -> None:
@@ -89,7 +85,7 @@ class DeformableCrossAttention(nn.Module):
         """What is looked at, and where."""
         with without_autocast(query.device) if self.fp32 else nullcontext():
             if self.fp32:
-                query, feature = query.float(), feature.float()
+                query, feature = at_least_fp32(query), at_least_fp32(feature)
             value_BKND = self.value_proj(feature).unflatten(-1, (self.num_heads, -1))
             return Direction(value_BKND, self._offsets_and_logits(query), feature_grid, query_grid)
 
@@ -99,16 +95,16 @@ class DeformableCrossAttention(nn.Module):
             return self.output_proj(sampled)
 
     def _offsets_and_logits(self, query: Tensor) -> Tensor:
-        """What the two layers give, side by side: (B, Q, 3 * N * P) in fp32, by one product."""
+        """What the two layers give, side by side: (B, Q, 3 * N * P) in fp32 (float64 in a network of float64), by one product."""
         layers = self.sampling_offsets, self.attention_weights
         if hasattr(layers[0].weight, "ds_status"):  # ZeRO-3 gathers a layer's weights for that layer's own call only
             with without_autocast(query.device):
-                return torch.cat([layer(query.float()) for layer in layers], dim=-1)
+                return torch.cat([layer(at_least_fp32(query)) for layer in layers], dim=-1)
         weight, bias = (torch.cat(both) for both in zip(*((x.weight, x.bias) for x in layers), strict=True))
         if not self.fp32_offsets and torch.is_autocast_enabled(query.device.type):
             return F.linear(query, weight) + bias
         with without_autocast(query.device):
-            return F.linear(query.float(), weight, bias)
+            return F.linear(at_least_fp32(query), weight, bias)
 
 
 class DenseCrossAttention(nn.Module):
@@ -193,14 +189,17 @@ class Injector(nn.Module):
         self.feat_norm = _norm(feature_dim, spec)
         self.attn = attention(dim, feature_dim, spec)
         self.ca_gamma = nn.Parameter(torch.zeros(dim))
-        self.ffn_norm = _norm(dim, spec)
-        self.ffn = ConvFFN(dim, int(dim * spec.ffn_ratio))
-        self.cffn_gamma = nn.Parameter(torch.zeros(dim))
-        self.drop_path = DropPath(spec.drop_path)
+        self.ffn = ConvFFN(dim, int(dim * spec.ffn_ratio)) if spec.ffn else None
+        if spec.ffn:
+            self.ffn_norm = _norm(dim, spec)
+            self.cffn_gamma = nn.Parameter(torch.zeros(dim))
+            self.drop_path = DropPath(spec.drop_path)
 
     def forward(self, query: Tensor, found: Tensor, query_grid: Grid) -> Tensor:
         """The updated tokens."""
         query = query + self.ca_gamma * found
+        if self.ffn is None:
+            return query
         return query + self.cffn_gamma * self.drop_path(self.ffn(self.ffn_norm(query), query_grid))
 
 

@@ -9,6 +9,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from piip.models.meeting.interaction import init_linear_and_conv
+from piip.models.precision import at_least_fp32
 
 STRIDES = (4, 8, 16, 32)
 
@@ -43,7 +44,7 @@ class Merge(nn.Module):
         for convs, weight, feature in zip(self.convs, self.weights, maps, strict=True):
             merged = convs(feature)
             if merged.shape[-2:] != size:
-                merged = F.interpolate(merged.float(), size=size, mode="bilinear", align_corners=False)
+                merged = F.interpolate(at_least_fp32(merged), size=size, mode="bilinear", align_corners=False)
             total = total + weight * merged
         return total
 

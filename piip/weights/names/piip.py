@@ -129,6 +129,8 @@ def left_out(name: str, spec: PIIPSpec, wish: Wish = Maps()) -> str | None:  # n
         return "computed, not learned"
     if re.fullmatch(r"branch\d+\.convnext(_model)?\.layernorm\.(weight|bias)", name):
         return "a norm behind the last block that the published network never runs"
+    if name.endswith("_injector.cffn_gamma") and not spec.interaction.ffn:
+        return "the scale of a ConvFFN that this network does not have"
     if name.startswith("fpn1.") and isinstance(wish, Maps) and 4 not in wish.strides and not spec.unused_level:
         return "the stride-4 level, which a network of three maps never runs (unused_level keeps it)"
     return None

@@ -1,0 +1,16 @@
+"""Where arithmetic must not be in half precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Switches autocast off, where the device has one at all (meta, on which costs are counted, has none)."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
+
+
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """The tensor in fp32; in float64 where it is in that."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
