@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from piip.presets import DEIT, PICO, backbone_name, mask_rcnn_1x, mask_rcnn_pico, pico, piip
+from piip.presets import DEIT, PICO, mask_rcnn_1x, mask_rcnn_pico, pico, piip
 from piip.spec import CNNSpec
 
 
@@ -64,7 +64,7 @@ def test_pico_can_start_from_nothing():
     ],
 )
 def test_names_are_made_of_what_is_inside(backbone, name):
-    assert backbone_name(backbone) == name
+    assert backbone.row_name == name
     assert mask_rcnn_1x(backbone).name == f"mask_rcnn_{name}_1x"
     assert mask_rcnn_pico(backbone, steps=10).name == f"mask_rcnn_{name}_pico10"
 

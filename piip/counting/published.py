@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice, pairwise
 
 from piip.counting.published_parts import Branch, ConvNeXt, Count, Stage, ViT, conv, linear, norm
-from piip.spec import BranchSpec, ClassifierSpec, CNNSpec, InteractionSpec, ModelSpec
+from piip.spec import BranchSpec, ClassifierSpec, InteractionSpec, ModelSpec, PIIPSpec
 
 POINTS = 4
 """Sampling points per head: the official term for sampling has it written in."""
@@ -52,8 +52,8 @@ def published(spec: ModelSpec) -> Count | None:
     They know DeiT, InternViT and ConvNeXt branches of the paper's sizes; not BEiT, Uni-Perceiver, ResNet or our pico networks.
     """
     backbone, head = spec.backbone, spec.head
-    if isinstance(backbone, CNNSpec):
-        size = _convnext(backbone.arch, backbone.resolution)
+    if not isinstance(backbone, PIIPSpec):
+        size = _convnext(backbone.networks[0].arch, backbone.resolution)
         return detector(Network((size,), InteractionSpec(count=0))) if size else None
     if backbone.interaction.attention != "deformable":
         return None

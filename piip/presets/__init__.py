@@ -1,6 +1,6 @@
 """The paper's words: branch letters, PIIP combinations, detector and schedule presets. Imports no torch."""
 
-from piip.presets.combine import backbone_name, each_branch, piip, speedup
+from piip.presets.combine import each_branch, piip, speedup
 from piip.presets.families import (
     AUGREG,
     BEITV2,
@@ -34,7 +34,6 @@ __all__ = [
     "PICO_HEAD",
     "PICO_INTERACTION",
     "UNIPERCEIVER",
-    "backbone_name",
     "classifier_20ep",
     "dino",
     "each_branch",

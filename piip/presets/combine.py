@@ -6,7 +6,7 @@
 from collections.abc import Mapping, Sequence
 
 from piip.presets.families import DEIT
-from piip.spec import Backbone, BranchSpec, CNNSpec, InteractionSpec, PIIPSpec
+from piip.spec import BranchSpec, InteractionSpec, PIIPSpec
 
 
 def piip(
@@ -55,14 +55,3 @@ def speedup(backbone: PIIPSpec) -> PIIPSpec:
     fast = each_branch(backbone, {"activation": "gelu_tanh"})
     changes = {"interaction.projection": False, "interaction.norms": False, "label": f"{backbone.label}_speedup"}
     return fast.override(changes)
-
-
-def backbone_name(backbone: Backbone) -> str:
-    """`piip_tsb_1120_896_448`, `vit_b_scratch_256`, `resnet18_256`: the middle of a row's name."""
-    match backbone:
-        case PIIPSpec():
-            kind = "piip" if len(backbone.branches) > 1 else "vit"
-            start = [] if all(b.pretrained for b in backbone.branches) else ["scratch"]
-            return "_".join([kind, backbone.label, *start, *(str(b.resolution) for b in backbone.branches)])
-        case CNNSpec():
-            return f"{backbone.arch.split('.')[0]}_{backbone.resolution}"

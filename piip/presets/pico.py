@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from piip.presets.combine import backbone_name, piip
+from piip.presets.combine import piip
 from piip.spec import (
     Backbone,
     BranchSpec,
@@ -41,7 +41,7 @@ PICO_HEAD = MaskRCNNSpec(
 def mask_rcnn_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> ExperimentSpec:
     """Mask R-CNN on the demo data, small enough for two CPU cores; all pico rows share these settings."""
     return ExperimentSpec(
-        name=f"mask_rcnn_{backbone_name(backbone)}_pico{steps}",
+        name=f"mask_rcnn_{backbone.row_name}_pico{steps}",
         model=ModelSpec(backbone=backbone, head=PICO_HEAD),
         data=CocoSpec(name="demo", short_ratio=1.0, pad_multiple=32),
         optim=OptimSpec(lr=lr, layer_decay=1.0, warmup_steps=30, schedule="cosine", clip_norm=1.0),

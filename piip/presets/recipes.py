@@ -1,6 +1,6 @@
 """The published recipes: detector, data and schedule of a table's rows, by name."""
 
-from piip.presets.combine import backbone_name, each_branch
+from piip.presets.combine import each_branch
 from piip.presets.families import IMAGENET_PIXELS
 from piip.spec import (
     Ade20kSpec,
@@ -22,7 +22,7 @@ from piip.spec import (
 def mask_rcnn_1x(backbone: Backbone, paper: PaperResult | None = None) -> ExperimentSpec:
     """Mask R-CNN on COCO: 12 epochs, batch 16, AdamW with layer decay 0.85, bf16 (paper, appendix; released configs "bs16")."""
     return ExperimentSpec(
-        name=f"mask_rcnn_{backbone_name(backbone)}_1x",
+        name=f"mask_rcnn_{backbone.row_name}_1x",
         model=ModelSpec(backbone=backbone, head=MaskRCNNSpec()),
         train=TrainSpec(batch_size=16, epochs=12, precision="bf16", zero_stage=1),
         paper=paper,
@@ -32,7 +32,7 @@ def mask_rcnn_1x(backbone: Backbone, paper: PaperResult | None = None) -> Experi
 def dino(backbone: PIIPSpec, paper: PaperResult | None = None, *, epochs: int) -> ExperimentSpec:
     """DINO (4 scales) on COCO: batch 32, lr 2e-4, 0.1 x at 2/3 and 11/12 of the epochs (3/4 and 11/12 of 36). Its head comes later."""
     return ExperimentSpec(
-        name=f"dino_{backbone_name(backbone)}_{epochs // 12}x",
+        name=f"dino_{backbone.row_name}_{epochs // 12}x",
         model=ModelSpec(backbone=backbone, head=DINOSpec()),
         optim=OptimSpec(lr=2e-4, milestones=(27 / 36 if epochs == 36 else 8 / 12, 11 / 12)),
         train=TrainSpec(batch_size=32, epochs=epochs, precision="bf16", zero_stage=1),
@@ -43,7 +43,7 @@ def dino(backbone: PIIPSpec, paper: PaperResult | None = None, *, epochs: int) -
 def upernet_80k(backbone: PIIPSpec, paper: PaperResult | None = None) -> ExperimentSpec:
     """UperNet on ADE20K, crops of 512: 80000 steps of 16, lr 4e-5, layer decay 0.95. Head and data set come later."""
     return ExperimentSpec(
-        name=f"upernet_{backbone_name(backbone)}_80k",
+        name=f"upernet_{backbone.row_name}_80k",
         model=ModelSpec(
             backbone=each_branch(backbone, {"positions": "resolution", **IMAGENET_PIXELS}), head=UPerNetSpec()
         ),
@@ -62,7 +62,7 @@ def classifier_20ep(backbone: PIIPSpec, paper: PaperResult | None = None) -> Exp
     )
     constant = each_branch(whole, {"drop_path_rule": "constant"})
     return ExperimentSpec(
-        name=f"classifier_{backbone_name(backbone)}_20ep",
+        name=f"classifier_{backbone.row_name}_20ep",
         model=ModelSpec(backbone=constant, head=ClassifierSpec(head_token="first_patch")),
         data=ImageNetSpec(),
         optim=OptimSpec(lr=3e-5, groups="classification", weight_decay=0.1, layer_decay=1.0, schedule="cosine"),

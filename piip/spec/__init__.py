@@ -1,11 +1,11 @@
 """What an experiment is: one frozen, typed, JSON-serialisable tree. Imports no torch."""
 
-from piip.spec.backbones import MIN_RESOLUTION, BranchSpec, CNNSpec, Family, InteractionSpec, PIIPSpec
+from piip.spec.backbones import MIN_RESOLUTION, Backbone, BranchSpec, CNNSpec, Family, InteractionSpec, PIIPSpec
 from piip.spec.base import Spec
 from piip.spec.data import Ade20kSpec, CocoSpec, Data, ImageNetSpec
 from piip.spec.experiment import ExperimentSpec, PaperResult
 from piip.spec.heads import ClassifierSpec, DINOSpec, Head, MaskRCNNSpec, UPerNetSpec
-from piip.spec.model import Backbone, ModelSpec
+from piip.spec.model import ModelSpec
 from piip.spec.speed import SpeedSpec
 from piip.spec.training import OptimSpec, TrainSpec
 

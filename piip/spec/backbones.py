@@ -1,6 +1,8 @@
 """Backbones: the branches of a PIIP and how they meet, and the networks they are compared with."""
 
-from typing import Annotated, Literal, Self
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -95,7 +97,44 @@ class InteractionSpec(Spec):
     """LayerNorms of query, feature and FFN; False is the other half of the "faster training" form."""
 
 
-class PIIPSpec(Spec):
+class Seen(NamedTuple):
+    """A network and the image size it sees."""
+
+    arch: str
+    """timm name, with its weights' tag."""
+    resolution: int
+    pretrained: bool
+
+
+class BackboneSpec(Spec):
+    """What everybody may ask of a backbone without knowing its kind; a kind adds its fields and what differs."""
+
+    @property
+    def networks(self) -> Sequence[Seen]:
+        """Its networks, high to low resolution."""
+        raise TypeError(f"{type(self).__name__} does not say what its networks are")
+
+    @property
+    def row_name(self) -> str:
+        """The middle of a row's name: `resnet18_256`."""
+        seen = self.networks[0]
+        return f"{seen.arch.split('.')[0]}_{seen.resolution}"
+
+    @property
+    def title(self) -> str:
+        """For people, without resolutions: `ResNet-18`."""
+        first, *_ = self.networks
+        return re.sub(r"^resne(x?)t(\d+)", r"ResNe\1t-\2", first.arch.split(".")[0])
+
+    @property
+    def start(self) -> str:
+        """What its weights are before training, in words: the first thing a fair comparison asks."""
+        # a timm name's tag is the data its weights were trained on: pico_tiny.glyphs
+        tags = {seen.arch.partition(".")[2] if seen.pretrained else "" for seen in self.networks}
+        return "; ".join(f"branches pretrained on {tag}" if tag else "from scratch" for tag in sorted(tags))
+
+
+class PIIPSpec(BackboneSpec):
     """N >= 1 branches, N - 1 interaction units per interaction, merged into maps of falling resolution."""
 
     kind: Literal["piip"] = "piip"
@@ -117,9 +156,28 @@ class PIIPSpec(Spec):
     image is then enlarged)."""
 
     @property
+    def networks(self) -> tuple[Seen, ...]:
+        """Its branches."""
+        return tuple(Seen(branch.arch, branch.resolution, branch.pretrained) for branch in self.branches)
+
+    @property
     def resolution(self) -> int:
         """Long side of the network's input."""
         return self.branches[self.input_branch].resolution
+
+    @property
+    def row_name(self) -> str:
+        """`piip_tsb_1120_896_448`, `vit_b_scratch_256`."""
+        kind = "piip" if len(self.branches) > 1 else "vit"
+        start = [] if all(branch.pretrained for branch in self.branches) else ["scratch"]
+        return "_".join([kind, self.label, *start, *(str(branch.resolution) for branch in self.branches)])
+
+    @property
+    def title(self) -> str:
+        """`PIIP-TSB`, `ViT-B`."""
+        if (count := len(self.branches)) > 1:
+            return f"PIIP-{self.label.upper() or count}"
+        return f"ViT-{self.label.upper() or self.branches[0].arch.split('.')[0]}"
 
     @property
     def input(self) -> Input:
@@ -156,10 +214,9 @@ class PIIPSpec(Spec):
         return self
 
 
-class CNNSpec(Spec):
-    """A convolutional network through timm, maps at strides 4, 8, 16, 32: the peers we compare with."""
+class SingleSpec(BackboneSpec):
+    """One network of a name, which sees one image size."""
 
-    kind: Literal["cnn"] = "cnn"
     arch: str
     """timm name, e.g. `resnet18`."""
     resolution: int = Field(ge=MIN_RESOLUTION)
@@ -170,6 +227,20 @@ class CNNSpec(Spec):
     """RGB, in 0..255."""
 
     @property
+    def networks(self) -> tuple[Seen, ...]:
+        """Itself."""
+        return (Seen(self.arch, self.resolution, self.pretrained),)
+
+    @property
     def input(self) -> Input:
         """What data sets prepare images for."""
         return Input(self.resolution, self.mean, self.std)
+
+
+class CNNSpec(SingleSpec):
+    """A convolutional network through timm, maps at strides 4, 8, 16, 32: the peers we compare with."""
+
+    kind: Literal["cnn"] = "cnn"
+
+
+Backbone = Annotated[PIIPSpec | CNNSpec, Field(discriminator="kind")]

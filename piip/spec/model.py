@@ -1,14 +1,8 @@
 """A model: a backbone and a head."""
 
-from typing import Annotated
-
-from pydantic import Field
-
-from piip.spec.backbones import CNNSpec, PIIPSpec
+from piip.spec.backbones import Backbone
 from piip.spec.base import Spec
 from piip.spec.heads import Head, MaskRCNNSpec
-
-Backbone = Annotated[PIIPSpec | CNNSpec, Field(discriminator="kind")]
 
 
 class ModelSpec(Spec):

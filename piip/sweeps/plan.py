@@ -21,7 +21,7 @@ from piip.record.code import code_digest
 from piip.record.journal import Journal, RunRecord, create_run, now_ms, read_status
 from piip.record.scores import as_tags
 from piip.record.trial import Trial
-from piip.spec import CNNSpec, ExperimentSpec, PIIPSpec
+from piip.spec import ExperimentSpec, PIIPSpec
 from piip.sweeps.identity import trial_key
 from piip.sweeps.resources import Resources
 from piip.training import loop
@@ -155,13 +155,7 @@ def start_of(spec: ExperimentSpec) -> str:
     """What the network starts from, in words for the table: the first thing a fair comparison asks."""
     if spec.model.weights:
         return f"fine-tuned from {Path(spec.model.weights).name}"
-    match spec.model.backbone:
-        case PIIPSpec(branches=branches):
-            # a timm name's tag is the data its weights were trained on: pico_tiny.glyphs
-            starts = {b.arch.partition(".")[2] if b.pretrained else "" for b in branches}
-        case CNNSpec(arch=arch, pretrained=pretrained):
-            starts = {arch.partition(".")[2] if pretrained else ""}
-    return "; ".join(f"branches pretrained on {start}" if start else "from scratch" for start in sorted(starts))
+    return spec.model.backbone.start
 
 
 def data_tags(data: Mapping[str, Dataset]) -> dict[str, str]:
