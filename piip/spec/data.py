@@ -116,7 +116,9 @@ class ImageNetSpec(Spec):
         return resolution, resolution
 
 
-Data = Annotated[CocoSpec | Ade20kSpec | ImageNetSpec, Field(discriminator="kind")]
+Data = Annotated[
+    CocoSpec | Ade20kSpec | ImageNetSpec, Field(discriminator="kind"),
+]  # fmt: skip
 
 
 def _up(side: int, multiple: int) -> int:

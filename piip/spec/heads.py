@@ -80,4 +80,6 @@ class ClassifierSpec(Spec):
         return Tokens(None if self.merge else self.num_classes)
 
 
-Head = Annotated[MaskRCNNSpec | DINOSpec | UPerNetSpec | ClassifierSpec, Field(discriminator="kind")]
+Head = Annotated[
+    MaskRCNNSpec | DINOSpec | UPerNetSpec | ClassifierSpec, Field(discriminator="kind"),
+]  # fmt: skip
