@@ -40,52 +40,84 @@ class Toy:
             (root / file).write_text(text)
 
 
+BACKBONE_SPEC = """class ToySpec(SingleSpec):
+    kind: Literal["toy"] = "toy"
+    width: int = 8
+
+
+"""
+HEAD_SPEC = """class BrightnessSpec(Spec):
+    kind: Literal["brightness"] = "brightness"
+    num_classes: int = 1
+
+    @property
+    def wants(self) -> Wish:
+        return Maps((32,))
+
+
+"""
+DATA_SPEC = """class ToyDataSpec(Spec):
+    scores: ClassVar[tuple[Score, ...]] = (Score("toy/mae", "error", "min"),)
+    places: ClassVar[dict[str, Places]] = {"demo": Places("demo/{split}", "demo/{split}")}
+    kind: Literal["toy"] = "toy"
+    name: str = "demo"
+    broken_images: Literal["refuse", "skip"] = "refuse"
+
+    def largest_input(self, resolution: int) -> tuple[int, int]:
+        return resolution, resolution
+
+
+"""
+FIRST = "from piip.models.network"
+"""An import that new ones are put before."""
+
 BACKBONE = Toy(
     {"piip/models/backbones/toy.py": "backbone.py"},
     {
         "piip/spec/backbones.py": [
-            ("Backbone = Annotated[PIIPSpec | CNNSpec,", 'class ToySpec(SingleSpec):\n    kind: Literal["toy"] = "toy"\n    width: int = 8\n\n\n'
-             "Backbone = Annotated[PIIPSpec | CNNSpec | ToySpec,"),
+            ("Backbone = Annotated[PIIPSpec | CNNSpec,", BACKBONE_SPEC + "Backbone = Annotated[PIIPSpec | CNNSpec | ToySpec,"),
         ],
         "piip/models/__init__.py": [
             ("        case CNNSpec():\n", "        case ToySpec():\n            return Toy(spec, wish)\n        case CNNSpec():\n"),
-            ("from piip.models.network", "from piip.models.backbones.toy import Toy\nfrom piip.spec.backbones import ToySpec\nfrom piip.models.network"),
+            (FIRST, f"from piip.models.backbones.toy import Toy\nfrom piip.spec.backbones import ToySpec\n{FIRST}"),
         ],
     },
 )  # fmt: skip
 HEAD = Toy(
     {"piip/models/heads/brightness.py": "head.py"},
     {
-        "piip/spec/heads.py": [
-            ("Head = Annotated[\n", 'class BrightnessSpec(Spec):\n    kind: Literal["brightness"] = "brightness"\n    num_classes: int = 1\n\n'
-             "    @property\n    def wants(self) -> Wish:\n        return Maps((32,))\n\n\nHead = Annotated[\n    BrightnessSpec |\n"),
-        ],
+        "piip/spec/heads.py": [("Head = Annotated[\n", HEAD_SPEC + "Head = Annotated[\n    BrightnessSpec |\n")],
         "piip/models/__init__.py": [
-            ("        case MaskRCNNSpec():\n",
-             "        case BrightnessSpec():\n            head = Brightness(backbone.out_channels, spec.head)\n        case MaskRCNNSpec():\n"),
-            ("from piip.models.heads.rcnn", "from piip.models.heads.brightness import Brightness\nfrom piip.spec.heads import BrightnessSpec\nfrom piip.models.heads.rcnn"),
+            (
+                "        case MaskRCNNSpec():\n",
+                "        case BrightnessSpec():\n            head = Brightness(backbone.out_channels, spec.head)\n"
+                "        case MaskRCNNSpec():\n",
+            ),
+            (
+                FIRST,
+                f"from piip.models.heads.brightness import Brightness\nfrom piip.spec.heads import BrightnessSpec\n{FIRST}",
+            ),
         ],
     },
-)  # fmt: skip
+)
 DATA = Toy(
     {"piip/data/formats/toy.py": "data.py"},
     {
-        "piip/spec/data.py": [
-            ("Data = Annotated[\n", 'class ToyDataSpec(Spec):\n    scores: ClassVar[tuple[Score, ...]] = (Score("toy/mae", "error", "min"),)\n'
-             '    places: ClassVar[dict[str, Places]] = {"demo": Places("demo/{split}", "demo/{split}")}\n    kind: Literal["toy"] = "toy"\n'
-             '    name: str = "demo"\n    broken_images: Literal["refuse", "skip"] = "refuse"\n\n'
-             "    def largest_input(self, resolution: int) -> tuple[int, int]:\n        return resolution, resolution\n\n\n"
-             "Data = Annotated[\n    ToyDataSpec |\n"),
-        ],
+        "piip/spec/data.py": [("Data = Annotated[\n", DATA_SPEC + "Data = Annotated[\n    ToyDataSpec |\n")],
         "piip/data/__init__.py": [
-            ("        case CocoSpec():\n", "        case ToyDataSpec():\n            from piip.data.formats import toy\n\n"
-             "            return toy.ToyFormat, toy.ToyDataset\n        case CocoSpec():\n"),
+            (
+                "        case CocoSpec():\n",
+                "        case ToyDataSpec():\n            from piip.data.formats import toy\n\n"
+                "            return toy.ToyFormat, toy.ToyDataset\n        case CocoSpec():\n",
+            ),
             ("from piip.data.sources", "from piip.spec.data import ToyDataSpec\nfrom piip.data.sources"),
         ],
     },
-)  # fmt: skip
+)
 METRIC = Toy({"piip/metrics/error.py": "metric.py"}, {})
-SCORE = Toy({}, {"piip/spec/data.py": [('(Score("toy/mae", "error", "min"),)', '(Score("toy/mae", "error (0 to 1)", "min"),)')]})
+SCORE = Toy(
+    {}, {"piip/spec/data.py": [('(Score("toy/mae", "error", "min"),)', '(Score("toy/mae", "error (0 to 1)", "min"),)')]}
+)
 
 
 def test_a_new_part_touches_three_places():
@@ -102,7 +134,9 @@ def test_toys_of_every_part_plan_count_train_score_and_are_reported(tmp_path, pi
 
     environment = os.environ | {"PYTHONPATH": str(copy), "PIIP_HOME": str(piip_home)}
     command = [sys.executable, str(TOYS / "try_all.py")]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
 
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])

@@ -99,13 +99,14 @@ class TestHub:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         return tmp_path / "hub"
 
-    def test_an_unreachable_hub_is_one_line_within_seconds(self, nobody):
-        began = time.monotonic()
+    def test_an_unreachable_hub_is_one_line_and_not_asked_again(self, nobody, monkeypatch):
+        pauses = []
+        monkeypatch.setattr(time, "sleep", pauses.append)  # before another attempt
 
         with pytest.raises(WeightsError, match="Connection refused") as refused:
             hub_file(REPOSITORY, otherwise="name a file")
 
-        assert time.monotonic() - began < 2 * sources.PATIENCE_S
+        assert not pauses
         assert nobody in str(refused.value)
         assert "or name a file" in str(refused.value)
         assert "\n" not in str(refused.value)

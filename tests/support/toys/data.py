@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
+from piip.metrics.error import Error
 from PIL import Image
 from torch import Tensor
 
@@ -12,7 +13,6 @@ from piip.data.images import read_image
 from piip.data.samples import Batch, ImageInfo, Sample
 from piip.data.sources import DataError, Source
 from piip.data.transforms import detection as transforms
-from piip.metrics.error import Error
 from piip.spec.data import ToyDataSpec
 
 

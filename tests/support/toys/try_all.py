@@ -6,6 +6,7 @@ import os
 import torch
 import torch.distributed as dist
 
+from piip import home
 from piip.data.demo.make import ensure_demo
 from piip.evaluation.rebuild import rebuild
 from piip.reports.build import build_report
@@ -19,7 +20,6 @@ from piip.sweeps.resources import Resources
 from piip.tracking.delivery import deliver, journals
 from piip.tracking.store import Store
 from piip.training.run import run
-from piip import home
 
 
 def row(lr: float) -> ExperimentSpec:
@@ -45,10 +45,14 @@ for folder in journals(home.home() / "journals"):
 runs = store.find_runs("toys")
 table = summary(runs)
 rebuilt = rebuild(store, table[0]["run_id"], "best")
-print(json.dumps({
-    "names": [trial["name"] for trial in table],
-    "gflops": [trial.cost.gflops for trial in planned],
-    "scores": [trial["score"] for trial in table],
-    "report": build_report(store, "toys").read_text(encoding="utf-8"),
-    "head": type(rebuilt.model.head).__name__,
-}))
+print(
+    json.dumps(
+        {
+            "names": [trial["name"] for trial in table],
+            "gflops": [trial.cost.gflops for trial in planned],
+            "scores": [trial["score"] for trial in table],
+            "report": build_report(store, "toys").read_text(encoding="utf-8"),
+            "head": type(rebuilt.model.head).__name__,
+        }
+    )
+)
