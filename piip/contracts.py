@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 """Height and width in pixels."""
 
+IGNORE = 2**16 - 1
+"""The label of pixels that are neither learned nor scored."""
+
 
 @dataclass(frozen=True)
 class Score:

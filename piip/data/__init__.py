@@ -18,7 +18,11 @@ def _kind(spec: Data) -> tuple[Any, Any]:
             from piip.data.formats import coco
 
             return coco.CocoFormat, coco.CocoDataset
-        case Ade20kSpec() | ImageNetSpec():
+        case Ade20kSpec():
+            from piip.data.formats import ade20k
+
+            return ade20k.Ade20kFormat, ade20k.Ade20kDataset
+        case ImageNetSpec():
             raise DataError(f"data of kind {spec.kind!r} are not read yet")
         case _:
             assert_never(spec)

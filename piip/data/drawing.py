@@ -35,7 +35,7 @@ def draw_predictions(
     """
     kept = [p for p in predictions if p.get("score", 1.0) >= score_threshold]
     kept.sort(key=lambda p: p.get("score", 1.0))  # the surest is drawn last, on top
-    canvas, factor = _enlarged(image)
+    canvas, factor = enlarged(image)
     for prediction in kept:
         mask = _mask(prediction, image.height, image.width)
         if mask is not None:
@@ -48,7 +48,7 @@ def draw_predictions(
     _write_labels(pen, kept, names, factor, canvas.size)
     if predictions and not kept:
         top = max(p["score"] for p in predictions)
-        _tag(pen, (0, 0), f"nothing above {score_threshold:.2f} (highest {top:.2f})", (40, 40, 40), canvas.size)
+        tag(pen, (0, 0), f"nothing above {score_threshold:.2f} (highest {top:.2f})", (40, 40, 40), canvas.size)
     return canvas
 
 
@@ -101,17 +101,20 @@ def color_of(category: int) -> tuple[int, int, int]:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Bold letters, in pixels."""
     # matplotlib ships DejaVu: Latin, Greek and Cyrillic names; the font inside Pillow stops at basic Latin
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
     return ImageFont.truetype(str(path), size)
 
 
-def _font_size(size: tuple[int, int]) -> int:
+def font_size(size: tuple[int, int]) -> int:
+    """What can be read in a picture of this width and height."""
     return max(12, round(max(size) / 44))
 
 
-def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
+def enlarged(image: Image.Image) -> tuple[Image.Image, int]:
+    """RGB, at least READABLE wide or high, and the whole factor that took."""
     factor = -(-READABLE // max(image.size)) if max(image.size) < READABLE else 1
     size = (image.width * factor, image.height * factor)
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC), factor
@@ -161,13 +164,13 @@ def _write_labels(
         free = [p for p in places if not any(_overlap((*p, p[0] + label_width, p[1] + label_height), t) for t in taken)]
         place = (free or places)[0]
         taken.append((*place, place[0] + label_width, place[1] + label_height))
-        _tag(pen, place, text, color_of(prediction["category_id"]), size)
+        tag(pen, place, text, color_of(prediction["category_id"]), size)
 
 
 def _label_size(text: str, size: tuple[int, int]) -> tuple[int, int]:
-    font = _font(_font_size(size))
-    ascent, descent = font.getmetrics()
-    return round(font.getlength(text)) + 8, ascent + descent + 2
+    letters = font(font_size(size))
+    ascent, descent = letters.getmetrics()
+    return round(letters.getlength(text)) + 8, ascent + descent + 2
 
 
 def _inside(place: tuple[int, int], label: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
@@ -179,7 +182,7 @@ def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _tag(
+def tag(
     pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, color: tuple[int, int, int], size: tuple[int, int]
 ) -> None:
     """Text on a plate of its colour, black or white, whichever reads better."""
@@ -187,12 +190,12 @@ def _tag(
     pen.rectangle((*place, place[0] + width - 1, place[1] + height - 1), fill=color)
     brightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     ink = "black" if brightness > 140 else "white"
-    pen.text((place[0] + 4, place[1] + 1), text, fill=ink, font=_font(_font_size(size)))
+    pen.text((place[0] + 4, place[1] + 1), text, fill=ink, font=font(font_size(size)))
 
 
 def _headed(image: Image.Image, heading: str) -> Image.Image:
-    font = _font(_font_size(image.size))
-    page = Image.new("RGB", (image.width, image.height + sum(font.getmetrics()) + 6), "white")
+    letters = font(font_size(image.size))
+    page = Image.new("RGB", (image.width, image.height + sum(letters.getmetrics()) + 6), "white")
     page.paste(image, (0, page.height - image.height))
-    ImageDraw.Draw(page).text((2, 2), heading, fill="black", font=font)
+    ImageDraw.Draw(page).text((2, 2), heading, fill="black", font=letters)
     return page

@@ -11,7 +11,9 @@ from piip.models.branches.vit import build_branch
 from piip.models.heads.classifier import Classifier
 from piip.models.heads.missing import MissingHead
 from piip.models.heads.rcnn import MaskRCNN
+from piip.models.heads.upernet import UPerNet
 from piip.models.network import Network
+from piip.models.sliding import Window
 from piip.spec import Backbone, ClassifierSpec, CNNSpec, DINOSpec, MaskRCNNSpec, ModelSpec, PIIPSpec, UPerNetSpec
 
 
@@ -41,14 +43,18 @@ def build_model(spec: ModelSpec, *, pretrained: bool = True) -> Network:
     """Backbone and head: losses in training, predictions in evaluation."""
     backbone = build_backbone(spec.backbone, spec.head.wants, pretrained=pretrained)
     head: nn.Module
+    window: tuple[int, int] | None = None
     match spec.head:
         case MaskRCNNSpec():
             head = MaskRCNN(backbone.out_channels, spec.head)
-        case DINOSpec() | UPerNetSpec():
+        case UPerNetSpec():
+            head = UPerNet(backbone.out_channels, spec.head)
+            window = spec.head.window(spec.backbone.resolution)
+        case DINOSpec():
             head = MissingHead(spec.head.kind)
         case ClassifierSpec():
             assert isinstance(backbone, PIIP)
             head = Classifier(backbone.branches, spec.head)
         case _:
             assert_never(spec.head)
-    return Network(backbone, head)
+    return Network(backbone, head, window and Window(*window))

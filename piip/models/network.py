@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from piip.contracts import Size
+from piip.models.sliding import Window, slide
 
 
 class Network(nn.Module):
@@ -14,11 +15,12 @@ class Network(nn.Module):
     Args:
         backbone: Built for the head's wish: it gives these maps, or tokens.
         head: See `piip.contracts.Head`.
+        window: In evaluation the network sees crops of this size, whose `logits` are put together; None: whole images.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, window: Window | None = None) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.window = backbone, head, window
 
     def forward(
         self, images: Tensor, sizes: Sequence[Size] | None = None, targets: Sequence[Mapping[str, Tensor]] | None = None
@@ -36,4 +38,13 @@ class Network(nn.Module):
         if self.training and targets is None:
             raise ValueError("targets are needed in training; call model.eval() for predictions")
         height, width = images.shape[-2:]
-        return self.head(self.backbone(images), sizes or [(height, width)] * len(images), targets)
+        sizes = sizes or [(height, width)] * len(images)
+        if self.training or self.window is None:
+            return self.head(self.backbone(images), sizes, targets)
+        contents = [image[:, :h, :w] for image, (h, w) in zip(images, sizes, strict=True)]
+        return [{"logits": slide(self._logits, content, self.window)} for content in contents]
+
+    def _logits(self, crop: Tensor) -> Tensor:
+        """(1, 3, c, c) -> (classes, c, c)."""
+        height, width = crop.shape[-2:]
+        return self.head(self.backbone(crop), [(height, width)])[0]["logits"]

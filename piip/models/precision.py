@@ -11,6 +11,11 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
+def head_precision(device: torch.device, *, fp32: bool) -> AbstractContextManager[object]:
+    """No autocast for a head that computes in fp32 under it, as the official code's do; else whatever is on."""
+    return without_autocast(device) if fp32 else nullcontext()
+
+
 def at_least_fp32(tensor: Tensor) -> Tensor:
     """The tensor in fp32; in float64 where it is in that."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,8 +1,8 @@
 """Data sets, one class a kind of data. Where the files are is not in the spec (see piip/data)."""
 
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from piip.contracts import Score
 from piip.spec.base import Spec
@@ -72,9 +72,19 @@ class Ade20kSpec(Spec):
     photometric: bool = True
     """Brightness, contrast, saturation and hue vary in training."""
     pad_multiple: int = Field(default=1, gt=0)
-    """In evaluation images are zero padded, right and bottom, to a multiple of this."""
+    """In evaluation images are zero padded, right and bottom, to a multiple of this: 1, or one of 32."""
     broken_images: Literal["refuse", "skip"] = "refuse"
-    """What training does with an image or a map that cannot be decoded."""
+    """What training does with an image or a map that cannot be used."""
+
+    @model_validator(mode="after")
+    def _draws_are_possible(self) -> Self:
+        if not 0 < self.train_ratio[0] <= self.train_ratio[1]:
+            raise ValueError(f"train_ratio is drawn from a range, 0 < least <= most, got {list(self.train_ratio)}")
+        if self.pad_multiple > 1 and self.pad_multiple % 32:
+            raise ValueError(
+                f"pad_multiple is 1 or a multiple of 32, the coarsest map's stride, got {self.pad_multiple}"
+            )
+        return self
 
     def largest_input(self, resolution: int) -> tuple[int, int]:
         """Height and width of what a network is trained on."""

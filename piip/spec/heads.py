@@ -1,8 +1,8 @@
 """Heads: what a model is to say of an image."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from piip.contracts import Maps, Tokens, Wish
 from piip.spec.base import Spec
@@ -51,16 +51,43 @@ class DINOSpec(Spec):
 
 
 class UPerNetSpec(Spec):
-    """UperNet for semantic segmentation with an auxiliary FCN head. Only the backbone is built so far."""
+    """UperNet for semantic segmentation, in training with an auxiliary FCN head: mmsegmentation's `upernet_r50`, at any width."""
 
     kind: Literal["upernet"] = "upernet"
     num_classes: int = Field(default=150, gt=0)
     channels: int = Field(default=1536, gt=0)
+    """Of every map inside, the auxiliary head's too."""
+    pool_scales: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(1, 2, 3, 6), min_length=1)
+    """Sides of the grids on which pyramid pooling averages the coarsest map."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Of whole channels, in front of both classifiers."""
+    aux_weight: float = Field(default=0.4, ge=0)
+    """Of the auxiliary head's loss."""
+    inference: Literal["slide", "whole"] = "slide"
+    """`slide`: square crops of the image, each exactly `crop` wide, their logits averaged where they overlap; for networks with
+    positions of one size. `whole`: the image at once."""
+    crop: int | None = Field(default=None, gt=0)
+    """Side in pixels; None: the network's resolution, which it is trained at."""
+    stride: int | None = Field(default=None, gt=0)
+    """Pixels from crop to crop; None: two thirds of a crop (341 of 512, as published)."""
 
     @property
     def wants(self) -> Wish:
         """What the backbone gives."""
         return Maps((4, 8, 16, 32))
+
+    def window(self, resolution: int) -> tuple[int, int] | None:
+        """Crop and stride in pixels of a network of this `resolution`; None where it sees images whole."""
+        crop = self.crop or resolution
+        return (crop, self.stride or max(1, crop * 2 // 3)) if self.inference == "slide" else None
+
+    @model_validator(mode="after")
+    def _crops_leave_no_gap(self) -> Self:
+        if self.crop and self.stride and self.stride > self.crop:
+            raise ValueError(
+                f"stride {self.stride} leaves pixels between crops of {self.crop} that no crop sees; at most {self.crop}"
+            )
+        return self
 
 
 class ClassifierSpec(Spec):

@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from piip.contracts import Size
 from piip.models.heads.boxes import BOX_POOL, MASK_POOL, RATIOS, Anchors, RoIPool
-from piip.models.precision import at_least_fp32
+from piip.models.precision import at_least_fp32, head_precision
 from piip.spec import MaskRCNNSpec
 
 Target = dict[str, Tensor]
@@ -177,7 +176,7 @@ class MaskRCNN(nn.Module):
         # torchvision's parts and our anchors read its sizes, never its tensors
         image_list = ImageList(features[0], [(height, width) for height, width in sizes])
         objects = None if targets is None else [dict(target) for target in targets]
-        with self._precision(device):
+        with head_precision(device, fp32=self.fp32_heads):
             pyramid = OrderedDict((name, at_least_fp32(feature)) for name, feature in pyramid.items())
             proposals, rpn_losses = self.rpn(image_list, pyramid, objects)
             levels = list(pyramid.values())[:-1]  # the fifth level is for proposals only
@@ -210,13 +209,13 @@ class MaskRCNN(nn.Module):
             return []  # the maps go on to the proposals
 
         def rpn() -> Sequence[Tensor]:
-            with self._precision(features[0].device):
+            with head_precision(features[0].device, fp32=self.fp32_heads):
                 pyramid[:] = [at_least_fp32(feature) for feature in pyramid]
                 logits, deltas = self.rpn.head(pyramid)
                 return [*pyramid, *logits, *deltas]
 
         def roi_heads() -> Sequence[Tensor]:
-            with self._precision(features[0].device):
+            with head_precision(features[0].device, fp32=self.fp32_heads):
                 pooled = [
                     pyramid[0].new_empty(count, spec.fpn_channels, side, side).requires_grad_(self.training)
                     for count, side in ((boxes, BOX_POOL), (masks, MASK_POOL))
@@ -225,13 +224,6 @@ class MaskRCNN(nn.Module):
                 return [*found, roi.mask_predictor(roi.mask_head(pooled[1]))]
 
         return {"neck": neck, "rpn": rpn, "roi_heads": roi_heads}
-
-    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
-        """fp32, or what autocast is on, for proposals and heads."""
-        if not torch.amp.is_autocast_available(device.type):
-            return nullcontext()  # meta, on which costs are counted
-        low = not self.fp32_heads and torch.is_autocast_enabled(device.type)
-        return torch.autocast(device.type, torch.get_autocast_dtype(device.type), enabled=low)
 
 
 def build_rpn(spec: MaskRCNNSpec) -> RPN:

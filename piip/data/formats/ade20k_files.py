@@ -1,0 +1,162 @@
+"""Label maps and the images they belong to: which files go together, what their numbers mean, how a map is read."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from piip.contracts import IGNORE
+from piip.data.formats.ade20k_classes import ADE20K
+from piip.data.sources import DataError, Source
+from piip.spec import Ade20kSpec
+
+PHOTOGRAPHS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+MAPS = {".png", ".bmp", ".tif", ".tiff"}
+"""Of label maps: formats that keep numbers as they are."""
+NAMES_FILE = "classes.txt"
+_UNKNOWN = IGNORE - 1
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its label map, below their folders, under one name; one of the two may be missing."""
+
+    name: str
+    image: Path | None
+    map: Path | None
+
+
+def pairs_of(source: Source) -> list[Pair]:
+    """All images and label maps that have a name in common, or have none; in order of name, which is the path without its suffix.
+
+    Raises:
+        DataError: Two files of a folder share a name, or there are no label maps.
+    """
+    images, maps = _by_name(source.images, PHOTOGRAPHS), _by_name(source.annotations, MAPS)
+    if not maps:
+        raise DataError(
+            f"{source.annotations}: no label maps ({', '.join(sorted(MAPS))}); JPEG would blur their numbers"
+        )
+    return [Pair(name, images.get(name), maps.get(name)) for name in sorted(images | maps)]
+
+
+def _by_name(folder: Path, suffixes: set[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in suffixes:
+            name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+            if name in found:
+                raise DataError(f"{folder}: {found[name].name} and {path.name} are one name; which of them is meant?")
+            found[name] = path
+    return found
+
+
+def classes_of(source: Source, spec: Ade20kSpec) -> list[dict[str, Any]]:
+    """{"id": number in the maps, "name"} in order of number, without those that are ignored.
+
+    From the source's file of names, else `classes.txt` in the folder of maps or beside it; ADE20K's own are known. The file has a
+    line a class, the first one of number 0; or, as ADE20K's, columns with the number first and the name last, between tabs.
+
+    Raises:
+        DataError: No such file, or not in that form.
+    """
+    beside = (source.annotations / NAMES_FILE, source.annotations.parent / NAMES_FILE)
+    file = source.names or next((path for path in beside if path.is_file()), None)
+    if file is not None:
+        names = _names(file)
+    elif spec.name == "ade20k":
+        names = {c["id"]: c["name"] for c in ADE20K}
+    else:
+        raise DataError(
+            f"which classes do the label maps in {source.annotations} have? Write their names, a line each, the first one of "
+            f"number 0, into {beside[0]}"
+        )
+    ignored = {spec.ignore_value, *([0] if spec.reduce_zero_label else [])}
+    classes = [{"id": number, "name": name} for number, name in sorted(names.items()) if number not in ignored]
+    if not classes or classes[-1]["id"] >= _UNKNOWN:
+        raise DataError(f"{file}: {len(classes)} classes, numbers up to {max(names, default=0)}; 1 to {_UNKNOWN} fit")
+    return classes
+
+
+def _names(file: Path) -> dict[int, str]:
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    columns = [line.split("\t") for line in lines]
+    if not all(len(row) > 1 for row in columns):
+        return dict(enumerate(lines))
+    rows = [row for row in columns if row[0].strip().isdigit()]  # without the heading
+    names = {int(row[0]): row[-1].split(",")[0].strip() for row in rows}
+    if len(names) < len(rows) or len(columns) - len(rows) > 1:
+        raise DataError(f"{file}: columns, but not one number a line, each number once")
+    return names
+
+
+def lookup(classes: Sequence[dict[str, Any]], spec: Ade20kSpec) -> NDArray[np.uint16]:
+    """(65536,) number in a map -> label from 0; IGNORE, or a mark for numbers that nothing explains."""
+    table = np.full(2**16, _UNKNOWN, dtype=np.uint16)
+    table[[c["id"] for c in classes]] = np.arange(len(classes))
+    if spec.reduce_zero_label:
+        table[0] = IGNORE
+    table[spec.ignore_value] = IGNORE
+    return table
+
+
+def read_map(path: Path) -> NDArray[Any]:
+    """(H, W) of the numbers in a label map, a palette's as they are stored.
+
+    Raises:
+        DataError: Missing, cannot be decoded, or of more than one channel.
+    """
+    try:
+        with Image.open(path) as stored:
+            if len(stored.getbands()) > 1 or stored.mode == "F":
+                raise DataError(f"{path}: {stored.mode} pixels; a label map has one whole number a pixel")
+            numbers = np.array(stored)
+    except FileNotFoundError:
+        raise DataError(f"label map not found: {path}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: not an image ({path.stat().st_size} bytes)") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises SyntaxError for broken PNGs
+        raise DataError(f"{path}: cannot be decoded ({error})") from None
+    return numbers.astype(np.uint8) if numbers.dtype == bool else numbers
+
+
+def labelled(numbers: NDArray[Any], table: NDArray[np.uint16], path: Path) -> NDArray[np.uint16]:
+    """A map's numbers as labels from 0, IGNORE where there is none.
+
+    Raises:
+        DataError: A number that is neither a class nor ignored.
+    """
+    if strange := unexplained(numbers, table):
+        listed = ", ".join(f"{number} ({pixels} pixels)" for number, pixels in list(strange.items())[:3])
+        known = np.flatnonzero(table < _UNKNOWN)
+        raise DataError(f"{path}: {listed} is no class; classes are {known[0]} to {known[-1]}")
+    return table[numbers]
+
+
+def unexplained(numbers: NDArray[Any], table: NDArray[np.uint16]) -> dict[int, int]:
+    """Numbers of a map that are neither a class nor ignored -> pixels."""
+    known = (numbers >= 0) & (numbers < len(table))
+    strange = numbers[~known | (table[np.where(known, numbers, 0)] == _UNKNOWN)]
+    found, pixels = np.unique(strange, return_counts=True)
+    return dict(zip(found.tolist(), pixels.tolist(), strict=True))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(height, width) of an image by its header; (0, 0) of one that cannot be read, which whoever reads it says."""
+    try:
+        with Image.open(path) as stored:
+            return stored.height, stored.width
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        return 0, 0
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """The first names, and how many more."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(name) for name in names[:most]) + more
