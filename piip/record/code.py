@@ -22,7 +22,7 @@ from piip.spec import ExperimentSpec, PIIPSpec, Spec
 
 START = "piip.training.run"
 SILENT = (
-    "piip.console", "piip.contracts", "piip.data.drawing", "piip.data.sources", "piip.home", "piip.ops.check_cuda",
+    "piip.console", "piip.contracts", "piip.data.drawing", "piip.data.overlays", "piip.data.sources", "piip.home", "piip.ops.check_cuda",
     "piip.record", "piip.spec", "piip.training.machine",
 )  # fmt: skip
 """Modules, or rooms, that are not followed."""

@@ -90,7 +90,7 @@ def test_a_new_head_leaves_the_rows_of_the_others(checkout):
     touch(checkout / "piip" / "models" / "heads" / "toy.py")
 
     assert digest() == before
-    models.write_text(new.replace("Network(backbone, head)", "Network(backbone, head.double())"))
+    models.write_text(new.replace("Network(backbone, head,", "Network(backbone, head.double(),"))
     assert digest() != before
 
 
