@@ -27,14 +27,14 @@ class Score:
     """A number of a data set that people compare; the first of a data set's scores ranks its runs."""
 
     name: str
-    """As logged: `coco/box_ap`, `ade20k/miou`, `imagenet/top1`."""
+    """As logged: `<task>/<name>`; all there are stand in piip/spec/data.py."""
     label: str
-    """For people: `box AP`, `mIoU`, `top-1`."""
+    """For people: in tables, on axes, in sentences."""
     mode: Literal["max", "min"] = "max"
 
     @property
     def key(self) -> str:
-        """The name without its task: `box_ap`; what `PaperResult` calls it."""
+        """The name without its task; what `PaperResult` calls it."""
         return self.name.rpartition("/")[2]
 
     def better(self, value: float, other: float) -> bool:

@@ -36,9 +36,9 @@ class Options:
     run_id: str
     """Of a trial; the sweep's table and MLflow's UI show it."""
     split: str = "val"
-    """A split other than `val` is logged with its name in front (test/coco/box_ap)."""
+    """A split other than `val` is logged with its name in front (test/...)."""
     checkpoint: Literal["last", "best"] = "last"
-    """best: of the highest coco/box_ap so far."""
+    """best: of the best validation score so far."""
     annotations: Path | None = None
     """COCO-format JSON to score on instead of the run's own; needs --images and a --split other than val."""
     images: Path | None = None

@@ -31,7 +31,7 @@ class Options:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder for the pictures and predictions.json."""
     checkpoint: Literal["last", "best"] = "last"
-    """best: of the highest coco/box_ap so far."""
+    """best: of the best validation score so far."""
     score_threshold: float = 0.5
     """Only predictions at least this sure are drawn; predictions.json has them all."""
     json: bool = False

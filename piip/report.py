@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 HELP = """Compare all trials of an experiment.
 
 Prints their table and writes report.html: one file that needs no other and can
-be sent by mail, with a table that sorts, AP against GFLOPs and parameters with
-the Pareto front, curves and predictions. The figures lie beside it as PNG.
+be sent by mail, with a table that sorts, score against GFLOPs and parameters
+with the Pareto front, curves and predictions. The figures lie beside it as PNG.
+What the score is, the data say; trials of several scores are ranked apart.
 Reads MLflow only (MLFLOW_TRACKING_URI, or mlflow.db under PIIP_HOME), so it
 runs anywhere, also while trials are still training.
 
@@ -42,21 +43,27 @@ class Options:
     out: Path | None = None
     """Folder to write to; default: reports/<experiment> under PIIP_HOME."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print one JSON document (trials, front, paths) instead of the table; logs go to stderr."""
+    """Print one JSON document (trials, rankings, paths) instead of the table; logs go to stderr."""
 
 
 def as_json(report: "Report") -> dict[str, Any]:
     """The document `--json` prints."""
-    from piip.reports.trials import front
-
     page = report.page
     return {
         "experiment": page.experiment,
-        "headline": page.headline,
         "report": str(report.path),
         "figures": [str(path) for path in report.figures],
-        "front": {cost: [trial["run_id"] for trial in front(page.trials, cost)] for cost in ("gflops", "params_m")},
-        "trials": list(page.trials),
+        "rankings": [
+            {
+                "score": asdict(chapter.ranking.score),
+                "headline": chapter.headline,
+                "front": {
+                    cost: [trial["run_id"] for trial in chapter.ranking.front(cost)] for cost in ("gflops", "params_m")
+                },
+            }
+            for chapter in page.chapters
+        ],
+        "trials": page.trials,
         "provenance": dict(page.provenance),
     }
 
@@ -83,8 +90,9 @@ def _report(options: Options, store: "Store | None") -> int:
         print(json.dumps(as_json(report), indent=1, allow_nan=False))
         return 0
     console = Console()
-    console.print(table_of(report.page.trials, console.width))
-    console.print(report.page.headline, markup=False, highlight=False)
+    for chapter in report.page.chapters:
+        console.print(table_of(chapter.ranking, console.width))
+        console.print(chapter.headline, markup=False, highlight=False)
     print(f"\nreport: {report.path}")
     return 0
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -69,6 +70,7 @@ def entry(spec: ExperimentSpec, size: tuple[int, int] | None = None) -> dict[str
         "whole": its_cost.whole,
         "published": {"gflops": count.flops / 1e9, "params_m": count.params / 1e6} if count else None,
         "paper": spec.paper.model_dump() if spec.paper else {},
+        "scores": [asdict(score) for score in spec.data.scores],
     }
 
 
@@ -81,16 +83,24 @@ def cells(entry: dict[str, Any]) -> list[str]:
         f"{_number(entry['gflops'])}{star}",
         f"{_number(entry['params_m'])}{star}",
         *(text for k in ("gflops", "params_m") for text in (_number(published.get(k)), _printed(paper.get(k)))),
-        result(paper),
+        result(paper, entry["scores"]),
     ]
 
 
-def result(paper: dict[str, Any]) -> str:
-    """`43.6 / 38.7 AP`, `58.42 mIoU`, `85.9 top-1`, or a dash."""
-    scores = " / ".join(f"{paper[k]:.1f}" for k in ("box_ap", "mask_ap") if paper.get(k))
-    if scores:
-        return f"{scores} AP"
-    return next((f"{paper[k]:g} {word}" for k, word in (("miou", "mIoU"), ("top1", "top-1")) if paper.get(k)), "-")
+def result(paper: dict[str, Any], scores: Sequence[dict[str, str]]) -> str:
+    """The paper's figures for a row's scores: `43.6 / 38.7 AP`, `58.42 mIoU`; a dash where it has none.
+
+    Args:
+        paper: Of `entry`.
+        scores: Of `entry`.
+    """
+    found = [(s["label"], paper[key]) for s in scores if paper.get(key := s["name"].rpartition("/")[2])]
+    if not found:
+        return "-"
+    # what two labels have in common (AP of boxes, of masks) is said once
+    ends = {label.split()[-1] if len(found) > 1 else label for label, _ in found}
+    figures = " / ".join(max(f"{value:.1f}", f"{value:g}", key=len) for _, value in found)
+    return f"{figures} {ends.pop() if len(ends) == 1 else ' / '.join(label for label, _ in found)}"
 
 
 def _number(value: float | None) -> str:

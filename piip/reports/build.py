@@ -7,7 +7,8 @@ from pathlib import Path
 
 from piip.home import home
 from piip.reports.gather import gather
-from piip.reports.html import Page, render
+from piip.reports.html import render
+from piip.reports.page import Page
 from piip.tracking.store import Store
 
 

@@ -7,11 +7,17 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from piip.contracts import Score
 from piip.home import home
-from piip.reports.figures import Histories, ap_against_cost, curves, png, resolutions_against_ap
-from piip.reports.html import Page, Plot
+from piip.record.scores import SCORES
+from piip.reports import words
+from piip.reports.curves import Histories, curves
+from piip.reports.figures import png, score_against_cost
+from piip.reports.page import Chapter, Page, Plot
+from piip.reports.ranking import Ranking, rankings
+from piip.reports.resolutions import resolutions_against_score
 from piip.reports.themes import DARK, LIGHT, Theme
-from piip.reports.trials import Trial, summary, trials_of
+from piip.reports.trials import Trial, trials_of
 from piip.tracking.store import RunInfo, Store
 
 log = logging.getLogger(__name__)
@@ -31,34 +37,52 @@ def gather(experiment: str, store: Store, made: str) -> Page:
         ValueError: There is no such experiment (the message lists those there are), or it holds no trial.
     """
     runs = store.find_runs(experiment)
-    trials = summary(runs)
-    if not trials:
+    ranked = rankings(runs)
+    if not ranked:
         raise ValueError(f"experiment {experiment!r} has no trial yet ({len(runs)} runs, none trains a network)")
     members = trials_of(runs)
     return Page(
         experiment=experiment,
         made=f"{made}, from {place(store.where)}",
-        headline=headline(trials),
-        trials=trials,
-        plots=_plots(trials, _histories(members, store)),
-        pictures={t["label"] + _figure(t): paths for t in _scored(trials)[:SHOWN] if (paths := _images(t, store))},
+        chapters=[_chapter(ranking, members, store, alone=len(ranked) == 1) for ranking in ranked],
         provenance=provenance(members),
         settings=settings(members),
     )
 
 
-def headline(trials: Sequence[Trial]) -> str:
+def _chapter(ranking: Ranking, runs: Sequence[RunInfo], store: Store, *, alone: bool) -> Chapter:
+    """What there is to say of one ranking; where it is not alone, the files of its figures name its score."""
+    members = {trial["run_id"] for trial in ranking.trials}
+    histories = _histories([run for run in runs if run.run_id in members], ranking.score, store)
+    return Chapter(
+        ranking,
+        headline(ranking),
+        _plots(ranking, histories, "" if alone else f"_{ranking.score.name.replace('/', '_')}"),
+        {
+            f"{trial['label']}: {ranking.score.label} {trial['score']:.3f}": paths
+            for trial in ranking.scored[:SHOWN]
+            if (paths := _images(trial, store))
+        },
+    )
+
+
+def headline(ranking: Ranking) -> str:
     """The answer in a sentence: the best trial and what it costs; and what is missing."""
-    scored, missing = _scored(trials), Counter(t["status"] for t in trials if t["box_ap"] is None)
+    score, *further = ranking.scores
+    missing = Counter(trial["status"] for trial in ranking.trials if trial["score"] is None)
     absent = ", ".join(f"{count} {status}" for status, count in sorted(missing.items()))
-    if not scored:
-        return f"No trial has a box AP yet ({absent})."
-    best = scored[0]
-    masks = "" if best["mask_ap"] is None else f" (mask AP {best['mask_ap']:.3f})"
+    if not ranking.scored:
+        return f"No trial has {score.label} yet ({absent})."
+    best = ranking.scored[0]
+    also = [(other.label, value) for other in further if (value := best["scores"][other.name]) is not None]
+    others = f" ({', '.join(f'{label} {value:.3f}' for label, value in also)})" if also else ""
     costs = [("GFLOPs", best["gflops"], ".2f"), ("M parameters", best["params_m"], ".1f")]
     price = " and ".join(f"{value:{form}} {unit}" for unit, value, form in costs if value is not None)
-    answer = f"{best['label']} is the best of {len(trials)} trials: box AP {best['box_ap']:.3f}{masks}{price and f' at {price}'}."
-    return answer + (f" Without a box AP: {absent}." if absent else "")
+    answer = (
+        f"{best['label']} has the {words.best(score)} {score.label} of {len(ranking.trials)} trials: "
+        f"{best['score']:.3f}{others}{price and f' at {price}'}."
+    )
+    return answer + (f" Without {score.label}: {absent}." if absent else "")
 
 
 def place(text: str) -> str:
@@ -72,7 +96,7 @@ def provenance(runs: Sequence[RunInfo]) -> list[tuple[str, str]]:
     values: dict[str, Counter[str]] = defaultdict(Counter)
     for run in runs:
         for tag, value in run.tags.items():
-            if value and tag not in OF_ONE_RUN and not tag.startswith("mlflow."):
+            if value and tag not in OF_ONE_RUN | {SCORES} and not tag.startswith("mlflow."):
                 values[tag][place(value)] += 1
     return [(tag, _counted(counts)) for tag, counts in sorted(values.items())]
 
@@ -90,16 +114,8 @@ def _counted(counts: Counter[str]) -> str:
     return "; ".join(listed + ([f"and {len(counts) - 6} more"] if len(counts) > 6 else []))
 
 
-def _scored(trials: Sequence[Trial]) -> list[Trial]:
-    return [t for t in trials if t["box_ap"] is not None]
-
-
-def _figure(trial: Trial) -> str:
-    return f": box AP {trial['box_ap']:.3f}"
-
-
-def _histories(runs: Sequence[RunInfo], store: Store) -> Histories:
-    """Losses summed over their parts, learning rate and box AP of each run, by step."""
+def _histories(runs: Sequence[RunInfo], score: Score, store: Store) -> Histories:
+    """Losses summed over their parts, learning rate and score of each run, by step."""
     histories = {}
     for run in runs:
         total: dict[int, float] = defaultdict(float)
@@ -107,40 +123,43 @@ def _histories(runs: Sequence[RunInfo], store: Store) -> Histories:
             for step, value, _ in store.history(run.run_id, name):
                 total[step] += value
         histories[run.run_id] = {"loss": sorted(total.items())}
-        for key, name in (("lr", "train/lr"), ("box_ap", "coco/box_ap")):
+        for key, name in (("lr", "train/lr"), ("score", score.name)):
             points = store.history(run.run_id, name) if name in run.metrics else []
             histories[run.run_id][key] = [(step, value) for step, value, _ in points]
     return histories
 
 
-def _plots(trials: Sequence[Trial], histories: Histories) -> list[Plot]:
-    """Every figure there is something to draw for."""
-    undrawn = sum(t["box_ap"] is None for t in trials)
-    less = f" Not drawn: {undrawn} without a box AP." if undrawn else ""
+def _plots(ranking: Ranking, histories: Histories, suffix: str) -> list[Plot]:
+    """Every figure there is something to draw for; `suffix` ends the names of their files."""
+    label, best = ranking.score.label, words.best(ranking.score).capitalize()
+    undrawn = len(ranking.trials) - len(ranking.scored)
+    less = f" Not drawn: {undrawn} without {label}." if undrawn else ""
     wanted: list[tuple[str, str, str, Callable[[Theme], Figure]]] = [
         (
-            "ap_against_gflops", "AP against cost",
-            f"Best box AP against GFLOPs. Ringed: on the Pareto front; labels are image sizes, high to low.{less}",
-            lambda theme: ap_against_cost(trials, "gflops", theme),
+            "score_against_gflops", f"{label} against cost",
+            f"{best} {label} against GFLOPs. Ringed: on the Pareto front; labels are image sizes, high to low.{less}",
+            lambda theme: score_against_cost(ranking, "gflops", theme),
         ),
         (
-            "ap_against_params", "AP against cost", f"Best box AP against parameters of the whole network.{less}",
-            lambda theme: ap_against_cost(trials, "params_m", theme),
+            "score_against_params", f"{label} against cost",
+            f"{best} {label} against parameters of the whole network.{less}",
+            lambda theme: score_against_cost(ranking, "params_m", theme),
         ),
         (
             "resolutions", "Which image sizes",
             "Each line is a trial, best first; each mark is a branch at the side of the image it sees.",
-            lambda theme: resolutions_against_ap(trials, theme),
+            lambda theme: resolutions_against_score(ranking, theme),
         ),
         (
-            "curves", "Curves", "Training loss (faint: as logged; line: running mean), validation AP and learning rate.",
-            lambda theme: curves(trials, histories, theme),
+            "curves", "Curves",
+            f"Training loss (faint: as logged; line: running mean), {label} on validation images and learning rate.",
+            lambda theme: curves(ranking, histories, theme),
         ),
     ]  # fmt: skip
     plots = []
     for name, section, caption, make in wanted:
         try:
-            plots.append(Plot(name, section, caption, light=png(make(LIGHT)), dark=png(make(DARK))))
+            plots.append(Plot(name + suffix, section, caption, light=png(make(LIGHT)), dark=png(make(DARK))))
         except ValueError as nothing_to_draw:
             log.warning("no figure %s: %s", name, nothing_to_draw)
     return plots

@@ -1,16 +1,17 @@
 """The trials as a terminal table: the sweep's last lines and what `python -m piip.report` prints."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
-from piip.reports.trials import Trial, summary, too_short
-from piip.tracking.store import RunInfo
-
-__all__ = ["COLUMNS", "number", "shared", "summary", "table_of", "trial_table"]
+from piip.contracts import Score
+from piip.reports import words
+from piip.reports.ranking import Ranking, too_short
+from piip.reports.trials import Trial
 
 
 def number(value: float | None, form: str = ".3f") -> str:
@@ -18,69 +19,102 @@ def number(value: float | None, form: str = ".3f") -> str:
     return "–" if value is None else format(value, form)
 
 
-COLUMNS: list[tuple[str, str, str, str]] = [
-    ("box AP", "box\nAP", "box_ap", ".3f"),
-    ("mask AP", "mask\nAP", "mask_ap", ".3f"),
-    ("GFLOPs", "GFLOPs", "gflops", ".2f"),
-    ("params, M", "params\nM", "params_m", ".2f"),
-    ("images/s", "img\n/s", "images_per_second", ".1f"),
-    ("peak GB", "peak\nGB", "peak_memory_gb", ".2f"),
-    ("minutes", "min", "minutes", ".1f"),
-]
-"""Heading on the page and in the terminal, key of `Trial` and format of the columns that hold figures."""
+@dataclass(frozen=True)
+class Column:
+    """A column that holds figures."""
+
+    heading: str
+    """On the page."""
+    short: str
+    """In the terminal, in lines."""
+    form: str
+    of: Callable[[Trial], float | None]
+    low: bool = False
+    """Whether little is better."""
+
+
+COSTS = (
+    Column("GFLOPs", "GFLOPs", ".2f", lambda trial: trial["gflops"]),
+    Column("params, M", "params\nM", ".2f", lambda trial: trial["params_m"]),
+    Column("images/s", "img\n/s", ".1f", lambda trial: trial["images_per_second"]),
+    Column("peak GB", "peak\nGB", ".2f", lambda trial: trial["peak_memory_gb"]),
+    Column("minutes", "min", ".1f", lambda trial: trial["minutes"]),
+)
+
+
+def columns(scores: Sequence[Score]) -> list[Column]:
+    """Scores, then what they cost."""
+    return [*map(_column, scores), *COSTS]
+
+
+def _column(score: Score) -> Column:
+    text = words.heading(score)
+    # the label's words one below the other, the arrow beside the last
+    short = "\n".join(score.label.split()) + text.removeprefix(score.label)
+    return Column(text, short, ".3f", lambda trial: trial["scores"].get(score.name), low=score.mode == "min")
+
 
 STYLE = {"finished": "green", "failed": "bold red", "killed": "red", "running": "yellow"}
 
 
-def trial_table(runs: Sequence[RunInfo], width: int = 80) -> Table:
-    """The trials among `runs` (a sweep's parent may be among them) as a terminal table; see `table_of`."""
-    return table_of(summary(runs), width)
+def tables(ranked: Sequence[Ranking], width: int = 80) -> Group:
+    """A terminal table for each ranking; see `table_of`."""
+    return Group(*(table_of(ranking, width) for ranking in ranked))
 
 
-def table_of(rows: Sequence[Trial], width: int = 80) -> Table:
+def table_of(ranking: Ranking, width: int = 80) -> Table:
     """Trials as a terminal table, best first, 80 columns wide where names are short.
 
     Columns without a figure are left out. Below the table: notes, and kernel and engine where all trials share them.
 
     Args:
-        rows: From `summary`.
+        ranking: Of one score.
         width: Characters; where they leave room for it, the beginning of each run's id (enough for --run-id) is a column.
     """
-    wide = _table(rows, ids=True)
-    return wide if Console(width=1000).measure(wide).maximum <= width else _table(rows, ids=False)
+    wide = _table(ranking, ids=True)
+    return wide if Console(width=1000).measure(wide).maximum <= width else _table(ranking, ids=False)
 
 
-def _table(rows: Sequence[Trial], *, ids: bool) -> Table:
-    same, differing = shared([row for row in rows if row["box_ap"] is not None] or rows, ("kernel", "engine"))
-    figures = [column for column in COLUMNS if any(row[column[2]] is not None for row in rows)]
-    below = ["◆ Pareto front: no trial has a higher box AP at equal or fewer GFLOPs"]
-    below += [short] if (short := too_short(rows)) else []
-    below += [", ".join(f"{key} {value}" for key, value in same.items())] if same else []
-    for note in dict.fromkeys(row["note"] for row in rows if row["note"]):
-        who = " ".join(f"#{row['number']}" for row in rows if row["note"] == note)
-        below.append(f"{who} {note}")
-    table = Table(box=box.SIMPLE_HEAD, caption=escape("\n".join(below)), caption_justify="left", pad_edge=False)
+def _table(ranking: Ranking, *, ids: bool) -> Table:
+    trials = ranking.trials
+    figures = [c for c in columns(ranking.scores) if any(c.of(trial) is not None for trial in trials)]
+    same, differing = shared(ranking.scored or trials, ("kernel", "engine"))
+    table = Table(
+        box=box.SIMPLE_HEAD, caption=escape("\n".join(_below(ranking, same))), caption_justify="left", pad_edge=False
+    )
     table.padding = 0
     table.add_column("#", justify="right", no_wrap=True, min_width=2)
     table.add_column("", no_wrap=True, min_width=1)
     table.add_column("trial", no_wrap=True)
-    for _, heading, _, _ in figures:
-        table.add_column(heading, justify="right", min_width=4)
+    for column in figures:
+        table.add_column(column.short, justify="right", min_width=4)
     table.add_column("status", no_wrap=True, min_width=8)
     for heading in differing:
         table.add_column(heading, overflow="fold")
     if ids:
         table.add_column("run", no_wrap=True)
-    for row in rows:
-        cells = [row["label"], *(number(row[key], form) for _, _, key, form in figures)]
-        status = f"[{STYLE.get(row['status'], 'cyan')}]{row['status']}[/]"
-        tail = [escape(row[key]) for key in differing] + ([row["run_id"][:8]] if ids else [])
-        table.add_row(str(row["number"]), "◆" if row["front"] else "", *map(escape, cells), status, *tail)
+    for trial in trials:
+        cells = [trial["label"], *(number(column.of(trial), column.form) for column in figures)]
+        status = f"[{STYLE.get(trial['status'], 'cyan')}]{trial['status']}[/]"
+        tail = [escape(trial[key]) for key in differing] + ([trial["run_id"][:8]] if ids else [])
+        table.add_row(str(trial["number"]), "◆" if trial["front"] else "", *map(escape, cells), status, *tail)
     return table
 
 
-def shared(rows: Sequence[Trial], keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Which of `keys` say one thing in all rows that say anything (and what), and which differ."""
+def _below(ranking: Ranking, same: dict[str, str]) -> list[str]:
+    """The lines under the table."""
+    trials = ranking.trials
+    lines = [f"◆ Pareto front: {words.on_front(ranking.score)}"]
+    lines += [short] if (short := too_short(trials)) else []
+    lines += [", ".join(f"{key} {value}" for key, value in same.items())] if same else []
+    for note in dict.fromkeys(trial["note"] for trial in trials if trial["note"]):
+        who = " ".join(f"#{trial['number']}" for trial in trials if trial["note"] == note)
+        lines.append(f"{who} {note}")
+    return lines
+
+
+def shared(trials: Sequence[Trial], keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Which of `keys` say one thing in all trials that say anything (and what), and which differ."""
     # a CNN has no deformable attention: its kernel is "none", which says nothing about the others
-    values = {key: {row[key] for row in rows if row[key] not in ("", "none")} for key in keys}
+    values = {key: {trial[key] for trial in trials if trial[key] not in ("", "none")} for key in keys}
     return {k: v.copy().pop() for k, v in values.items() if len(v) == 1}, [k for k, v in values.items() if len(v) > 1]

@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
 
 from piip import home
 from piip.data.sources import Source
@@ -19,6 +18,7 @@ from piip.ops import build
 from piip.record.journal import Journal, read_metrics, read_status
 from piip.spec import ExperimentSpec
 from piip.sweeps import cluster
+from piip.sweeps.asha import asha, shared_score
 from piip.sweeps.plan import Planned, plan_trials
 from piip.sweeps.progress import Progress
 from piip.sweeps.reasons import reason_of
@@ -77,9 +77,11 @@ def run_sweep(sweep: Sweep) -> Outcome:
     checkpoint and its journal, and a finished one is not run again.
 
     Raises:
-        ValueError: Bad data, or trials that the cluster can never fit; nothing was started.
+        ValueError: Bad data, trials that the cluster can never fit, or ASHA among trials of several scores; nothing was started.
     """
     began = time.monotonic()
+    if sweep.asha:
+        shared_score(sweep.specs)
     parent_key, planned = plan_trials(
         sweep.specs, experiment=sweep.experiment, resources=sweep.resources, custom=sweep.custom,
         max_eval_images=sweep.max_eval_images, fresh=sweep.fresh,
@@ -128,17 +130,12 @@ def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str]]:
 def _tuner(sweep: Sweep, todo: Sequence[Planned], slots: int) -> tune.Tuner:
     launches = {p.trial.key: Launch(p.trial, sweep.resources) for p in todo}
     trainable = tune.with_resources(tune.with_parameters(trial_driver, launches=launches), DRIVER)
-    scheduler = None
-    if sweep.asha:
-        scheduler = ASHAScheduler(
-            time_attr="step", metric="coco/box_ap", mode="max", max_t=10**9, grace_period=1, reduction_factor=2
-        )
     return tune.Tuner(
         trainable,
         param_space={"trial_key": tune.grid_search(list(launches))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=slots,
-            scheduler=scheduler,
+            scheduler=asha(shared_score(sweep.specs)) if sweep.asha else None,
             trial_dirname_creator=lambda t: t.config["trial_key"],
         ),
         run_config=tune.RunConfig(
@@ -160,7 +157,7 @@ def _settle(planned: Planned, *, asha: bool, problem: str) -> str:
     status = read_status(folder)
     if status in ("RUNNING", "PENDING") or (status == "FAILED" and problem):
         # its driver was stopped before the end: by ASHA, or for good after too many failures (with an earlier command's reason yet)
-        stopped = asha and not problem and "coco/box_ap" in read_metrics(folder)
+        stopped = asha and not problem and planned.trial.score.name in read_metrics(folder)
         status = "STOPPED" if stopped else "FAILED"
         journal = Journal(folder, attempt=f"driver-{uuid.uuid4()}")
         if status == "FAILED":

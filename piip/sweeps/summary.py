@@ -4,8 +4,9 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 from rich.console import Console
@@ -14,9 +15,10 @@ from piip import home
 from piip.record.journal import read_record, read_tags
 from piip.record.trial import Trial
 from piip.reports.build import build_report
-from piip.reports.table import trial_table
-from piip.reports.trials import summary
+from piip.reports.ranking import Ranking, rankings, trials_in
+from piip.reports.table import number, tables
 from piip.sweeps.launch import Outcome, Sweep, final_metrics
+from piip.sweeps.plan import Planned
 from piip.tracking.store import RunInfo, Store
 
 log = logging.getLogger(__name__)
@@ -47,25 +49,33 @@ def _print_results(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
     mine = [run for run in runs if run.tags.get("piip.trial_key") in keys]
     print("writing the report", file=sys.stderr)
     reports = [str(build_report(store, name)) for name in sorted(experiments)]
+    ranked = rankings(mine)
     if as_json:
-        print(json.dumps(_document(sweep, outcome) | {"trials": summary(mine), "report": reports[0]}))
+        print(json.dumps(_document(sweep, outcome) | {"trials": trials_in(ranked), "report": reports[0]}))
         return
     console = Console(width=max(120, Console().width))
-    console.print(trial_table(mine, width=100))
+    console.print(tables(ranked, width=100))
     _print_time(outcome)
-    best = summary(mine)[0]
     for report in reports:
         print(f"report:  {report}")
-    python = _shown(Path(sys.executable))
     print("next:")
-    ui = f"{python} -m mlflow ui --backend-store-uri {home.tracking_uri()}"
+    ui = f"{_python()} -m mlflow ui --backend-store-uri {home.tracking_uri()}"
     print(f"  {ui}      # then open {_compare_page(store, sorted(experiments)[0], mine)}")
-    if best["box_ap"] is None:
-        return
-    print(f"  {python} -m piip.eval --run-id {best['run_id'][:8]}      # score the best trial again")
-    key = next(run.tags["piip.trial_key"] for run in mine if run.run_id == best["run_id"])
-    image = _surest(next(p.trial for p in outcome.planned if p.trial.key == key))
-    print(f"  {python} -m piip.predict --run-id {best['run_id'][:8]} {image} -o drawn/")
+    trials = {p.trial.key: p.trial for p in outcome.planned}
+    _print_best(ranked, {run.run_id: trials[run.tags["piip.trial_key"]] for run in mine})
+
+
+def _print_best(ranked: Sequence[Ranking], trials: Mapping[str, Trial]) -> None:
+    """What to type next about the best trial of each score, where one was scored; `trials` by run id."""
+    for ranking in ranked:
+        if not ranking.scored:
+            continue
+        best = ranking.scored[0]
+        run_id = best["run_id"][:8]
+        print(
+            f"  {_python()} -m piip.eval --run-id {run_id}      # score the best trial by {ranking.score.label} again"
+        )
+        print(f"  {_python()} -m piip.predict --run-id {run_id} {_surest(trials[best['run_id']])} -o drawn/")
 
 
 def _compare_page(store: Store, experiment: str, runs: Sequence[RunInfo]) -> str:
@@ -89,22 +99,30 @@ def _surest(trial: Trial) -> str:
     return f"{image} --score-threshold {threshold:.2g}"
 
 
+def _python() -> Path:
+    return _shown(Path(sys.executable))
+
+
 def _shown(path: Path) -> Path:
     """As a person in this folder would type it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _print_from_journals(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
-    rows = [
-        {"name": p.trial.spec.name, "status": status, **final_metrics(p)}
-        for p, status in zip(outcome.planned, outcome.statuses, strict=True)
-    ]
+    rows = [_from_journal(p, status) for p, status in zip(outcome.planned, outcome.statuses, strict=True)]
     if as_json:
         print(json.dumps(_document(sweep, outcome) | {"trials": rows, "report": None}))
         return
-    for row in rows:
-        print(f"{row['name']}  {row['status']}  box AP {row.get('coco/box_ap', float('nan')):.3f}")
+    for row, planned in zip(rows, outcome.planned, strict=True):
+        print(f"{row['name']}  {row['status']}  {planned.trial.score.label} {number(row['score'])}")
     _print_time(outcome)
+
+
+def _from_journal(planned: Planned, status: str) -> dict[str, Any]:
+    """A trial in plain values: its score, and the last of every metric."""
+    metrics, name = final_metrics(planned), planned.trial.score.name
+    score = metrics.get(f"best/{name}", metrics.get(name))
+    return {"name": planned.trial.spec.name, "status": status, "score_name": name, "score": score, **metrics}
 
 
 def _document(sweep: Sweep, outcome: Outcome) -> dict[str, object]:

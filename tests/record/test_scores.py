@@ -6,6 +6,7 @@ import pytest
 from kinds import DATA
 
 from piip.contracts import Score
+from piip.home import package_root
 from piip.record.scores import as_tags, scores_of
 from piip.spec import CocoSpec
 
@@ -38,3 +39,26 @@ def test_a_run_from_before_there_was_a_tag_was_trained_on_coco():
 def test_a_damaged_tag_is_said(text):
     with pytest.raises(ValueError, match=r"tag piip\.scores is .*JSON list.*Put it right in MLflow"):
         scores_of({"piip.scores": text})
+
+
+def test_only_what_knows_the_task_types_a_scores_name():
+    scores = [score for data in DATA for score in data.scores]
+    # `acc` alone is a word of many meanings
+    words = (
+        {s.name for s in scores}
+        | {s.key for s in scores if len(s.key) > 3}
+        | {s.label for s in scores if " " in s.label}
+    )
+    package, its_own = package_root() / "piip", ("spec", "presets", "metrics", "data/formats")
+    assert len(words) >= 3 * len(DATA)
+
+    found = [
+        f"{path}:{number}: {word}"
+        for path in sorted(package.rglob("*.py"))
+        if not path.relative_to(package).as_posix().startswith(its_own)
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        for word in words
+        if word in line
+    ]
+
+    assert found == []

@@ -1,18 +1,21 @@
 import io
 import random
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
+from kinds import DATA
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 from PIL import Image
-from synthetic import sweep
+from synthetic import ERROR, ranked, sweep
 
 from piip.reports import figures
-from piip.reports.figures import ap_against_cost, curves, png, resolutions_against_ap, running_mean
+from piip.reports.curves import curves, running_mean
+from piip.reports.figures import png, score_against_cost
+from piip.reports.resolutions import resolutions_against_score
 from piip.reports.themes import DARK, LIGHT
-from piip.reports.trials import summary
 
 
 @pytest.fixture
@@ -30,9 +33,7 @@ def boxes_after_drawing(labels):
 
 
 def test_trials_are_labelled_without_overlaps(placed):
-    trials = summary(sweep().runs)
-
-    figure = ap_against_cost(trials, "gflops")
+    figure = score_against_cost(ranked(sweep()), "gflops")
 
     boxes = boxes_after_drawing(placed)
     assert {label.get_text() for label in placed} >= {"256/192/128", "192/128", "ViT-B 256", "ResNet-18 256"}
@@ -44,23 +45,23 @@ def test_trials_are_labelled_without_overlaps(placed):
 
 
 def test_many_trials_in_a_crowd_do_not_overlap_either(placed):
-    dice, base = random.Random(1), summary(sweep(failed=False).runs)
+    dice, base = random.Random(1), ranked(sweep(failed=False))
     trials = [
-        base[k % 8]
-        | {"number": k + 1, "run_id": str(k), "gflops": dice.uniform(2, 2.6), "box_ap": dice.uniform(0.4, 0.44)}
+        base.trials[k % 8]
+        | {"number": k + 1, "run_id": str(k), "gflops": dice.uniform(2, 2.6), "score": dice.uniform(0.4, 0.44)}
         for k in range(28)
     ]
 
-    ap_against_cost(trials, "gflops")
+    score_against_cost(replace(base, trials=trials), "gflops")
 
     boxes = boxes_after_drawing(placed)
     assert sum(a.overlaps(b) for a, b in combinations(boxes, 2)) == 0
 
 
 def test_pictures_are_sharp_at_1000_pixels_and_on_their_paper():
-    trials = summary(sweep().runs)
+    ranking = ranked(sweep())
     for theme, dark in ((LIGHT, False), (DARK, True)):
-        with Image.open(io.BytesIO(png(ap_against_cost(trials, "params_m", theme)))) as picture:
+        with Image.open(io.BytesIO(png(score_against_cost(ranking, "params_m", theme)))) as picture:
             pixels = np.asarray(picture.convert("L"))
         assert pixels.shape[1] == 1600
         assert (np.median(pixels) < 60) == dark
@@ -85,32 +86,81 @@ def test_inks_stand_out_from_their_paper(theme):
 
 
 def test_one_trial_alone_and_costs_over_a_wide_range_can_be_drawn():
-    trials = summary(sweep(failed=False).runs)
-    wide = [t | {"gflops": 3.0**k} for k, t in enumerate(trials)]
+    ranking = ranked(sweep(failed=False))
+    wide = [t | {"gflops": 3.0**k} for k, t in enumerate(ranking.trials)]
 
-    assert png(ap_against_cost(trials[:1], "gflops"))
-    figure = ap_against_cost(wide, "gflops")
+    assert png(score_against_cost(replace(ranking, trials=ranking.trials[:1]), "gflops"))
+    figure = score_against_cost(replace(ranking, trials=wide), "gflops")
     assert isinstance(figure.axes[0], Axes)
     assert figure.axes[0].get_xscale() == "log"
 
 
 def test_curves_and_resolutions_draw_every_scored_trial():
     store = sweep()
-    trials = summary(store.runs)
-    points = [(step, value) for step, value, _ in store.history(trials[0]["run_id"], "coco/box_ap")]
+    ranking = ranked(store)
+    points = [(step, value) for step, value, _ in store.history(ranking.trials[0]["run_id"], ranking.score.name)]
 
-    figure = curves(trials, {t["run_id"]: {"box_ap": points} for t in trials[:3]})
-    bars = resolutions_against_ap(trials)
+    figure = curves(ranking, {t["run_id"]: {"score": points} for t in ranking.trials[:3]})
+    bars = resolutions_against_score(ranking)
 
     assert len(figure.axes[1].lines) == 3
     assert len(bars.axes[1].patches) == 8
 
 
+def texts(figure):
+    return {text.get_text() for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label, *titles(axes))}
+
+
+def titles(axes):
+    return (axes.title, axes._left_title)
+
+
+@pytest.mark.parametrize("scores", [*(data.scores for data in DATA), ERROR], ids=lambda scores: scores[0].name)
+def test_axes_and_titles_name_the_score_and_which_way_is_better(scores):
+    ranking = ranked(sweep(scores=scores))
+    label = scores[0].label
+    best, better = ("lowest", "lower") if scores is ERROR else ("highest", "higher")
+    histories = {t["run_id"]: {"score": [(10, 0.5)], "loss": [(10, 1.0)]} for t in ranking.trials}
+
+    assert f"{label} ({best} of the training)" in texts(score_against_cost(ranking, "params_m"))
+    assert texts(resolutions_against_score(ranking)) >= {
+        f"{label}, {better} is better", f"{label} (◆ on the Pareto front)",
+    }  # fmt: skip
+    assert f"{label} on validation images, {better} is better" in texts(curves(ranking, histories))
+
+
+def test_the_front_of_a_score_to_be_low_goes_down(placed):
+    figure = score_against_cost(ranked(sweep(scores=ERROR)), "gflops")
+
+    (line,) = (line for line in figure.axes[0].lines if len(line.get_xdata()) > 2)
+    costs, errors = list(line.get_xdata()), list(line.get_ydata())
+    assert costs == sorted(costs)
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] == figure.axes[0].get_ylim()[1]
+    # 1.31 GFLOPs for an error of 0.362, 1.52 for 0.341: nobody else is lower
+    assert errors[-1] == 0.341
+
+
+def test_scores_below_zero_and_above_one_have_room():
+    ranking = ranked(sweep(failed=False))
+    for shift in (-100.0, 100.0):
+        trials = [t | {"score": t["score"] + shift} for t in ranking.trials]
+        moved = replace(ranking, trials=trials)
+        low, high = score_against_cost(moved, "gflops").axes[0].get_ylim()
+        assert low < min(t["score"] for t in trials) < max(t["score"] for t in trials) < high
+        histories = {t["run_id"]: {"score": [(10, t["score"])]} for t in trials}
+        low, high = curves(moved, histories).axes[1].get_ylim()
+        assert low < min(t["score"] for t in trials) < max(t["score"] for t in trials) < high
+        left, right = resolutions_against_score(moved).axes[1].get_xlim()
+        assert left <= min(0, *(t["score"] for t in trials)) < right
+
+
 def test_nothing_to_draw_is_said():
-    failed = summary(sweep().runs)[-1:]
+    ranking = ranked(sweep())
+    failed = replace(ranking, trials=ranking.trials[-1:])
     for draw in (
-        lambda: ap_against_cost(failed, "gflops"),
-        lambda: resolutions_against_ap(failed),
+        lambda: score_against_cost(failed, "gflops"),
+        lambda: resolutions_against_score(failed),
         lambda: curves(failed, {}),
     ):
         with pytest.raises(ValueError, match=r"none of 1 trials has .*nothing to draw"):

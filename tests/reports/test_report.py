@@ -1,16 +1,25 @@
+import io
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
-from synthetic import sweep
+from kinds import DATA
+from rich.console import Console
+from synthetic import ERROR, FakeStore, ranked, sweep
 
 from piip.report import cli
 from piip.reports import build
 from piip.reports.gather import gather, headline, place, provenance, settings
 from piip.reports.html import render
-from piip.reports.trials import summary, trials_of
+from piip.reports.html_table import legend
+from piip.reports.page import Chapter, Page
+from piip.reports.ranking import rankings
+from piip.reports.table import tables
+from piip.reports.trials import trials_of
+from piip.spec import Ade20kSpec
 
 
 class Reader(HTMLParser):
@@ -68,29 +77,119 @@ def test_the_page_stands_alone_and_holds_every_trial(whole):
     assert rows[-1][5] == "", "a missing figure sorts as missing, not as 0"
 
 
+def with_trials(page, trials):
+    """The page over other trials."""
+    (chapter,) = page.chapters
+    return replace(page, chapters=[replace(chapter, ranking=replace(chapter.ranking, trials=trials))])
+
+
 def test_text_from_runs_is_text_on_the_page(whole, store):
     store.runs[1].tags["piip.note"] = "<script>alert(1)</script>"
     store.runs[1].name = "a'b\"c<d"
 
-    read = Reader(render(replace(whole, trials=summary(store.runs))))
+    read = Reader(render(with_trials(whole, ranked(store).trials)))
 
     assert "<script>alert(1)</script>" in read.text
     assert any("a'b\"c<d" in "".join(read.text[i : i + 3]) for i in range(len(read.text)))
 
 
 def test_the_headline_answers_in_a_sentence(store):
-    assert headline(summary(store.runs)) == (
-        "PIIP-TSB 256/192/128 is the best of 9 trials: box AP 0.452 (mask AP 0.409) at 3.41 GFLOPs and 6.1 M parameters. "
-        "Without a box AP: 1 failed."
+    assert headline(ranked(store)) == (
+        "PIIP-TSB 256/192/128 has the highest box AP of 9 trials: 0.452 (mask AP 0.409) at 3.41 GFLOPs and 6.1 M parameters. "
+        "Without box AP: 1 failed."
     )
-    assert headline(summary([store.runs[0], store.runs[-1]])) == "No trial has a box AP yet (1 failed)."
+    store.runs[:] = [store.runs[0], store.runs[-1]]
+    assert headline(ranked(store)) == "No trial has box AP yet (1 failed)."
+
+
+@pytest.mark.parametrize("scores", [*(data.scores for data in DATA), ERROR], ids=lambda scores: scores[0].name)
+def test_headline_table_and_page_name_the_score_and_which_way_is_better(scores):
+    first, second = scores
+    best, better, arrow, value = (
+        ("lowest", "lower", "↓", 0.341) if scores is ERROR else ("highest", "higher", "↑", 0.452)
+    )
+    ranking = ranked(sweep(scores=scores))
+
+    said = headline(ranking)
+    page = "".join(Reader(render(Page("e", "today", [Chapter(ranking, said)]))).text)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(tables([ranking], 100))
+    shown = console.export_text()
+
+    assert f"has the {best} {first.label} of 9 trials: {value:.3f} ({second.label} {0.905 * value:.3f})" in said
+    assert f"Without {first.label}: 1 failed." in said
+    assert said in page
+    for text in (shown, page):
+        assert f"no trial has a {better} {first.label} at equal or fewer GFLOPs" in text
+    words = shown.split("1 ◆")[0].split()
+    assert set(first.label.split()) | set(second.label.split()) | {arrow} <= set(words)
+    assert shown.split("1 ◆")[1].split("\n")[0].split()[2:4] == [f"{value:.3f}", f"{0.905 * value:.3f}"]
+    assert f"{first.label} {arrow}" in page
+    assert f"{first.label} ({first.name}) is the {best} of the training. {second.label} ({second.name})" in page
+    assert f"buy {first.label}" in page.replace("\n", "")
+
+
+def test_a_score_that_nobody_logged_has_no_column(store):
+    for run in store.runs:
+        run.metrics = {name: value for name, value in run.metrics.items() if "mask_ap" not in name}
+
+    ranking = ranked(store)
+    page = render(Page("pico", "today", [Chapter(ranking, headline(ranking))]))
+
+    assert [score.name for score in ranking.scores] == ["coco/box_ap"]
+    assert "mask AP" not in page + headline(ranking) + legend(ranking)
+    assert {len(row) for row in Reader(page).rows if row} == {14}
+
+
+@pytest.fixture
+def both() -> FakeStore:
+    """An experiment of COCO's and ADE20K's scores."""
+    store, other = sweep(failed=False), sweep(failed=False, scores=Ade20kSpec.scores)
+    for run in other.runs[1:]:
+        run.run_id = f"ade{run.run_id[3:]}"
+        store.runs.append(run)
+    return store
+
+
+def test_trials_of_several_scores_are_ranked_apart(both):
+    ade20k, coco = rankings(both.runs)
+
+    assert [ranking.score.name for ranking in (ade20k, coco)] == ["ade20k/miou", "coco/box_ap"]
+    assert [trial["number"] for trial in coco.trials] == [trial["number"] for trial in ade20k.trials] == [*range(1, 9)]
+    assert {trial["score_name"] for trial in coco.trials} == {"coco/box_ap"}
+    assert all(set(trial["scores"]) == {"ade20k/miou", "ade20k/acc"} for trial in ade20k.trials)
+
+    read = Reader(render(Page("both", "today", [Chapter(r, headline(r)) for r in (ade20k, coco)])))
+    text = "".join(read.text)
+    assert "Trials of several scores, each ranked by its own: mIoU (ade20k/miou), box AP (coco/box_ap)." in text
+    assert "Trials by mIoU" in text
+    assert "Trials by box AP" in text
+    assert len([row for row in read.rows if row]) == 16
+    assert read.open == []
+
+
+@pytest.mark.slow
+def test_figures_of_several_scores_lie_side_by_side(both, tmp_path, capsys):
+    both.runs[:] = [*both.runs[:3], *both.runs[-2:]]
+    assert cli(["--experiment", "pico", "--out", str(tmp_path), "--json"], both) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    names = {Path(path).stem for path in document["figures"]}
+    kinds = {"score_against_gflops", "score_against_params", "resolutions", "curves"}
+    assert names == {f"{kind}_{score}" for kind in kinds - {"curves"} for score in ("coco_box_ap", "ade20k_miou")} | {
+        "curves_coco_box_ap"
+    }
+    assert [(r["score"]["name"], r["score"]["mode"]) for r in document["rankings"]] == [
+        ("ade20k/miou", "max"), ("coco/box_ap", "max"),
+    ]  # fmt: skip
+    assert [trial["score_name"] for trial in document["trials"]] == 2 * ["ade20k/miou"] + 2 * ["coco/box_ap"]
 
 
 def test_below_the_headline_stands_that_short_trainings_rank_nothing(whole):
-    long = [{**trial, "steps": 1200} for trial in whole.trials]
+    long = [trial | {"steps": 1200} for trial in whole.trials]
 
     assert "Too short to rank networks: 160 to 320 steps" in render(whole)
-    assert "rank networks" not in render(replace(whole, trials=long))
+    assert "rank networks" not in render(with_trials(whole, long))
 
 
 def test_how_it_was_made_counts_what_differs(store):
@@ -118,7 +217,7 @@ def test_a_sweep_that_has_only_failed_still_has_a_report(store):
 
     page = render(gather("pico", store, made="today"))
 
-    assert "No trial has a box AP yet" in page
+    assert "No trial has box AP yet" in page
     assert "loss is nan" in page
 
 
@@ -128,11 +227,11 @@ def test_the_verb_writes_the_page_and_figures_and_prints_the_table(store, piip_h
 
     folder = piip_home / "reports" / "pico"
     assert (folder / "report.html").stat().st_size > 100_000
-    figures = {"ap_against_gflops", "ap_against_params", "resolutions", "curves"}
+    figures = {"score_against_gflops", "score_against_params", "resolutions", "curves"}
     assert {path.stem for path in folder.glob("*.png")} == figures | {f"{name}_dark" for name in figures}
     printed = capsys.readouterr().out
     assert str(folder / "report.html") in printed
-    assert "is the best of 9 trials" in printed
+    assert "has the highest box AP of 9 trials" in printed
 
 
 def test_json_is_one_document_on_stdout(whole, store, tmp_path, capsys, monkeypatch):
@@ -142,8 +241,12 @@ def test_json_is_one_document_on_stdout(whole, store, tmp_path, capsys, monkeypa
 
     document = json.loads(capsys.readouterr().out)
     assert len(document["trials"]) == 9
-    assert document["front"]["gflops"][-1] == document["trials"][0]["run_id"]
-    assert document["trials"][-1]["box_ap"] is None
+    (ranking,) = document["rankings"]
+    assert ranking["score"] == {"name": "coco/box_ap", "label": "box AP", "mode": "max"}
+    assert ranking["front"]["gflops"][-1] == document["trials"][0]["run_id"]
+    assert document["trials"][0]["score"] == 0.452
+    assert document["trials"][0]["scores"] == {"coco/box_ap": 0.452, "coco/mask_ap": pytest.approx(0.452 * 0.905)}
+    assert document["trials"][-1]["score"] is None
     assert document["report"] == str(tmp_path / "out" / "report.html")
 
 

@@ -2,12 +2,15 @@ import re
 from pathlib import Path
 
 import pytest
+from kinds import DATA
 from rich.console import Console
-from synthetic import START, sweep
+from synthetic import ERROR, START, ranked, sweep
 
 from piip.catalogue.rows import load_tables
-from piip.reports.table import trial_table
-from piip.reports.trials import FEW_STEPS, front, summary, too_short, trials_of
+from piip.record.scores import SCORES
+from piip.reports.ranking import FEW_STEPS, rankings, too_short, trials_in
+from piip.reports.table import tables
+from piip.reports.trials import trials_of
 from piip.tracking.store import RunInfo
 
 ROOT = Path(__file__).parents[2]
@@ -15,19 +18,19 @@ ROOT = Path(__file__).parents[2]
 
 def terminal(runs, width=80):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(trial_table(runs, width))
+    console.print(tables(rankings(runs), width))
     return console.export_text()
 
 
 def test_rows_are_best_first_and_failed_trials_stay():
-    rows = summary(sweep().runs)
+    rows = ranked(sweep()).trials
 
     assert [row["number"] for row in rows] == list(range(1, 10))
     assert [row["label"] for row in rows[:4]] == [
         "PIIP-TSB 256/192/128", "PIIP-TSB 256/128/128", "PIIP-TS 256/192", "ResNet-18 256",
     ]  # fmt: skip
     failed = rows[-1]
-    assert (failed["status"], failed["box_ap"], failed["gflops"], failed["minutes"]) == ("failed", None, 6.2, None)
+    assert (failed["status"], failed["score"], failed["gflops"], failed["minutes"]) == ("failed", None, 6.2, None)
     assert "loss is nan" in failed["note"]
 
 
@@ -35,20 +38,21 @@ def test_a_failed_trials_reason_stands_before_its_note():
     store = sweep()
     store.runs[-1].tags["piip.note"] = "from scratch"
 
-    note = summary(store.runs)[-1]["note"]
+    note = ranked(store).trials[-1]["note"]
 
     assert note.startswith("FloatingPointError: loss is nan")
     assert note.endswith("; from scratch")
 
 
 def test_families_are_named_as_people_name_them():
-    families = {(row["family"], row["kind"]) for row in summary(sweep().runs)}
+    families = {(row["family"], row["kind"]) for row in ranked(sweep()).trials}
 
     assert families == {("PIIP-TSB", "piip"), ("PIIP-TS", "piip"), ("ViT-B", "vit"), ("ResNet-18", "cnn")}
 
 
 def test_front_holds_what_no_trial_beats():
-    rows = summary(sweep().runs)
+    ranking = ranked(sweep())
+    rows = ranking.trials
 
     by_gflops = [
         "PIIP-TS 192/128",
@@ -57,23 +61,60 @@ def test_front_holds_what_no_trial_beats():
         "PIIP-TSB 256/128/128",
         "PIIP-TSB 256/192/128",
     ]
-    assert [row["label"] for row in front(rows, "gflops")] == by_gflops
+    assert [row["label"] for row in ranking.front("gflops")] == by_gflops
     assert {row["label"] for row in rows if row["front"]} == set(by_gflops)
-    assert [row["label"] for row in front(rows, "params_m")] == ["PIIP-TS 256/192", "PIIP-TSB 256/192/128"]
+    assert [row["label"] for row in ranking.front("params_m")] == ["PIIP-TS 256/192", "PIIP-TSB 256/192/128"]
+
+
+@pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)
+def test_the_score_of_the_tags_ranks(data):
+    store = sweep(scores=data.scores)
+    first, second = (score.name for score in data.scores)
+
+    ranking = ranked(store)
+
+    assert ranking.scores == data.scores
+    assert [trial["score"] for trial in ranking.trials] == [
+        0.452, 0.437, 0.431, 0.425, 0.418, 0.398, 0.362, 0.341, None,
+    ]  # fmt: skip
+    assert ranking.trials[0]["score_name"] == first
+    assert ranking.trials[0]["scores"] == {first: 0.452, second: pytest.approx(0.452 * 0.905)}
+    assert ranking.trials[-1]["scores"] == {first: None, second: None}
+
+
+def test_a_score_to_be_low_ranks_the_other_way():
+    ranking = ranked(sweep(scores=ERROR))
+
+    assert [trial["score"] for trial in ranking.trials] == [
+        0.341, 0.362, 0.398, 0.418, 0.425, 0.431, 0.437, 0.452, None,
+    ]  # fmt: skip
+    assert [trial["label"] for trial in ranking.front("gflops")] == ["PIIP-TS 192/128", "PIIP-TSB 192/128/64"]
+    assert {trial["label"] for trial in ranking.trials if trial["front"]} == {"PIIP-TS 192/128", "PIIP-TSB 192/128/64"}
+
+
+def test_runs_without_the_tag_are_cocos_and_rank_with_those_that_have_it():
+    store = sweep()
+    for run in store.runs[:4]:
+        run.tags.pop(SCORES, None)
+
+    ranking = ranked(store)
+
+    assert len(ranking.trials) == 9
+    assert ranking.trials[0]["score"] == 0.452
 
 
 def test_what_is_equal_as_shown_is_a_tie_that_the_cheaper_wins():
     store = sweep()
     store.runs[3].metrics["best/coco/box_ap"] = 0.4518  # at 1.52 GFLOPs; 0.452 is the best, at 3.41
 
-    assert [row["label"] for row in front(summary(store.runs), "gflops")][-1] == "PIIP-TSB 192/128/64"
+    assert [row["label"] for row in ranked(store).front("gflops")][-1] == "PIIP-TSB 192/128/64"
 
 
 def test_images_per_second_are_the_mean_over_the_training_where_it_is_known():
     store = sweep()
     store.runs[1].metrics |= {"train/images_per_second": 9.5, "train/images_per_second_mean": 6.0}
 
-    speeds = {row["run_id"]: row["images_per_second"] for row in summary(store.runs)}
+    speeds = {row["run_id"]: row["images_per_second"] for row in ranked(store).trials}
 
     assert speeds[store.runs[1].run_id] == 6.0
     assert speeds[store.runs[2].run_id] == 8.1
@@ -100,9 +141,9 @@ def test_look_alikes_get_the_params_that_tell_them_apart():
     same = RunInfo("e" * 32, scratch.name, "pico", "FINISHED", dict(twin.params), dict(scratch.tags), {}, START)
 
     assert {"PIIP-TSB 256/192/128 pretrained", "PIIP-TSB 256/192/128 scratch"} <= {
-        row["label"] for row in summary([*store.runs, twin])
+        row["label"] for row in trials_in(rankings([*store.runs, twin]))
     }
-    labels = [row["label"] for row in summary([*store.runs, twin, same])]
+    labels = [row["label"] for row in trials_in(rankings([*store.runs, twin, same]))]
     assert len(set(labels)) == len(labels)
 
 
@@ -113,11 +154,11 @@ def test_labels_take_as_many_params_as_tell_look_alikes_apart():
         params = dict(first.params) | {"optim.lr": lr, "optim.weight_decay": decay, "train.steps": steps}
         runs.append(RunInfo(str(i) * 32, first.name, "pico", "FINISHED", params, dict(first.tags), {}, START))
 
-    labels = {row["run_id"][0]: row["label"].removeprefix("PIIP-TSB 256/192/128 ") for row in summary(runs)}
+    labels = {row["run_id"][0]: row["label"].removeprefix("PIIP-TSB 256/192/128 ") for row in trials_in(rankings(runs))}
 
     assert labels["0"] == "lr=1, weight_decay=2, steps=50"
     assert labels["1"] == "lr=1, weight_decay=2, steps=90"
-    assert {row["label"].removeprefix("PIIP-TSB 256/192/128 ") for row in summary(runs[1:])} == {
+    assert {row["label"].removeprefix("PIIP-TSB 256/192/128 ") for row in trials_in(rankings(runs[1:]))} == {
         "lr=1, weight_decay=2",
         "lr=3, weight_decay=4",
     }
@@ -127,9 +168,9 @@ def test_a_figure_that_is_not_a_number_counts_as_missing():
     store = sweep()
     store.runs[1].metrics |= {"best/coco/box_ap": float("nan"), "coco/box_ap": 0.3, "cost/gflops": float("inf")}
 
-    row = next(row for row in summary(store.runs) if row["run_id"] == store.runs[1].run_id)
+    row = next(row for row in ranked(store).trials if row["run_id"] == store.runs[1].run_id)
 
-    assert (row["box_ap"], row["gflops"]) == (0.3, None)
+    assert (row["score"], row["gflops"]) == (0.3, None)
 
 
 def test_the_table_fits_80_columns_and_says_shared_things_once():
@@ -203,8 +244,8 @@ def test_short_is_shorter_than_the_papers_warm_up(params, short):
     store = sweep(failed=False)
     schedule(store, **params)
 
-    assert too_short(summary(store.runs)).startswith(short)
-    assert bool(too_short(summary(store.runs))) == bool(short)
+    assert too_short(ranked(store).trials).startswith(short)
+    assert bool(too_short(ranked(store).trials)) == bool(short)
 
 
 @pytest.mark.parametrize("rows", ["sweep_resolutions", "pico_long"])
@@ -216,5 +257,5 @@ def test_of_our_own_experiments_the_demo_alone_is_short(rows):
 
 @pytest.mark.parametrize("runs", [[], sweep().runs[:1]])
 def test_no_trials_make_an_empty_table(runs):
-    assert summary(runs) == []
-    assert "trial" in terminal(runs)
+    assert rankings(runs) == []
+    assert terminal(runs).strip() == ""

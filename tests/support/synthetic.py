@@ -2,13 +2,17 @@
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
+from piip.contracts import Score
 from piip.presets import PICO, mask_rcnn_pico, piip
-from piip.spec import CNNSpec, ExperimentSpec
+from piip.record.scores import as_tags
+from piip.reports.ranking import Ranking, rankings
+from piip.spec import CNNSpec, CocoSpec, ExperimentSpec
 from piip.tracking.store import RunInfo
 
 MINUTE = 60_000
@@ -41,7 +45,7 @@ class FakeStore:
 
 
 TRIALS = [
-    # backbone, box AP, GFLOPs, million parameters, images/s
+    # backbone, score, GFLOPs, million parameters, images/s
     (piip("TSB", (256, 192, 128), branches=PICO), 0.452, 3.41, 6.1, 6.9),
     (piip("TSB", (256, 128, 128), branches=PICO), 0.437, 2.83, 6.1, 8.1),
     (piip("TSB", (192, 128, 64), branches=PICO), 0.341, 1.52, 6.1, 12.2),
@@ -53,20 +57,32 @@ TRIALS = [
 ]
 
 
-def sweep(artifacts: Path | None = None, *, failed: bool = True) -> FakeStore:
-    """A parent, the eight trials of TRIALS, and one trial that failed before it was ever evaluated."""
+ERROR = (Score("toy/error", "error", "min"), Score("toy/speed", "speed"))
+"""Scores of a data set whose best trial has the lowest number; what there may be one day."""
+
+
+def ranked(store: "FakeStore") -> Ranking:
+    """The one ranking of a sweep."""
+    (ranking,) = rankings(store.runs)
+    return ranking
+
+
+def sweep(
+    artifacts: Path | None = None, *, failed: bool = True, scores: Sequence[Score] = CocoSpec.scores
+) -> FakeStore:
+    """A parent, the eight trials of TRIALS on data of these scores, and one that failed before it was ever evaluated."""
     tags = {"git.commit": "9b1d5c2e", "version.torch": "2.15.0+cpu", "version.ray": "2.60.0", "mlflow.user": "somebody"}
     store = FakeStore(
         [RunInfo("0" * 32, "sweep_resolutions", "pico", "FINISHED", {}, tags, {}, START)], artifacts=artifacts
     )
     for number, row in enumerate(TRIALS, start=1):
-        _add_trial(store, number, *row, tags=tags)
+        _add_trial(store, number, *row, tags=tags | as_tags(scores), scores=scores)
     if failed:
         spec = mask_rcnn_pico(piip("TSB", (320, 256, 192), branches=PICO), steps=160, lr=5e-4)
         note = {
             "piip.failure": "FloatingPointError: loss is nan at step 20: loss_mask=nan. Lower optim.lr <or> set optim.clip_norm"
         }
-        run = _run("9" * 32, spec, tags | note, {"cost/gflops": 6.2, "cost/params_m": 6.1})
+        run = _run("9" * 32, spec, tags | note | as_tags(scores), {"cost/gflops": 6.2, "cost/params_m": 6.1})
         run.status = "FAILED"
         store.runs.append(run)
     return store
@@ -82,11 +98,12 @@ def _run(run_id: str, spec: ExperimentSpec, tags: dict[str, str], metrics: dict[
     return RunInfo(run_id, spec.name, "pico", "FINISHED", params, tags | trial_tags, metrics, START)
 
 
-def _add_trial(store, number, backbone, ap, gflops, params_m, speed, *, tags, steps=320):
+def _add_trial(store, number, backbone, best, gflops, params_m, speed, *, tags, scores, steps=320):
     spec = mask_rcnn_pico(backbone, steps=steps, lr=5e-4)
     run_id = f"{number:032x}"
+    first, second = (score.name for score in scores)
     metrics = {
-        "best/coco/box_ap": ap, "coco/box_ap": ap - 0.004, "coco/mask_ap": ap * 0.9, "best/coco/mask_ap": ap * 0.905,
+        f"best/{first}": best, first: best - 0.004, second: best * 0.9, f"best/{second}": best * 0.905,
         "cost/gflops": gflops, "cost/params_m": params_m, "cost/peak_memory_gb": 0.6 + gflops / 5,
         "train/images_per_second": speed, "time/worker_seconds": 25 + steps * 4 / speed, "train/lr": 5e-5,
         "train/loss_mask": 0.3, "train/loss_box": 0.2,
@@ -98,13 +115,13 @@ def _add_trial(store, number, backbone, ap, gflops, params_m, speed, *, tags, st
     for step in range(5, steps + 1, 5):
         decay = math.exp(-step / 120)
         for part, (start, end) in {"mask": (0.75, 0.3), "box": (0.5, 0.2), "objectness": (0.69, 0.08)}.items():
-            value = end + (start - end) * decay + noise.gauss(0, 0.06) - 0.1 * ap
+            value = end + (start - end) * decay + noise.gauss(0, 0.06) - 0.1 * best
             store.histories.setdefault((run_id, f"train/loss_{part}"), []).append((step, value, when(step)))
         rate = 5e-4 * min(1, step / 30) * (0.1 if step > 0.8 * steps else 1)
         store.histories.setdefault((run_id, "train/lr"), []).append((step, rate, when(step)))
     for step in range(80, steps + 1, 80):
-        value = ap * (1 - math.exp(-2.6 * step / steps)) / (1 - math.exp(-2.6)) - (0.004 if step == steps else 0)
-        store.histories.setdefault((run_id, "coco/box_ap"), []).append((step, value, when(step) + MINUTE // 4))
+        value = best * (1 - math.exp(-2.6 * step / steps)) / (1 - math.exp(-2.6)) - (0.004 if step == steps else 0)
+        store.histories.setdefault((run_id, first), []).append((step, value, when(step) + MINUTE // 4))
     if store.artifacts:
         folder = store.artifacts / run_id / "predictions"
         folder.mkdir(parents=True)

@@ -1,13 +1,19 @@
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from kinds import DATA
 from sweeping import ROOT
 from tiny import ROWS
 
 from piip import home
+from piip.contracts import Score
 from piip.record.journal import Journal, read_events, read_status, read_tags
+from piip.spec import Ade20kSpec
 from piip.sweeps import launch
+from piip.sweeps.asha import asha, shared_score
 from piip.sweeps.plan import Planned, plan_trials
 from piip.sweeps.resources import Resources
 
@@ -49,9 +55,53 @@ def test_a_trial_that_failed_again_before_its_driver_wrote_anything_has_the_new_
     ("asha", "problem", "expected"), [(True, "", "STOPPED"), (False, "", "FAILED"), (True, "x", "FAILED")]
 )
 def test_only_asha_leaves_a_scored_trial_stopped(planned, asha, problem, expected):
-    Journal(home.journal_dir(planned.trial.key), "attempt").log(10, {"coco/box_ap": 0.1})
+    Journal(home.journal_dir(planned.trial.key), "attempt").log(10, {planned.trial.score.name: 0.1})
 
     assert launch._settle(planned, asha=asha, problem=problem) == expected
+
+
+@pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)
+def test_a_trial_without_the_score_of_its_data_was_not_stopped(planned, data):
+    other = replace(planned, trial=replace(planned.trial, spec=planned.trial.spec.model_copy(update={"data": data})))
+    journal = Journal(home.journal_dir(planned.trial.key), "attempt")
+    journal.log(10, {f"best/{data.scores[0].name}": 0.1, data.scores[1].name: 0.1})
+
+    assert launch._settle(other, asha=True, problem="") == "FAILED"
+
+
+class Stopped:
+    """What ASHA asks of a trial."""
+
+    def __init__(self, name: str) -> None:
+        self.trial_id = name
+
+
+@pytest.mark.parametrize(("mode", "decisions"), [("max", "CONTINUE STOP"), ("min", "CONTINUE CONTINUE")])
+def test_asha_stops_what_the_score_ranks_last(mode, decisions):
+    score, scheduler = Score("toy/error", "error", mode), asha(Score("toy/error", "error", mode))
+    trials = [Stopped("first"), Stopped("second")]
+    for trial in trials:
+        scheduler.on_trial_add(None, trial)
+
+    said = [
+        scheduler.on_trial_result(None, trial, {"step": 8, score.name: value, "toy/other": 1.0})
+        for trial, value in zip(trials, (0.5, 0.1), strict=True)
+    ]
+
+    assert said == decisions.split()
+
+
+def test_asha_among_several_scores_is_refused_before_anything_starts():
+    detection = ROWS["pico"][0]
+    segmentation = detection.model_copy(update={"data": Ade20kSpec()})
+    assert shared_score([detection, detection]) == detection.data.scores[0]
+    message = (
+        "these rows have 2: box AP (coco/box_ap), mIoU (ade20k/miou). Name rows of one of them, or leave --asha out"
+    )
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        launch.run_sweep(launch.Sweep([detection, segmentation], "e", asha=True))
+    assert not home.journal_dir("any").parent.exists()
 
 
 def test_a_failed_trial_fails_the_sweep(planned):

@@ -6,6 +6,7 @@ from tiny import ROWS
 from piip.catalogue.preflight import check_batch
 from piip.data.sources import Source
 from piip.record.journal import Journal, read_record, read_status
+from piip.record.scores import SCORE, scores_of
 from piip.spec import ExperimentSpec
 from piip.sweeps import plan
 from piip.sweeps.plan import plan_trials
@@ -70,6 +71,8 @@ def test_planning_opens_a_sweep_and_its_trials_once(tiny_coco):
     assert [p.plan.num_steps for p in planned] == [30, 30]
     folders = [plan.home.journal_dir(p.trial.key) for p in planned]
     assert {read_record(folder).parent_key for folder in folders} == {parent_key}
+    assert {scores_of(read_record(folder).tags) for folder in folders} == {specs[0].data.scores}
+    assert {read_record(folder).tags[SCORE] for folder in folders} == {"coco/box_ap"}
     assert all(p.trial.spec.model.head.num_classes == 3 for p in planned)  # as many as the data has
     for folder in folders:
         lines = (folder / "events.jsonl").read_text().splitlines()

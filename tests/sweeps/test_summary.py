@@ -3,6 +3,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from kinds import DATA
+from synthetic import ERROR, sweep
 from tiny import ROWS
 
 from piip import home
@@ -10,9 +12,11 @@ from piip.counting.cost import Cost
 from piip.evaluation.pictures import _threshold
 from piip.record.journal import Journal, RunRecord, create_run
 from piip.record.trial import Trial
+from piip.reports.ranking import rankings
+from piip.spec import Ade20kSpec
 from piip.sweeps.launch import Outcome, Sweep
 from piip.sweeps.plan import Planned
-from piip.sweeps.summary import _print_time, _surest, print_outcome
+from piip.sweeps.summary import _print_best, _print_time, _surest, print_outcome
 
 
 def test_the_next_command_shows_the_image_of_the_surest_prediction(tiny_coco, monkeypatch):
@@ -51,14 +55,55 @@ def test_a_sweep_with_failed_trials_ends_with_how_many_and_what_tries_them_again
     for key, spec in zip(("failed-1", "fine-1"), ROWS["pico"], strict=True):
         create_run(RunRecord(key, spec.name, "tests", None))
         planned.append(Planned(Trial(spec, key, {}), Cost(1.0, 1.0, {}), "PENDING", 10))
-    sweep = Sweep([p.trial.spec for p in planned], "tests", fresh=fresh)
+    given = Sweep([p.trial.spec for p in planned], "tests", fresh=fresh)
 
     def last_line(*statuses: str) -> str:
-        print_outcome(sweep, Outcome(planned, list(statuses), 61.0, 0.5, delivered=False), as_json=False)
+        print_outcome(given, Outcome(planned, list(statuses), 61.0, 0.5, delivered=False), as_json=False)
         return capsys.readouterr().err.splitlines()[-1]
 
     assert last_line("FAILED", "FINISHED") == f"1 of 2 failed: {command} tries them again"
     assert "tries" not in last_line("FINISHED", "FINISHED")
+
+
+@pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)
+def test_a_sweep_that_mlflow_has_not_heard_of_tells_scores_from_its_journals(capsys, data):
+    planned, first = [], data.scores[0]
+    for key, spec, value in zip(("scored-1", "silent-1"), ROWS["pico"], (0.25, None), strict=True):
+        journal = Journal(create_run(RunRecord(key, spec.name, "tests", None)), attempt="1")
+        journal.log(10, {f"best/{first.name}": 0.5, first.name: value} if value else {"train/loss": 1.0})
+        trial = Trial(spec.model_copy(update={"data": data}), key, {})
+        planned.append(Planned(trial, Cost(1.0, 1.0, {}), "PENDING", 10))
+    given, names = Sweep([p.trial.spec for p in planned], "tests"), [p.trial.spec.name for p in planned]
+    outcome = Outcome(planned, ["FINISHED", "STOPPED"], 61.0, 0.5, delivered=False)
+
+    print_outcome(given, outcome, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    print_outcome(given, outcome, as_json=True)
+    trials = json.loads(capsys.readouterr().out)["trials"]
+
+    assert lines[:2] == [f"{names[0]}  FINISHED  {first.label} 0.500", f"{names[1]}  STOPPED  {first.label} –"]
+    assert [(t["score_name"], t["score"]) for t in trials] == [(first.name, 0.5), (first.name, None)]
+
+
+def test_the_best_trial_of_each_score_is_what_to_look_at_next(capsys, tiny_coco):
+    store, other = sweep(failed=False), sweep(failed=False, scores=ERROR)
+    for run in other.runs[1:]:
+        run.run_id = f"err{run.run_id[3:]}"
+    runs = [*store.runs, *other.runs[1:], *sweep(scores=Ade20kSpec.scores).runs[-1:]]
+    trial = Trial(ROWS["pico"][0], "key", {"val": tiny_coco})
+
+    _print_best(rankings(runs), {run.run_id: trial for run in runs})
+
+    commands = [line.split(" -m ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert [command.split(" ")[0] for command in commands] == 2 * [
+        "piip.eval",
+        "piip.predict",
+    ]  # none was scored by mIoU
+    best = next(run.run_id for run in runs if run.metrics.get("best/coco/box_ap") == 0.452)[:8]
+    lowest = next(run.run_id for run in runs if run.metrics.get("best/toy/error") == 0.341)[:8]
+    assert commands[0] == f"piip.eval --run-id {best}      # score the best trial by box AP again"
+    assert commands[1].startswith(f"piip.predict --run-id {best} YOUR_IMAGE.jpg ")
+    assert commands[2] == f"piip.eval --run-id {lowest}      # score the best trial by error again"
 
 
 def test_pictures_show_a_weak_networks_surest_guesses():

@@ -12,7 +12,7 @@ from piip.weights.read import WeightsError
 
 WEIGHTS = Path(__file__).parent / "weights"
 
-# arch: (width, depth, heads). Patch 8: from scratch, patch 16 learned far slower on small digits (0.18 against 0.5 box AP)
+# arch: (width, depth, heads). Patch 8: from scratch, patch 16 learned far slower on small digits (0.18 against 0.5 AP of boxes)
 GEOMETRY = {
     "pico_tiny": (64, 6, 2),
     "pico_small": (96, 6, 3),

@@ -10,7 +10,7 @@ from piip import home
 from piip.data.demo.make import ensure_demo
 from piip.evaluation.rebuild import rebuild
 from piip.reports.build import build_report
-from piip.reports.trials import summary
+from piip.reports.ranking import rankings
 from piip.spec import ExperimentSpec, ModelSpec, OptimSpec, TrainSpec
 from piip.spec.backbones import ToySpec
 from piip.spec.data import ToyDataSpec
@@ -43,7 +43,8 @@ store = Store()
 for folder in journals(home.home() / "journals"):
     deliver(folder, store)
 runs = store.find_runs("toys")
-table = summary(runs)
+(ranking,) = rankings(runs)
+table = ranking.trials
 rebuilt = rebuild(store, table[0]["run_id"], "best")
 print(
     json.dumps(

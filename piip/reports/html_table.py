@@ -1,0 +1,67 @@
+"""The trials as a table of the page: every heading is a button that sorts."""
+
+from html import escape
+
+from piip.reports import words
+from piip.reports.ranking import Ranking
+from piip.reports.table import Column, columns, number
+from piip.reports.trials import Trial
+
+
+def table(ranking: Ranking) -> str:
+    """All trials, and below them what the columns are."""
+    figures = columns(ranking.scores)
+    headings = [_heading("#", low=True), *map(_heading, ("trial", "status", "branches", "resolutions"))]
+    headings += [_heading(column.heading, low=column.low) for column in figures]
+    headings += [_heading(text) for text in ("kernel", "engine", "note")]
+    rows = "\n".join(_row(trial, figures) for trial in ranking.trials)
+    made = f"<table class='trials'><thead><tr>{''.join(headings)}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>"
+    return f"<div class='scroll'>{made}</div><p class='quiet'>{escape(legend(ranking))}</p>"
+
+
+def legend(ranking: Ranking) -> str:
+    """What the columns are, in words."""
+    score, *further = ranking.scores
+    also = "".join(f" {other.label} ({other.name}) is of the same evaluation." for other in further)
+    return (
+        f"Click a heading to sort. Shaded, with ◆: on the Pareto front, that is, {words.on_front(score)}. "
+        f"{score.label} ({score.name}) is the {words.best(score)} of the training.{also} Images/s are the mean over the training "
+        "steps. Minutes are the wall time of the worker that finished the trial. A dash: not recorded."
+    )
+
+
+def _heading(text: str, *, low: bool | None = None) -> str:
+    """A heading; `low` of one over figures says whether sorting begins with the smallest."""
+    figure = "" if low is None else " class='figure'" + (" data-low" if low else "")
+    return f"<th scope='col'{figure}><button>{escape(text)}</button></th>"
+
+
+def _row(trial: Trial, figures: list[Column]) -> str:
+    mark = " ◆" if trial["front"] else ""
+    branches = " + ".join(trial["branches"])
+    archs = "<br>".join(
+        f'<span title="{escape(arch)}">{escape(arch.split(".")[0])}</span>' for arch in trial["branches"]
+    )
+    status = f"<span class='status {escape(trial['status'])}'>{escape(trial['status'])}</span>"
+    name = escape(trial["name"]).replace("_", "_<wbr>")
+    sides = "/".join(map(str, trial["resolutions"]))
+    cells = [
+        _cell(str(trial["number"]), str(trial["number"]), "figure"),
+        _cell(
+            trial["label"], f"<b class='keep'>{escape(trial['label'])}{mark}</b><span class='name mono'>{name}</span>"
+        ),
+        _cell(trial["status"], status),
+        _cell(branches, archs or "–", "mono keep"),
+        _cell(sides, escape(sides) or "–", "keep"),
+    ]
+    for column in figures:
+        value = column.of(trial)
+        cells.append(_cell("" if value is None else repr(value), number(value, column.form), "figure"))
+    cells += [_cell(trial[key], escape(trial[key]) or "–") for key in ("kernel", "engine")]
+    cells.append(_cell(trial["note"], escape(trial["note"]), "note"))
+    return f"<tr{' class=front' if trial['front'] else ''}>{''.join(cells)}</tr>"
+
+
+def _cell(value: str, shown: str, classes: str = "") -> str:
+    """A cell; `value` is what it is sorted by, `shown` is HTML."""
+    return f"<td class='{classes}' data-value='{escape(value)}'>{shown}</td>"

@@ -1,0 +1,92 @@
+"""Who is best: trials in the order of the score their tags name. Trials of different scores are never compared."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from piip.contracts import Score
+from piip.record.scores import scores_of
+from piip.reports.naming import unique_labels
+from piip.reports.pareto import pareto_front
+from piip.reports.trials import Trial, row, trials_of
+from piip.tracking.store import RunInfo
+
+FEW_STEPS = 500
+"""The paper's warm-up alone: after fewer steps, what starts from random weights (merge, interactions, heads) decides the order."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Trials that one score ranks, best first; those without it (failed, still running) come last and are not dropped."""
+
+    scores: tuple[Score, ...]
+    """The one that ranks, then those further ones that a trial has logged."""
+    trials: Sequence[Trial]
+
+    @property
+    def score(self) -> Score:
+        """The one that ranks."""
+        return self.scores[0]
+
+    @property
+    def scored(self) -> list[Trial]:
+        """Trials that have the score, best first."""
+        return [trial for trial in self.trials if trial["score"] is not None]
+
+    def front(self, cost: str) -> list[Trial]:
+        """The trials no other beats in the score, to the three decimals shown, at equal or lower `cost`, cheapest first.
+
+        Args:
+            cost: "gflops" or "params_m"; trials without it are left out.
+        """
+        measured = [trial for trial in self.scored if trial[cost] is not None]
+        return [measured[i] for i in pareto_front([(trial[cost], round(self.gain(trial), 3)) for trial in measured])]
+
+    def gain(self, trial: Trial) -> float:
+        """A scored trial's score, its sign turned where the score is to be low: more is better."""
+        value = trial["score"] or 0.0
+        return value if self.score.mode == "max" else -value
+
+
+def rankings(runs: Sequence[RunInfo]) -> list[Ranking]:
+    """The trials of an experiment, a ranking for each score they have, by its name.
+
+    Args:
+        runs: All runs, parents included.
+    """
+    groups: dict[tuple[str, str], list[RunInfo]] = defaultdict(list)
+    for run in trials_of(runs):
+        score = scores_of(run.tags)[0]
+        groups[score.name, score.mode].append(run)
+    return [_ranking(groups[key]) for key in sorted(groups)]
+
+
+def trials_in(ranked: Sequence[Ranking]) -> list[Trial]:
+    """All trials, one ranking after another."""
+    return [trial for ranking in ranked for trial in ranking.trials]
+
+
+def _ranking(runs: Sequence[RunInfo]) -> Ranking:
+    """Rank runs whose first score is the same."""
+    known = {score.name: score for run in reversed(runs) for score in scores_of(run.tags)}  # the newest run says how
+    rows = [row(run, list(known.values())) for run in runs]
+    first, *further = known.values()
+    logged = [score for score in further if any(trial["scores"][score.name] is not None for trial in rows)]
+    ranking = Ranking((first, *logged), rows)
+    rows.sort(key=lambda trial: (trial["score"] is None, -ranking.gain(trial), trial["name"]))
+    params = {run.run_id: run.params for run in runs}
+    plain = [" ".join(filter(None, [t["family"], "/".join(map(str, t["resolutions"]))])) for t in rows]
+    labels = unique_labels(plain, [params[trial["run_id"]] for trial in rows])
+    on_front = {trial["run_id"] for trial in ranking.front("gflops")}
+    for number, (trial, label) in enumerate(zip(rows, labels, strict=True), start=1):
+        trial["number"], trial["label"], trial["front"] = number, label, trial["run_id"] in on_front
+    return ranking
+
+
+def too_short(trials: Sequence[Trial]) -> str:
+    """A line for trials that are to be compared and were trained too little for it; empty where they were not."""
+    short = [trial["steps"] for trial in trials if trial["steps"] is not None and trial["steps"] < FEW_STEPS]
+    if len(trials) < 2 or not short:
+        return ""
+    steps = " to ".join(dict.fromkeys(map(str, (min(short), max(short)))))
+    return f"too short to rank networks: {steps} steps (pico_long.py takes 1200)"
