@@ -90,7 +90,7 @@ def describe(spec: ExperimentSpec, options: Options) -> dict[str, Any]:
     size = options.size or largest_input(spec)
     parts = {name: {"gflops": g, "params_m": p} for name, (g, p) in cost_of(spec, size).parts.items()}
     memory = asdict(memory_of(spec, options.workers, size))
-    images = spec.train.micro_batch or max(spec.train.batch_size // options.workers, 1)
+    images, _ = spec.train.split(options.workers)
     training = {
         "workers": options.workers, "images": images, "engine": spec.train.engine, "zero_stage": spec.train.zero_stage,
     }  # fmt: skip

@@ -53,7 +53,7 @@ def plain_reading(data: CocoDataset, images: int) -> float:
 
 def loading(data: CocoDataset, images: int, *, threads: int = 1, processes: int = 0) -> float:
     """Images a second, from when the first batches are there: what is ahead is then as much at the start as at the end."""
-    loader = TrainLoader(data, batch_size=BATCH, num_threads=threads, num_workers=processes)
+    loader = TrainLoader(data, batch_size=BATCH, num_threads=threads, num_processes=processes)
     batches = loader.batches_from(0)
     for _ in range(2 * max(threads, processes)):
         next(batches)

@@ -22,6 +22,19 @@ ON_A_GPU = ("flash", "varlen", "cuda", "triton")
 ANYWHERE = ("auto", "sdpa", "products", "cpp", "reference")
 
 
+def check(specs: Sequence[ExperimentSpec], *, workers: int, gpus_per_worker: int) -> None:
+    """Refuse what no data are needed to refuse.
+
+    Raises:
+        ValueError: A head that cannot be trained yet, attention or a kernel that workers cannot run, workers that do not divide
+            the batch.
+    """
+    check_trainable(specs)
+    check_device(specs, gpus_per_worker)
+    for spec in specs:
+        spec.train.split(workers)
+
+
 def check_trainable(specs: Sequence[ExperimentSpec]) -> None:
     """Refuse rows whose network is there and whose training is not.
 
@@ -63,16 +76,6 @@ def check_device(specs: Sequence[ExperimentSpec], gpus_per_worker: int) -> None:
             active_kernel(kernel, "cpu")
     except RuntimeError as error:
         raise ValueError(f"{error} Or give each worker a GPU: --gpus-per-worker 1.") from None
-
-
-def check_batch(spec: ExperimentSpec, workers: int) -> None:
-    """Refuse a number of workers that does not divide the global batch."""
-    batch, micro = spec.train.batch_size, spec.train.micro_batch or 1
-    if batch % (workers * micro):
-        fits = [n for n in range(1, batch + 1) if batch % (n * micro) == 0]
-        raise ValueError(
-            f"batch_size {batch} does not divide by {workers} workers x {micro} images. Workers that fit: {', '.join(map(str, fits))}."
-        )
 
 
 def sources_of(spec: ExperimentSpec, custom: Mapping[str, Source] | None = None) -> dict[str, Source]:

@@ -59,9 +59,11 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
         height: Of the padded input in pixels.
         width: Of the padded input in pixels.
         workers: That share the batch and, from ZeRO 1 on, the optimizer's state.
+
+    Raises:
+        ValueError: They do not divide the batch.
     """
-    micro_batch = train.micro_batch or max(train.batch_size // workers, 1)
-    accumulates = train.batch_size > micro_batch * workers
+    micro_batch, accumulate = train.split(workers)
     stage = train.zero_stage if train.engine == "deepspeed" else 0
     step = _simulate(spec.model_dump_json(), micro_batch, height, width, bf16=train.precision == "bf16")
     size = step.parameters * FP32
@@ -74,7 +76,7 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
         buffers = ZERO_BUCKET + (min(size, ZERO3_LIVE) if stage == 3 else 0)
     elif train.engine == "ddp" or workers > 1:
         buffers = size if train.engine == "ddp" else min(size, ZERO_BUCKET)
-    peak = step.peak_with(gradients / size, gradients if accumulates else 0.0)
+    peak = step.peak_with(gradients / size, gradients if accumulate > 1 else 0.0)
     # AdamW in one pass needs the gradients and no temporary; ZeRO lays its share of them out once more
     update = gradients + (shard if stage else 0.0)
     total = weights + optimizer + buffers + max(peak, update)

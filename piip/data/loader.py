@@ -1,7 +1,7 @@
 """Batches in an order that only seed and epoch decide: not the number of workers, threads, or restarts."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count, islice
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from piip.contracts import Dataset
-from piip.data.samples import Batch
+from piip.data.samples import Batch, ImageInfo
 from piip.data.sources import DataError
+from piip.spec.training import split_batch
 
 Key = list[tuple[int, int]]
 """What a micro batch is made from: (index, seed) of each sample."""
@@ -22,8 +23,8 @@ Key = list[tuple[int, int]]
 def epoch_batches(portrait: NDArray[np.bool_], batch_size: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """The order of one epoch: (steps, batch_size) indices.
 
-    Every image comes once; landscape and portrait images do not share a batch (padding would cost up to half of it),
-    but for those left over at the end, whose last batch is filled from the epoch's beginning.
+    Landscape and portrait images never share a batch (padding would cost up to half of it). Every image comes once, but for those
+    that fill the last batch of either kind: they are of the epoch's beginning, and of that kind.
 
     Args:
         portrait: (N,) whether an image is higher than wide.
@@ -34,15 +35,24 @@ def epoch_batches(portrait: NDArray[np.bool_], batch_size: int, *, seed: int, ep
     order = np.random.default_rng([seed, epoch]).permutation(len(portrait))
     where = np.argsort(order)  # a batch comes when its last image would have
     full: list[tuple[int, NDArray[np.int64]]] = []
-    rest: list[NDArray[np.int64]] = []
+    last: list[NDArray[np.int64]] = []
     for group in (order[~portrait[order]], order[portrait[order]]):
         cut = len(group) // batch_size * batch_size
         full += [(int(where[batch[-1]]), batch) for batch in group[:cut].reshape(-1, batch_size)]
-        rest.append(group[cut:])
-    left = np.concatenate(rest)
-    filled = np.concatenate([left, np.resize(order, -len(left) % batch_size)])
+        if len(rest := group[cut:]):
+            last.append(np.concatenate([rest, np.resize(group, batch_size - len(rest))]))
     batches = [batch for _, batch in sorted(full, key=lambda pair: pair[0])]
-    return np.concatenate([np.array(batches, dtype=np.int64).reshape(-1, batch_size), filled.reshape(-1, batch_size)])
+    return np.array([*batches, *last], dtype=np.int64).reshape(-1, batch_size)
+
+
+def steps_per_epoch(infos: Sequence[ImageInfo], batch_size: int) -> int:
+    """Batches of an epoch, the last ones of landscape and of portrait images filled up."""
+    portraits = sum(map(_is_portrait, infos))
+    return -(-portraits // batch_size) - (-(len(infos) - portraits) // batch_size)
+
+
+def _is_portrait(info: ImageInfo) -> bool:
+    return info.height > info.width
 
 
 class TrainLoader:
@@ -56,26 +66,26 @@ class TrainLoader:
         world_size: Workers.
         seed: Of the order and of the augmentation.
         num_threads: Threads that decode ahead, for workers with a core or two.
-        num_workers: Processes that decode instead (COCO scale); 0 takes the threads.
+        num_processes: Processes that decode instead (COCO scale); 0 takes the threads.
     """
 
     def __init__(
         self, dataset: Dataset, *, batch_size: int, micro_batch: int | None = None, rank: int = 0,
-        world_size: int = 1, seed: int = 0, num_threads: int = 1, num_workers: int = 0,
+        world_size: int = 1, seed: int = 0, num_threads: int = 1, num_processes: int = 0,
     ):  # fmt: skip
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.num_threads, self.num_workers = num_threads, num_workers
-        self.micro_batch, self.accumulate = _split(batch_size, micro_batch, world_size)
-        self.steps_per_epoch = -(-len(dataset) // batch_size)
-        self._portrait = np.array([info.height > info.width for info in dataset.infos])
+        self.num_threads, self.num_processes = num_threads, num_processes
+        self.micro_batch, self.accumulate = split_batch(batch_size, micro_batch, world_size)
+        self.steps_per_epoch = steps_per_epoch(dataset.infos, batch_size)
+        self._portrait = np.array(list(map(_is_portrait, dataset.infos)))
 
     def batches_from(self, step: int) -> Iterator[Batch]:
         """Micro batches for ever, `accumulate` per optimizer step, from the step after `step` have been done.
 
         The images and their augmentation are those an uninterrupted training would see there.
         """
-        yield from _loaded(self.dataset, self._keys_from(step), threads=self.num_threads, processes=self.num_workers)
+        yield from _loaded(self.dataset, self._keys_from(step), threads=self.num_threads, processes=self.num_processes)
 
     def _keys_from(self, step: int) -> Iterator[Key]:
         first_epoch, first = divmod(step, self.steps_per_epoch)
@@ -95,11 +105,11 @@ class EvalLoader:
     """
 
     def __init__(
-        self, dataset: Dataset, rank: int = 0, world_size: int = 1, *, num_threads: int = 1, num_workers: int = 0
+        self, dataset: Dataset, rank: int = 0, world_size: int = 1, *, num_threads: int = 1, num_processes: int = 0
     ):
         self.dataset = dataset
         self.indices = range(rank, len(dataset), world_size)
-        self.num_threads, self.num_workers = num_threads, num_workers
+        self.num_threads, self.num_processes = num_threads, num_processes
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -107,21 +117,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Batches of one image. Broken ones raise, or under `skip` are left out (and count as nothing found)."""
         keys = ([(index, 0)] for index in self.indices)
-        return _loaded(self.dataset, keys, threads=self.num_threads, processes=self.num_workers)
-
-
-def _split(batch_size: int, micro_batch: int | None, world_size: int) -> tuple[int, int]:
-    """Images per forward pass of a worker, and passes per step."""
-    per_worker = micro_batch or max(batch_size // world_size, 1)
-    if batch_size % (world_size * per_worker):
-        unit = micro_batch or 1
-        fits = [n for n in range(1, batch_size // unit + 1) if batch_size % (n * unit) == 0]
-        images = f" x {micro_batch} images" if micro_batch else ""
-        listed = ", ".join(map(str, fits)) or "none"
-        raise ValueError(
-            f"batch_size {batch_size} does not divide by {world_size} workers{images}. Workers that fit: {listed}."
-        )
-    return per_worker, batch_size // (world_size * per_worker)
+        return _loaded(self.dataset, keys, threads=self.num_threads, processes=self.num_processes)
 
 
 def _load(dataset: Dataset, key: Key, *, pin: bool = False) -> Batch | None:

@@ -22,8 +22,8 @@ from piip.spec import ExperimentSpec, PIIPSpec, Spec
 
 START = "piip.training.run"
 SILENT = (
-    "piip.console", "piip.contracts", "piip.data.drawing", "piip.data.overlays", "piip.data.sources", "piip.home", "piip.ops.check_cuda",
-    "piip.record", "piip.spec", "piip.training.machine",
+    "piip.console", "piip.contracts", "piip.data.drawing", "piip.data.overlays", "piip.data.sources", "piip.home",
+    "piip.ops.check_cuda", "piip.record", "piip.spec", "piip.training.accounting", "piip.training.machine", "piip.training.recorder",
 )  # fmt: skip
 """Modules, or rooms, that are not followed."""
 KERNELS = "piip.ops.build"

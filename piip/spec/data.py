@@ -42,9 +42,10 @@ class CocoSpec(Spec):
     """What training does with an image that cannot be decoded."""
 
     def largest_input(self, resolution: int) -> tuple[int, int]:
-        """Height and width of the largest landscape image, padded: at the aspect limit."""
-        short = int(resolution * self.short_ratio)
-        return _up(short, self.pad_multiple), _up(resolution, self.pad_multiple)
+        """Height and width of the largest landscape image, padded: at the aspect limit and the largest of `train_scales`."""
+        factor = max(1.0, *self.train_scales)
+        short, long = (int(side * factor + 0.5) for side in (int(resolution * self.short_ratio), resolution))
+        return _up(short, self.pad_multiple), _up(long, self.pad_multiple)
 
 
 class Ade20kSpec(Spec):

@@ -58,3 +58,30 @@ class TrainSpec(Spec):
                 f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}. Fits: {fits}"
             )
         return self
+
+    def split(self, workers: int) -> tuple[int, int]:
+        """`split_batch` of this training."""
+        return split_batch(self.batch_size, self.micro_batch, workers)
+
+
+def split_batch(batch_size: int, micro_batch: int | None, workers: int) -> tuple[int, int]:
+    """Images per worker and forward pass, and passes per step.
+
+    Args:
+        batch_size: Images per optimizer step over all workers.
+        micro_batch: As `TrainSpec.micro_batch`.
+        workers: That share the batch.
+
+    Raises:
+        ValueError: They do not divide it; those that do are named.
+    """
+    per_worker = micro_batch or max(batch_size // workers, 1)
+    if batch_size % (workers * per_worker):
+        unit = micro_batch or 1
+        fits = [n for n in range(1, batch_size // unit + 1) if batch_size % (n * unit) == 0]
+        images = f" x {micro_batch} images" if micro_batch else ""
+        listed = ", ".join(map(str, fits)) or "none"
+        raise ValueError(
+            f"batch_size {batch_size} does not divide by {workers} workers{images}. Workers that fit: {listed}."
+        )
+    return per_worker, batch_size // (workers * per_worker)

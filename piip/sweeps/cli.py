@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,10 +14,11 @@ import tyro
 
 from piip import home
 from piip.catalogue.listing import list_rows
-from piip.catalogue.preflight import check_batch, check_device, check_trainable, over_budget, sources_of
+from piip.catalogue.preflight import check, check_device, over_budget, sources_of
 from piip.console import run_verb
 from piip.data.sources import Source
 from piip.spec import ExperimentSpec
+from piip.sweeps.own_data import OwnData, own_sources
 
 Rows = Mapping[str, Sequence[ExperimentSpec]]
 """Scale (`pico`, `coco`; `ade20k` and `imagenet` for other tasks) -> its rows."""
@@ -29,9 +30,9 @@ class Options:
 
     rows: tyro.conf.Positional[tuple[str, ...]] = ()
     """Names of the rows to run; none: all of them (see --list)."""
-    scale: Literal["pico", "coco", "ade20k", "imagenet"] | None = None
-    """pico: networks and made-up data that fit two CPU cores. coco: the paper's networks on COCO ($PIIP_DATA/coco).
-    Not given: coco where that data exists, else pico."""
+    scale: str | None = None
+    """pico: networks and made-up data that fit two CPU cores. coco, ade20k, imagenet: the paper's networks on that data (under
+    $PIIP_DATA). Not given: the paper's where its data exists, else pico."""
     list: bool = False
     """Print the rows with their cost and the paper's figures, and start nothing."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -44,6 +45,8 @@ class Options:
     """Threads of a worker; as many load images ahead."""
     gpus_per_worker: int = 0
     """0 trains on the CPU; 1 for a GPU cluster."""
+    loader_processes: int = 0
+    """Processes of a worker that load images (large images, a fast GPU); 0: its threads do. Numbers are the same."""
     concurrent: int | None = None
     """Trials at once; default: as many as fit."""
     asha: bool = False
@@ -56,12 +59,7 @@ class Options:
     """Refuse rows whose training is predicted to take more on a worker; --list leaves them out."""
     max_eval_images: int | None = None
     """Score on the first so many validation images only."""
-    train_annotations: Path | None = None
-    """Your own data: COCO-format JSON for training ..."""
-    train_images: Path | None = None
-    """... and the folder its images are in; both for validation too."""
-    val_annotations: Path | None = None
-    val_images: Path | None = None
+    own: Annotated[OwnData, tyro.conf.arg(name="")] = field(default_factory=OwnData)
     json: bool = False
     """One JSON document on stdout instead of tables; logs go to stderr."""
 
@@ -72,7 +70,7 @@ def main(
     """Run an experiment file's command line; exits non-zero when something failed."""
     sys.exit(
         run_verb(
-            Options,
+            _with_scales(rows),
             lambda options: _main(rows, experiment, options),
             prog=prog,
             description=description,
@@ -81,10 +79,19 @@ def main(
     )
 
 
+def _with_scales(rows: Rows) -> type[Options]:
+    """`Options` that says which scales this file has."""
+    choices: Any = Literal[tuple(rows)] | None
+    return make_dataclass(
+        Options.__name__, [("scale", choices, None)], bases=(Options,), namespace={"__doc__": Options.__doc__}
+    )
+
+
 def _main(rows: Rows, experiment: str, options: Options) -> int:
     place_home()
-    scale, why = choose_scale(rows, options.scale, own_data=bool(custom_sources(options)))
+    scale, why = choose_scale(rows, options.scale, own_data=bool(options.own.given))
     specs = select(rows[scale], options)
+    custom = own_sources(options.own, specs)
     print(f"scale {scale}: {why}", file=sys.stderr)
     check_device(specs, options.gpus_per_worker)
     over = over_budget(
@@ -94,13 +101,15 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
         return list_within(specs, over, as_json=options.json)
     if over:
         raise ValueError(f"{'; '.join(over.values())}. Name the rows within the budget (see --list), or raise it.")
-    check_trainable(specs)
-    custom = custom_sources(options)
+    check(specs, workers=options.workers, gpus_per_worker=options.gpus_per_worker)
     for spec in specs:
-        check_batch(spec, options.workers)
         if spec.data.name != "demo":  # which is made below
             sources_of(spec, custom)
-    # Ray and PyTorch from here on: neither --help nor a wrong name, number or path waits for them
+    return _train(specs, custom, options.experiment or f"{experiment}_{scale}", options)
+
+
+def _train(specs: Sequence[ExperimentSpec], custom: Mapping[str, Source], experiment: str, options: Options) -> int:
+    """Ray and PyTorch from here on: neither --help nor a wrong name, number or path waits for them."""
     from piip.data.demo.make import ensure_demo
     from piip.sweeps.launch import Sweep, run_sweep
     from piip.sweeps.resources import Resources
@@ -109,8 +118,10 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     if any(spec.data.name == "demo" for spec in specs):
         ensure_demo(home.home() / "data" / "demo")
     sweep = Sweep(
-        specs, options.experiment or f"{experiment}_{scale}",
-        resources=Resources(options.workers, options.cpus_per_worker, options.gpus_per_worker),
+        specs, experiment,
+        resources=Resources(
+            options.workers, options.cpus_per_worker, options.gpus_per_worker, options.loader_processes
+        ),
         concurrent=options.concurrent, asha=options.asha, fresh=options.fresh,
         max_eval_images=options.max_eval_images, custom=custom,
     )  # fmt: skip
@@ -129,19 +140,28 @@ def place_home() -> None:
 
 
 def choose_scale(rows: Rows, given: str | None, *, own_data: bool = False) -> tuple[str, str]:
-    """The scale to run and why; `own_data`: all four paths of the user's own files are given."""
+    """The scale to run and why.
+
+    Args:
+        rows: The file's.
+        given: By --scale.
+        own_data: The user's own files are given.
+    """
     if given:
         if given not in rows:
             raise ValueError(f"this experiment has no scale {given!r}, only {', '.join(rows)}")
         return given, "as asked"
-    coco = home.data_root() / "coco"
-    if "coco" in rows and coco.is_dir():
-        return "coco", f"{coco} is there"
-    if "pico" in rows:
-        if own_data:
-            return "pico", "small networks, on your own data (--scale coco takes the paper's)"
-        return "pico", f"no COCO at {coco}; data is made here (--scale coco and PIIP_DATA change that)"
-    return next(iter(rows)), "the only one here"
+    if len(rows) == 1:
+        return next(iter(rows)), "the only one here"
+    folders = {scale: home.data_root() / scale for scale in rows if scale != "pico"}
+    for scale, folder in folders.items():
+        if folder.is_dir():
+            return scale, f"{folder} is there"
+    large = " or ".join(folders)
+    if own_data:
+        return "pico", f"small networks, on your own data (--scale {large} takes the paper's)"
+    missing = ", ".join(f"no data at {folder}" for folder in folders.values())
+    return "pico", f"{missing}; data is made here (--scale {large} and PIIP_DATA change that)"
 
 
 def select(rows: Sequence[ExperimentSpec], options: Options) -> list[ExperimentSpec]:
@@ -152,7 +172,7 @@ def select(rows: Sequence[ExperimentSpec], options: Options) -> list[ExperimentS
             close = get_close_matches(name, by_name, n=1, cutoff=0.0)
             raise ValueError(f"no row {name!r}. Nearest: {close[0]!r}. All rows: --list")
     changes = dict(map(parse_override, options.set))
-    if custom_sources(options):
+    if options.own.given:
         changes["data.name"] = "custom"
     return [by_name[name].override(changes) for name in options.rows or by_name]
 
@@ -175,18 +195,3 @@ def parse_override(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, {"None": None, "True": True, "False": False}.get(value, value)
-
-
-def custom_sources(options: Options) -> dict[str, Source]:
-    """The user's own files by split; all four paths or none."""
-    given = {
-        "--train-annotations": options.train_annotations, "--train-images": options.train_images,
-        "--val-annotations": options.val_annotations, "--val-images": options.val_images,
-    }  # fmt: skip
-    missing = [flag for flag, path in given.items() if path is None]
-    if len(missing) == len(given):
-        return {}
-    if missing:
-        raise ValueError(f"your own data needs all four paths; missing: {', '.join(missing)}")
-    paths = {flag: path.expanduser().absolute() for flag, path in given.items() if path is not None}
-    return {split: Source(paths[f"--{split}-annotations"], paths[f"--{split}-images"]) for split in ("train", "val")}

@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piip import home
-from piip.catalogue.preflight import check_batch, check_device, check_trainable, cost_of, sources_of
-from piip.contracts import Dataset
+from piip.catalogue.preflight import check, cost_of
 from piip.counting.cost import Cost
 from piip.counting.published import published
-from piip.data import open_dataset
-from piip.data.check import refuse_broken
 from piip.data.sources import Source
 from piip.record.code import code_digest
 from piip.record.journal import Journal, RunRecord, create_run, now_ms, read_status
@@ -24,11 +21,10 @@ from piip.record.trial import Trial
 from piip.spec import ExperimentSpec, PIIPSpec
 from piip.sweeps.identity import trial_key
 from piip.sweeps.resources import Resources
+from piip.sweeps.splits import Split, Splits, fit_classes
 from piip.training import loop
 
 log = logging.getLogger(__name__)
-
-PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Planned:
 
 def plan_trials(
     specs: Sequence[ExperimentSpec], *, experiment: str, resources: Resources, custom: Mapping[str, Source] | None = None,
-    max_eval_images: int | None = None, fresh: bool = False, parent_tags: Mapping[str, str] | None = None,
+    max_eval_images: int | None = None, fresh: bool = False,
 ) -> tuple[str, list[Planned]]:  # fmt: skip
     """Check every spec against its data, open the parent's and the trials' records.
 
@@ -56,66 +52,43 @@ def plan_trials(
         ValueError: A head that cannot be trained yet, attention or a kernel that workers cannot run, data missing or damaged,
             classes that do not match, workers that do not divide the batch.
     """
-    check_trainable(specs)
-    check_device(specs, resources.gpus_per_worker)
-    trials: list[tuple[Trial, Cost, dict[str, str]]] = []
-    num_images: list[int] = []
-    opened: dict[str, dict[str, Dataset]] = {}
+    check(specs, workers=resources.workers, gpus_per_worker=resources.gpus_per_worker)
+    splits = Splits(custom)
+    trials: list[tuple[Trial, dict[str, Split]]] = []
     for given in specs:
-        sources = sources_of(given, custom)
-        prepared = given.data.model_dump_json()  # two rows may treat the same files differently (broken_images)
-        if prepared not in opened:
-            opened[prepared] = {
-                s: open_dataset(given.data, src, given.model.backbone.input, training=s == "train")
-                for s, src in sources.items()
-            }
-            if given.data.broken_images == "refuse":
-                for split in opened[prepared].values():
-                    refuse_broken(split, home.home() / "decoded")
-        data = opened[prepared]
-        spec = _with_absolute_weights(_fit_classes(given, data))
-        check_batch(spec, resources.workers)
-        tags = data_tags(data)
-        key = trial_key(spec, tags, fresh=fresh, max_eval_images=max_eval_images)
-        num_images.append(len(data["train"]))
-        trials.append((Trial(spec, key, sources, max_eval_images), cost_of(spec), tags))
-    parent_key = (
-        "sweep-" + hashlib.sha256(f"{experiment}:{sorted(t.key for t, *_ in trials)}".encode()).hexdigest()[:12]
-    )
-    common = dict(parent_tags or {}) | git_tags() | {"piip.kind": "sweep"}
-    create_run(
-        RunRecord(
-            parent_key, f"sweep of {len(trials)}", experiment, None, {"trials": str(len(trials))}, common, now_ms()
-        )
-    )
-    planned = []
-    for (trial, its_cost, tags), images in zip(trials, num_images, strict=True):
-        record_trial(trial, its_cost, tags, experiment=experiment, parent_key=parent_key)
-        steps = loop.plan(trial.spec, -(-images // trial.spec.train.batch_size))
-        planned.append(Planned(trial, its_cost, read_status(home.journal_dir(trial.key)), steps))
-    return parent_key, planned
+        data = splits.of(given)
+        spec = _with_absolute_weights(fit_classes(given, data))
+        key = trial_key(spec, data_tags(data), fresh=fresh, max_eval_images=max_eval_images)
+        sources = {name: split.source for name, split in data.items()}
+        trials.append((Trial(spec, key, sources, max_eval_images), data))
+    parent_key = record_sweep([trial.key for trial, _ in trials], experiment)
+    return parent_key, [_planned(trial, data, experiment, parent_key) for trial, data in trials]
 
 
-def _fit_classes(spec: ExperimentSpec, data: Mapping[str, Dataset]) -> ExperimentSpec:
-    """The spec with as many classes as the data has."""
-    train, val = data["train"].classes, data["val"].classes
-    if train != val:
-        odd = next(c for c in [*train, *val] if c not in train or c not in val)
-        raise ValueError(f"training and validation annotations have different categories; first difference: {odd}")
-    if len(train) == spec.model.head.num_classes:
-        return spec
-    return spec.override({"model.head.num_classes": len(train)})
+def _planned(trial: Trial, data: Mapping[str, Split], experiment: str, parent_key: str) -> Planned:
+    """A trial whose record is open."""
+    its_cost = cost_of(trial.spec)
+    record_trial(trial, its_cost, data_tags(data), experiment=experiment, parent_key=parent_key)
+    steps = loop.plan(trial.spec, data["train"].steps_per_epoch(trial.spec.train.batch_size))
+    return Planned(trial, its_cost, read_status(home.journal_dir(trial.key)), steps)
 
 
 def _with_absolute_weights(spec: ExperimentSpec) -> ExperimentSpec:
     """Workers stand in another folder: paths of weights become absolute. Names of public files stay."""
-    named = {"model.weights": spec.model.weights}
-    if isinstance(spec.model.backbone, PIIPSpec):
-        branches = enumerate(spec.model.backbone.branches)
-        named |= {f"model.backbone.branches.{i}.weights": branch.weights for i, branch in branches}
-    paths = {field: Path(given).expanduser() for field, given in named.items() if given}
+    named = {
+        f: given for f, given in spec.flat().items() if f.startswith("model.") and f.endswith(".weights") and given
+    }
+    paths = {field: Path(given).expanduser() for field, given in named.items()}
     changes = {field: str(path.absolute()) for field, path in paths.items() if path.exists()}
     return spec.override(changes) if changes else spec
+
+
+def record_sweep(keys: Sequence[str], experiment: str) -> str:
+    """Open the record of a sweep, the parent of its trials; the same trials are the same sweep."""
+    key = "sweep-" + hashlib.sha256(f"{experiment}:{sorted(keys)}".encode()).hexdigest()[:12]
+    tags, count = git_tags() | {"piip.kind": "sweep"}, str(len(keys))
+    create_run(RunRecord(key, f"sweep of {count}", experiment, None, {"trials": count}, tags, now_ms()))
+    return key
 
 
 def record_trial(
@@ -158,15 +131,9 @@ def start_of(spec: ExperimentSpec) -> str:
     return spec.model.backbone.start
 
 
-def data_tags(data: Mapping[str, Dataset]) -> dict[str, str]:
-    """Digest and place of each split."""
-    tags = {}
-    for split, dataset in data.items():
-        tags[f"data.{split}.digest"] = dataset.digest
-        tags[f"data.{split}.annotations"] = str(dataset.source.annotations)
-        tags[f"data.{split}.images"] = str(dataset.source.images)
-        tags[f"data.{split}.count"] = str(len(dataset))
-    return tags
+def data_tags(data: Mapping[str, Split]) -> dict[str, str]:
+    """Digest, place and size of each split."""
+    return {tag: value for name, split in data.items() for tag, value in split.tags(name).items()}
 
 
 def git_tags() -> dict[str, str]:
@@ -174,7 +141,7 @@ def git_tags() -> dict[str, str]:
     if shutil.which("git") is None:
         return {}
     found = subprocess.run(
-        ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        ["git", "-C", str(home.package_root()), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
         capture_output=True,
         text=True,
         check=False,

@@ -11,6 +11,8 @@ class Resources:
     workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: int = 0
+    loader_processes: int = 0
+    """Of a worker, that load images; 0: threads do, as many as `cpus_per_worker`. No number depends on it."""
 
     @property
     def per_trial(self) -> dict[str, float]:

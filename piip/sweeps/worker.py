@@ -53,7 +53,13 @@ def train_worker(config: dict[str, Any]) -> None:
         where = {"hardware.nodes": str(len(set(nodes))), "hardware.node_ids": ",".join(nodes)}
         _journal(launch.trial.key, running=False).tag(where)
     try:
-        run(launch.trial, rank=rank, world_size=world_size, report=lambda metrics: ray_train.report(metrics))
+        run(
+            launch.trial,
+            rank=rank,
+            world_size=world_size,
+            report=ray_train.report,
+            loader_processes=launch.resources.loader_processes,
+        )
     except FINAL_ERRORS as error:
         log.exception("trial %s failed", launch.trial.spec.name)
         # our own words end in what to do: they may take more room than Ray's

@@ -26,7 +26,9 @@ from piip.training.start import start_from
 log = logging.getLogger(__name__)
 
 
-def run(trial: Trial, *, rank: int, world_size: int, report: Callable[[dict[str, float]], None]) -> None:
+def run(
+    trial: Trial, *, rank: int, world_size: int, report: Callable[[dict[str, float]], None], loader_processes: int = 0
+) -> None:
     """Train `trial` to its end from wherever it was left. Collective over an initialised process group.
 
     Args:
@@ -34,6 +36,7 @@ def run(trial: Trial, *, rank: int, world_size: int, report: Callable[[dict[str,
         rank: Of this worker.
         world_size: Number of workers.
         report: Told the metrics of every evaluation, on every rank (empty except on rank 0).
+        loader_processes: That load images; 0 takes threads, as many as PyTorch has.
     """
     spec, score, root = trial.spec, trial.score, home.checkpoint_dir(trial.key)
     root.mkdir(parents=True, exist_ok=True)
@@ -46,7 +49,7 @@ def run(trial: Trial, *, rank: int, world_size: int, report: Callable[[dict[str,
     val_data = open_dataset(spec.data, sources["val"], wanted, max_images=trial.max_eval_images)
     loader = TrainLoader(
         train_data, batch_size=spec.train.batch_size, micro_batch=spec.train.micro_batch, rank=rank,
-        world_size=world_size, seed=spec.train.seed, num_threads=torch.get_num_threads(),
+        world_size=world_size, seed=spec.train.seed, num_threads=torch.get_num_threads(), num_processes=loader_processes,
     )  # fmt: skip
 
     # build the network; weights that a checkpoint, or the whole network's, will replace need not be fetched

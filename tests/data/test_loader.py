@@ -6,12 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from piip.contracts import Input
 from piip.data.formats.coco import CocoDataset
-from piip.data.loader import EvalLoader, TrainLoader, epoch_batches
+from piip.data.loader import EvalLoader, TrainLoader, epoch_batches, steps_per_epoch
+from piip.data.samples import ImageInfo
 from piip.data.sources import DataError
 from piip.spec import CocoSpec
 
 SPEC = CocoSpec(name="custom", short_ratio=1.0, pad_multiple=32, train_scales=(0.5, 1.0))
+WANTED = Input(64, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 shapes = st.lists(st.booleans(), min_size=1, max_size=60).map(np.array)
 batch_sizes = st.integers(1, 9)
 
@@ -20,7 +23,7 @@ batch_sizes = st.integers(1, 9)
 def train_data(coco_folder):
     for number in range(13):
         coco_folder.add_object(coco_folder.add_image(*((64, 48) if number % 3 else (48, 64))))
-    return CocoDataset(coco_folder.write(), SPEC, 64, training=True)
+    return CocoDataset(coco_folder.write(), SPEC, WANTED, training=True)
 
 
 def identity(batches):
@@ -33,23 +36,35 @@ def first(loader, number, step=0):
     return [next(batches) for _ in range(number)]
 
 
+def infos_of(portrait):
+    return [ImageInfo(number, "", 2 if high else 1, 1 if high else 2) for number, high in enumerate(portrait)]
+
+
 @given(shapes, batch_sizes, st.integers(0, 5))
 def test_an_epoch_has_every_image_and_few_twice(portrait, batch_size, epoch):
     batches = epoch_batches(portrait, batch_size, seed=0, epoch=epoch)
 
     counts = np.bincount(batches.ravel(), minlength=len(portrait))
-    assert batches.shape == (-(-len(portrait) // batch_size), batch_size)
+    assert batches.shape == (steps_per_epoch(infos_of(portrait), batch_size), batch_size)
     assert counts.min() >= 1
-    if batch_size <= len(portrait):
+    assert batches.size - len(portrait) < 2 * batch_size  # less than a batch of either kind
+    if batch_size <= min(portrait.sum(), (~portrait).sum()):
         assert counts.max() <= 2
 
 
-@given(shapes, batch_sizes)
-def test_only_the_last_two_batches_mix_shapes(portrait, batch_size):
-    batches = epoch_batches(portrait, batch_size, seed=0, epoch=0)
+@given(shapes, batch_sizes, st.integers(0, 5))
+def test_no_batch_mixes_shapes(portrait, batch_size, epoch):
+    batches = epoch_batches(portrait, batch_size, seed=0, epoch=epoch)
 
-    mixed = [len(set(portrait[batch])) > 1 for batch in batches]
-    assert not any(mixed[:-2])
+    assert all(len(set(portrait[batch])) == 1 for batch in batches)
+
+
+@given(shapes, batch_sizes)
+def test_all_but_the_last_batches_have_an_image_once(portrait, batch_size):
+    batches = epoch_batches(portrait, batch_size, seed=0, epoch=0)
+    whole = portrait.sum() // batch_size + (~portrait).sum() // batch_size
+
+    assert len(set(batches[:whole].ravel())) == whole * batch_size
 
 
 @given(shapes, batch_sizes)
@@ -94,7 +109,7 @@ def test_resuming_sees_what_an_unbroken_training_sees(step, train_data):
 def test_threads_and_processes_change_nothing(train_data):
     plain, threads, processes = (
         identity(first(TrainLoader(train_data, batch_size=4, seed=1, **more), 9))
-        for more in ({"num_threads": 1}, {"num_threads": 4}, {"num_workers": 2})
+        for more in ({"num_threads": 1}, {"num_threads": 4}, {"num_processes": 2})
     )
     assert plain == threads == processes
 
@@ -140,12 +155,12 @@ def test_evaluation_sees_every_image_once_and_alone(train_data):
 @pytest.mark.parametrize("processes", [0, 1])
 def test_evaluation_leaves_out_a_broken_image_or_refuses_it(processes, tiny_coco):
     (tiny_coco.images / "000000000013.jpg").write_bytes(b"no image")
-    skipping = CocoDataset(tiny_coco, SPEC.override({"broken_images": "skip"}), 64, training=False)
-    refusing = CocoDataset(tiny_coco, SPEC, 64, training=False)
+    skipping = CocoDataset(tiny_coco, SPEC.override({"broken_images": "skip"}), WANTED, training=False)
+    refusing = CocoDataset(tiny_coco, SPEC, WANTED, training=False)
 
-    assert [b.infos[0].image_id for b in EvalLoader(skipping, num_workers=processes)] == [10, 16, 19]
+    assert [b.infos[0].image_id for b in EvalLoader(skipping, num_processes=processes)] == [10, 16, 19]
     with pytest.raises(DataError, match=r"^\S+000000000013\.jpg: not an image \(8 bytes\)$"):
-        list(EvalLoader(refusing, num_workers=processes))
+        list(EvalLoader(refusing, num_processes=processes))
 
 
 def test_a_closed_loader_leaves_no_thread(train_data):

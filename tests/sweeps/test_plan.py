@@ -3,12 +3,12 @@ import re
 import pytest
 from tiny import ROWS
 
-from piip.catalogue.preflight import check_batch
+from piip.catalogue.preflight import check
 from piip.data.sources import Source
 from piip.record.journal import Journal, read_record, read_status
 from piip.record.scores import SCORE, scores_of
 from piip.spec import ExperimentSpec
-from piip.sweeps import plan
+from piip.sweeps import plan, splits
 from piip.sweeps.plan import plan_trials
 from piip.sweeps.resources import Resources, concurrency
 
@@ -53,10 +53,10 @@ def test_a_worker_larger_than_every_node_is_refused():
 def test_workers_that_do_not_divide_the_batch_are_refused_with_those_that_do():
     spec = SPEC.override({"train.batch_size": 16, "train.micro_batch": 2})
 
-    check_batch(spec, 8)
+    check([spec], workers=8, gpus_per_worker=0)
     message = "batch_size 16 does not divide by 3 workers x 2 images. Workers that fit: 1, 2, 4, 8."
     with pytest.raises(ValueError, match=re.escape(message)):
-        check_batch(spec, 3)
+        check([spec], workers=3, gpus_per_worker=0)
 
 
 def test_planning_opens_a_sweep_and_its_trials_once(tiny_coco):
@@ -78,6 +78,35 @@ def test_planning_opens_a_sweep_and_its_trials_once(tiny_coco):
         lines = (folder / "events.jsonl").read_text().splitlines()
         assert sum("cost/gflops" in line for line in lines) == 1
         assert sum("spec.json" in line for line in lines) == 1
+
+
+def test_a_split_is_opened_once_whatever_the_rows(tiny_coco, monkeypatch):
+    opened = []
+    real = splits.open_dataset
+    monkeypatch.setattr(splits, "open_dataset", lambda *a, **k: opened.append(k["training"]) or real(*a, **k))
+    row = SPEC.override({"data.name": "custom"})
+    sides = [
+        row.override({"model.backbone.branches.0.resolution": side, "name": f"side_{side}"}) for side in (64, 96, 128)
+    ]
+
+    plan_trials(sides, experiment="e", resources=Resources(), custom={"train": tiny_coco, "val": tiny_coco})
+    assert opened == [True, False]
+
+    skipping = [side.override({"data.broken_images": "skip"}) for side in sides]  # other files may be in them
+    plan_trials(
+        [*sides, *skipping], experiment="e", resources=Resources(), custom={"train": tiny_coco, "val": tiny_coco}
+    )
+    assert opened == [True, False] * 3
+
+
+def test_an_epoch_of_the_plan_is_the_loaders(tiny_coco):
+    row = SPEC.override({"data.name": "custom", "train.steps": None, "train.epochs": 3})
+
+    _, (planned,) = plan_trials(
+        [row], experiment="e", resources=Resources(), custom={"train": tiny_coco, "val": tiny_coco}
+    )
+
+    assert planned.plan.num_steps == 3 * 3  # three landscape images and a portrait one in twos
 
 
 def test_fresh_begins_another_take_and_later_calls_go_on_with_it(tiny_coco):

@@ -7,9 +7,9 @@ from tiny import ROWS
 
 from piip.catalogue.listing import list_rows
 from piip.catalogue.preflight import check_device, cost_of
-from piip.data.sources import Source
 from piip.spec import PaperResult
-from piip.sweeps.cli import Options, choose_scale, custom_sources, main, parse_override, place_home, select
+from piip.sweeps.cli import Options, choose_scale, main, parse_override, place_home, select
+from piip.sweeps.own_data import OwnData
 
 NAMES = [row.name for row in ROWS["pico"]]
 
@@ -35,7 +35,7 @@ def test_an_override_without_a_value_is_refused():
         parse_override("optim.lr")
 
 
-def test_the_scale_is_coco_where_coco_is(monkeypatch, tmp_path):
+def test_the_scale_is_the_papers_where_its_data_is(monkeypatch, tmp_path):
     rows = {"pico": ROWS["pico"], "coco": []}
     assert choose_scale(rows, None)[0] == "pico"
     assert "data is made here" in choose_scale(rows, None)[1]
@@ -43,14 +43,24 @@ def test_the_scale_is_coco_where_coco_is(monkeypatch, tmp_path):
         "pico",
         "small networks, on your own data (--scale coco takes the paper's)",
     )
+    assert choose_scale({"ade20k": []}, None) == ("ade20k", "the only one here")
 
-    (tmp_path / "coco").mkdir()
     monkeypatch.setenv("PIIP_DATA", str(tmp_path))
-
-    assert choose_scale(rows, None) == ("coco", f"{tmp_path / 'coco'} is there")
+    for scale in ("coco", "ade20k"):
+        (tmp_path / scale).mkdir()
+        assert choose_scale({"pico": [], scale: []}, None) == (scale, f"{tmp_path / scale} is there")
     assert choose_scale(rows, "pico") == ("pico", "as asked")
-    with pytest.raises(ValueError, match="no scale 'coco', only pico"):
-        choose_scale(ROWS, "coco")
+
+
+@pytest.mark.parametrize("scales", [["pico"], ["pico", "coco"], ["ade20k"]])
+def test_a_scale_is_one_of_the_files_own(scales, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(dict.fromkeys(scales, ROWS["pico"]), experiment="tiny", description="", arguments=["--scale", "large"])
+
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert leaving.value.code == 2
+    expected = re.findall(r"'(\w+)'", said.partition("Expected one of")[2])
+    assert sorted(expected) == sorted([*scales, "None"])
 
 
 def test_rows_are_chosen_by_name_and_changed_by_overrides():
@@ -151,19 +161,11 @@ def test_the_list_leaves_out_what_a_sweep_would_refuse_and_says_why(capsys):
     assert "left out" not in asked(capsys, "--list", "--max-gflops", "100")[2]
 
 
-def test_own_data_takes_all_four_paths(tmp_path):
-    paths = {
-        f"{split}_{kind}": Path(f"{split}/{kind}") for split in ("train", "val") for kind in ("annotations", "images")
-    }
+def test_own_data_is_custom_in_every_row():
+    given = Options(own=OwnData(train_images=Path("a"), val_images=Path("b")))
 
-    sources = custom_sources(Options(**paths))
-
-    assert sources["val"] == Source(Path("val/annotations").absolute(), Path("val/images").absolute())
-    assert select(ROWS["pico"], Options(**paths))[0].data.name == "custom"
-    assert custom_sources(Options()) == {}
-    del paths["val_images"]
-    with pytest.raises(ValueError, match="your own data needs all four paths; missing: --val-images"):
-        custom_sources(Options(**paths))
+    assert {spec.data.name for spec in select(ROWS["pico"], given)} == {"custom"}
+    assert {spec.data.name for spec in select(ROWS["pico"], Options())} == {"demo"}
 
 
 def test_the_list_is_one_json_document(capsys):
@@ -195,7 +197,6 @@ def test_the_list_has_the_papers_columns_where_the_paper_has_figures(capsys):
     [
         (["--set", "train.batch_size=three"], "batch_size"),
         (["no_such_row"], "error: no row 'no_such_row'. Nearest: "),
-        (["--scale", "coco"], "error: this experiment has no scale 'coco', only pico"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_1(arguments, message, capsys):

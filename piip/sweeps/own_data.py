@@ -1,0 +1,76 @@
+"""The user's own files on an experiment's command line, for every kind of data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from piip.data.sources import Source
+from piip.spec import Ade20kSpec, CocoSpec, Data, ExperimentSpec, ImageNetSpec
+
+
+@dataclass
+class OwnData:
+    """Flags of the user's own data; every experiment has them."""
+
+    train_annotations: Path | None = None
+    """Your own data. Detection: COCO-format JSON for training. Segmentation: the folder of label maps. Classification: none, folders
+    name the classes."""
+    train_images: Path | None = None
+    """The folder of its images; both for validation too."""
+    val_annotations: Path | None = None
+    val_images: Path | None = None
+    names: Path | None = None
+    """Segmentation: a file that names the classes, a line each."""
+
+    @property
+    def given(self) -> dict[str, Path]:
+        """Flag -> path, of those that were given."""
+        flags = {
+            f"--{split}-{what}": f"{split}_{what}" for split in ("train", "val") for what in ("annotations", "images")
+        }
+        paths = {flag: getattr(self, field) for flag, field in flags.items()} | {"--names": self.names}
+        return {flag: path.expanduser().absolute() for flag, path in paths.items() if path is not None}
+
+
+def own_sources(own: OwnData, specs: Sequence[ExperimentSpec]) -> dict[str, Source]:
+    """The user's own files by split; empty where no flag was given.
+
+    Raises:
+        ValueError: A flag is missing, or is not for these rows' kind of data.
+    """
+    given = own.given
+    kinds = {spec.data.kind: spec.data for spec in specs}
+    if not given or not kinds:
+        return {}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{', '.join(given)}: these rows read data of {len(kinds)} kinds ({', '.join(kinds)}). Name rows of one kind"
+        )
+    (data,) = kinds.values()
+    wanted, possible = _flags(data)
+    if missing := [flag for flag in wanted if flag not in given]:
+        raise ValueError(f"your own {data.kind} data needs all of {', '.join(wanted)}; missing: {', '.join(missing)}")
+    if other := [flag for flag in given if flag not in (*wanted, *possible)]:
+        raise ValueError(
+            f"{', '.join(other)} is not for {data.kind} data, which takes {', '.join((*wanted, *possible))}"
+        )
+    images = {split: given[f"--{split}-images"] for split in ("train", "val")}
+    return {
+        split: Source(given.get(f"--{split}-annotations", folder), folder, given.get("--names"))
+        for split, folder in images.items()
+    }
+
+
+def _flags(data: Data) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a kind of data needs, and what it may have."""
+    images, annotations = ("--train-images", "--val-images"), ("--train-annotations", "--val-annotations")
+    match data:
+        case CocoSpec():
+            return (annotations[0], images[0], annotations[1], images[1]), ()
+        case Ade20kSpec():
+            return (annotations[0], images[0], annotations[1], images[1]), ("--names",)
+        case ImageNetSpec():
+            return images, ()
+        case _:
+            assert_never(data)

@@ -1,0 +1,88 @@
+"""What planning knows of data: each split is opened once, whatever the number of rows, and only this is kept of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from piip import home
+from piip.catalogue.preflight import sources_of
+from piip.data import open_dataset
+from piip.data.check import refuse_broken
+from piip.data.loader import steps_per_epoch
+from piip.data.samples import ImageInfo
+from piip.data.sources import Source
+from piip.spec import ExperimentSpec
+
+Key = tuple[str, str]
+"""A data set's spec and a split."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split that is there and, unless its spec says `skip`, whole."""
+
+    source: Source
+    classes: list[dict[str, Any]]
+    digest: str
+    infos: list[ImageInfo]
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Optimizer steps in which training sees it once."""
+        return steps_per_epoch(self.infos, batch_size)
+
+    def tags(self, name: str) -> dict[str, str]:
+        """What a run says of it."""
+        return {
+            f"data.{name}.digest": self.digest,
+            f"data.{name}.annotations": str(self.source.annotations),
+            f"data.{name}.images": str(self.source.images),
+            f"data.{name}.count": str(len(self.infos)),
+        }
+
+
+class Splits:
+    """The data of a sweep's rows.
+
+    Args:
+        custom: The user's own files by split.
+    """
+
+    def __init__(self, custom: Mapping[str, Source] | None = None) -> None:
+        self._custom = custom
+        self._opened: dict[Key, Split] = {}
+
+    def of(self, spec: ExperimentSpec) -> dict[str, Split]:
+        """The training and the validation split of a row.
+
+        Raises:
+            DataError: Files are missing or damaged.
+        """
+        # rows may treat the same files differently (broken_images), so all of the data's spec is in the key; the network's part,
+        # resolution and colours, decides neither classes nor digest
+        data = spec.data.model_dump_json()
+        for name, source in sources_of(spec, self._custom).items():
+            if (data, name) not in self._opened:
+                self._opened[data, name] = _open(spec, name, source)
+        return {name: split for (known, name), split in self._opened.items() if known == data}
+
+
+def _open(spec: ExperimentSpec, name: str, source: Source) -> Split:
+    dataset = open_dataset(spec.data, source, spec.model.backbone.input, training=name == "train")
+    if spec.data.broken_images == "refuse":
+        refuse_broken(dataset, home.home() / "decoded")
+    return Split(source, dataset.classes, dataset.digest, dataset.infos)
+
+
+def fit_classes(spec: ExperimentSpec, data: Mapping[str, Split]) -> ExperimentSpec:
+    """The spec with as many classes as the data has.
+
+    Raises:
+        ValueError: The splits have different ones.
+    """
+    train, val = data["train"].classes, data["val"].classes
+    if train != val:
+        odd = next((c for c in [*train, *val] if c not in train or c not in val), "their order")
+        raise ValueError(f"training and validation annotations have different categories; first difference: {odd}")
+    if len(train) == spec.model.head.num_classes:
+        return spec
+    return spec.override({"model.head.num_classes": len(train)})
