@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, field, make_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Optional
 
 import tyro
 
@@ -81,7 +81,7 @@ def main(
 
 def _with_scales(rows: Rows) -> type[Options]:
     """`Options` that says which scales this file has."""
-    choices: Any = Literal[tuple(rows)] | None
+    choices: Any = Optional[Literal[tuple(rows)]]  # noqa: UP045 (made here, from strings)
     return make_dataclass(
         Options.__name__, [("scale", choices, None)], bases=(Options,), namespace={"__doc__": Options.__doc__}
     )

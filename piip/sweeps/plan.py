@@ -18,7 +18,7 @@ from piip.record.code import code_digest
 from piip.record.journal import Journal, RunRecord, create_run, now_ms, read_status
 from piip.record.scores import as_tags
 from piip.record.trial import Trial
-from piip.spec import ExperimentSpec, PIIPSpec
+from piip.spec import ExperimentSpec
 from piip.sweeps.identity import trial_key
 from piip.sweeps.resources import Resources
 from piip.sweeps.splits import Split, Splits, fit_classes
