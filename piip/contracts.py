@@ -165,6 +165,8 @@ class Dataset(Format, Protocol):
     training: bool
     infos: "list[ImageInfo]"
     broken_images: Literal["refuse", "skip"]
+    eval_batch: int
+    """Images that evaluation puts into a batch: 1 where they differ in size."""
 
     def __len__(self) -> int:
         """Images."""

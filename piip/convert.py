@@ -66,15 +66,14 @@ def main(options: Options) -> int:
         )
     import torch
 
-    from piip.catalogue.rows import find_row, row_called_after
+    from piip.catalogue.rows import find_row
     from piip.counting.meta import on_meta
     from piip.models import build_model
     from piip.sweeps.cli import parse_override
     from piip.training.start import read_any
     from piip.weights.names.mmdet import fit_weights
 
-    row = find_row(options.row) if options.row else row_called_after(options.file)
-    spec = row.override(dict(map(parse_override, options.set)))
+    spec = find_row(options.row or options.file.stem).override(dict(map(parse_override, options.set)))
     categories = categories_of(spec, options.annotations)
     weights = read_any(options.file, options.sha256)
     with on_meta():
@@ -178,7 +177,7 @@ def show(
     if options.json:
         document = {
             "run_id": made and made[0], "checkpoint": made and str(made[1]), "row": spec.name,
-            "sha256": weights.sha256, "notes": [*weights.notes, *report.notes], "matched": len(report.matched), "resized": report.resized,
+            "sha256": weights.sha256, "notes": weights.notes, "matched": len(report.matched), "resized": report.resized,
             "missing": report.missing, "ignored": report.ignored, "unexplained": report.unexplained,
         }  # fmt: skip
         print(json.dumps(document))

@@ -173,33 +173,6 @@ def test_a_file_that_is_not_there_is_said_so_before_a_row_is_looked_for(capsys):
     assert capsys.readouterr().err.startswith("error: no such file: nofile.pth. ")
 
 
-def test_without_a_row_a_file_that_names_none_is_asked_about(capsys, tmp_path, official):
-    torch.save({"module": official}, tmp_path / "mp_rank_00_model_states.pt")
-
-    code, out, err = say(capsys, convert.cli, tmp_path / "mp_rank_00_model_states.pt")
-
-    assert (code, out) == (1, "")
-    assert err.startswith(
-        "error: the name 'mp_rank_00_model_states.pt' does not tell which row its weights are of. Say it: --row"
-    )
-
-
-def test_what_a_reader_should_know_of_a_file_is_said_in_a_line_each(capsys, path, official):
-    half = {name: value.half() for name, value in official.items()}
-    names = [category["name"] for category in convert.categories_of(rows.all_rows()[ROW], None)]
-    meta = {"CLASSES": names[1:] + names[:1]}
-    torch.save({"meta": meta, "state_dict": half, "state_dict_ema": half}, path)
-
-    notes = converted(capsys, path, "--dry-run")["notes"]
-    _, out, _ = say(capsys, convert.cli, path, "--row", ROW, *SET, "--dry-run")
-
-    for note, part in zip(
-        notes, ("'state_dict_ema', a running average", "are float16", "12 of 12 classes"), strict=True
-    ):
-        assert part in note
-        assert len([line for line in out.splitlines() if line.strip() == f"note: {note}"]) == 1
-
-
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -237,10 +210,10 @@ def test_leftovers_are_an_error_unless_allowed(capsys, path, official):
 def test_what_is_missing_starts_from_random_weights_when_allowed(capsys, path, official):
     torch.save({name: value for name, value in official.items() if "mask_head" not in name}, path)
 
-    assert "Missing: head.roi_heads.mask_head.0.0.weight" in refused(capsys, path)
+    assert "Missing: roi_heads.mask_head.0.0.weight" in refused(capsys, path)
     document = converted(capsys, path, "--allow", "missing")
     weights = checkpoint.last(home.checkpoint_dir(document["checkpoint"].rpartition("/")[2])).model()
-    assert weights["head.roi_heads.mask_head.0.0.weight"].std() > 0
+    assert weights["roi_heads.mask_head.0.0.weight"].std() > 0
 
 
 def test_classes_must_be_as_many_as_the_heads(capsys, path):
@@ -262,12 +235,12 @@ def test_fine_tuning_to_other_classes_takes_all_but_their_rows(path, model, spec
     other = spec.override({"model.head.num_classes": 3, "model.weights": str(path)}).model
     fresh = build_model(other, pretrained=False)
 
-    with pytest.raises(WeightsError, match=r"Missing: head.roi_heads.box_predictor.cls_score.weight"):
+    with pytest.raises(WeightsError, match=r"Missing: roi_heads.box_predictor.cls_score.weight"):
         start_from(fresh, other, ("a", "b", "c"))
     report = start_from(fresh, other.override({"weights_partial": True}), ("a", "b", "c"))
 
     assert {name.rpartition(".")[0] for name in report.missing} == {
-        "head.roi_heads.box_predictor.cls_score", "head.roi_heads.box_predictor.bbox_pred", "head.roi_heads.mask_predictor.mask_fcn_logits",
+        "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred", "roi_heads.mask_predictor.mask_fcn_logits",
     }  # fmt: skip
     assert torch.equal(fresh.backbone.branches[0].pos_embed, model.backbone.branches[0].pos_embed)
 

@@ -43,23 +43,3 @@ def find_row(name: str) -> ExperimentSpec:
         close = get_close_matches(name, [*rows, *official], n=1, cutoff=0.0)
         raise ValueError(f"no row {name!r}. Nearest: {close[0]!r}. All rows: python -m piip.rows --names")
     return rows.get(name) or official[name]
-
-
-def row_called_after(file: Path) -> ExperimentSpec:
-    """The row whose name, or whose official configuration's, a file of weights has; never a guess.
-
-    Raises:
-        ValueError: It has neither: what DeepSpeed and people call their files does not tell the row.
-    """
-    name = file.name.partition("?")[0]  # as a browser or wget leaves `...pth?download=true`
-    rows = all_rows()
-    names = rows | {row.paper.config: row for row in rows.values() if row.paper and row.paper.config}
-    for given in (name, Path(name).stem):
-        if given in names:
-            return names[given]
-    close = get_close_matches(Path(name).stem, list(names), n=1, cutoff=0.9)
-    nearest = f", for example {close[0]}" if close else ""
-    raise ValueError(
-        f"the name {file.name!r} does not tell which row its weights are of. Say it: --row NAME{nearest} "
-        "(all names: python -m piip.rows --names)"
-    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, assert_never
 
 from piip.contracts import Dataset, Format, Input
-from piip.data.sources import DataError, Source
+from piip.data.sources import Source
 from piip.spec import Ade20kSpec, CocoSpec, Data, ImageNetSpec
 
 
@@ -23,7 +23,9 @@ def _kind(spec: Data) -> tuple[Any, Any]:
 
             return ade20k.Ade20kFormat, ade20k.Ade20kDataset
         case ImageNetSpec():
-            raise DataError(f"data of kind {spec.kind!r} are not read yet")
+            from piip.data.formats import folders
+
+            return folders.FolderFormat, folders.FolderDataset
         case _:
             assert_never(spec)
 

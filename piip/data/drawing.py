@@ -52,6 +52,22 @@ def draw_predictions(
     return canvas
 
 
+def draw_lines(image: Image.Image, lines: Sequence[tuple[str, int]]) -> Image.Image:
+    """The image with lines of text from its upper left corner down; small images come back larger by a whole factor.
+
+    Args:
+        image: The picture.
+        lines: (text, category id, which gives the colour) each.
+    """
+    canvas, _ = enlarged(image)
+    pen = ImageDraw.Draw(canvas)
+    y = 0
+    for text, category in lines:
+        tag(pen, (0, y), text, color_of(category), canvas.size)
+        y += _label_size(text, canvas.size)[1]
+    return canvas
+
+
 def side_by_side(
     truth: Image.Image, prediction: Image.Image, *, headings: tuple[str, str] = ("truth", "prediction")
 ) -> Image.Image:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from piip.contracts import Dataset
-from piip.data.samples import Batch, ImageInfo
+from piip.data.samples import Batch, ImageInfo, Sample
 from piip.data.sources import DataError
 from piip.spec.training import split_batch
 
@@ -99,37 +99,45 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Every image once, alone in its batch; the workers take turns.
+    """Every image once, in batches that are the same for any number of workers, who take turns with them.
 
-    PIIP has no padding mask, so an image padded to its neighbour's size would give other numbers than alone.
+    Where images differ in size each is alone in its batch: PIIP has no padding mask, so an image padded to its neighbour's size
+    would give other numbers than alone. Where all are of one size, `Dataset.eval_batch` neighbours share one.
     """
 
     def __init__(
         self, dataset: Dataset, rank: int = 0, world_size: int = 1, *, num_threads: int = 1, num_processes: int = 0
     ):
         self.dataset = dataset
-        self.indices = range(rank, len(dataset), world_size)
+        size = dataset.eval_batch
+        starts = range(0, len(dataset), size)
+        self.batches = [range(start, min(start + size, len(dataset))) for start in starts[rank::world_size]]
         self.num_threads, self.num_processes = num_threads, num_processes
 
     def __len__(self) -> int:
-        return len(self.indices)
+        """Images of this worker."""
+        return sum(map(len, self.batches))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches of one image. Broken ones raise, or under `skip` are left out (and count as nothing found)."""
-        keys = ([(index, 0)] for index in self.indices)
+        """Broken images raise, or under `skip` are left out (and count as nothing found)."""
+        keys = ([(index, 0) for index in batch] for batch in self.batches)
         return _loaded(self.dataset, keys, threads=self.num_threads, processes=self.num_processes)
 
 
 def _load(dataset: Dataset, key: Key, *, pin: bool = False) -> Batch | None:
-    """The batch of a key; None for an evaluation image that is skipped."""
-    try:
-        batch = dataset.collate([dataset.sample(index, seed) for index, seed in key], key[0][1])
-        return batch.pin_memory() if pin else batch
-    except DataError as error:
-        if dataset.training or dataset.broken_images == "refuse":
-            raise
-        dataset.note_broken(key[0][0], error)
+    """The batch of a key; evaluation images that are skipped are not in it, None where none is left."""
+    samples: list[Sample] = []
+    for index, seed in key:
+        try:
+            samples.append(dataset.sample(index, seed))
+        except DataError as error:
+            if dataset.training or dataset.broken_images == "refuse":
+                raise
+            dataset.note_broken(index, error)
+    if not samples:
         return None
+    batch = dataset.collate(samples, key[0][1])
+    return batch.pin_memory() if pin else batch
 
 
 class _ByKey:

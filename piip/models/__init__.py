@@ -8,7 +8,7 @@ from piip.contracts import Maps, Tokens, Wish
 from piip.models.backbones.cnn import CNN
 from piip.models.backbones.piip import PIIP
 from piip.models.branches.vit import build_branch
-from piip.models.heads.classifier import Classifier
+from piip.models.heads.classifier import Classifier, MapClassifier
 from piip.models.heads.missing import MissingHead
 from piip.models.heads.rcnn import MaskRCNN
 from piip.models.heads.upernet import UPerNet
@@ -52,6 +52,9 @@ def build_model(spec: ModelSpec, *, pretrained: bool = True) -> Network:
             window = spec.head.window(spec.backbone.resolution)
         case DINOSpec():
             head = MissingHead(spec.head.kind)
+        case ClassifierSpec(reads="map"):
+            (channels,) = backbone.out_channels
+            head = MapClassifier(channels, spec.head.num_classes)
         case ClassifierSpec():
             assert isinstance(backbone, PIIP)
             head = Classifier(backbone.branches, spec.head)

@@ -15,7 +15,7 @@ from piip.presets.families import (
     MAE,
     UNIPERCEIVER,
 )
-from piip.presets.pico import PICO, PICO_HEAD, PICO_INTERACTION, mask_rcnn_pico, pico
+from piip.presets.pico import PICO, PICO_HEAD, PICO_INTERACTION, classifier_pico, mask_rcnn_pico, pico
 from piip.presets.recipes import classifier_20ep, dino, mask_rcnn_1x, upernet_80k
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "PICO_INTERACTION",
     "UNIPERCEIVER",
     "classifier_20ep",
+    "classifier_pico",
     "dino",
     "each_branch",
     "mask_rcnn_1x",

@@ -6,8 +6,11 @@ from piip.presets.combine import piip
 from piip.spec import (
     Backbone,
     BranchSpec,
+    ClassifierSpec,
+    CNNSpec,
     CocoSpec,
     ExperimentSpec,
+    ImageNetSpec,
     InteractionSpec,
     MaskRCNNSpec,
     ModelSpec,
@@ -46,4 +49,20 @@ def mask_rcnn_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> Exper
         data=CocoSpec(name="demo", short_ratio=1.0, pad_multiple=32),
         optim=OptimSpec(lr=lr, layer_decay=1.0, warmup_steps=30, schedule="cosine", clip_norm=1.0),
         train=TrainSpec(batch_size=4, steps=steps, log_every=5),
+    )
+
+
+def classifier_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> ExperimentSpec:
+    """Classification of the demo data's single objects, small enough for two CPU cores; all pico rows share these settings.
+
+    A PIIP or a ViT gives the mean of its patches, a CNN its coarsest map. The published recipe's mixing and RandAugment are for a
+    million images and 20 epochs; here crops are large, flips stay, and what is mixed or recoloured would hide the few pixels there are.
+    """
+    reads = "map" if isinstance(backbone, CNNSpec) else "tokens"
+    return ExperimentSpec(
+        name=f"classifier_{backbone.row_name}_pico{steps}",
+        model=ModelSpec(backbone=backbone, head=ClassifierSpec(num_classes=12, reads=reads)),
+        data=ImageNetSpec(name="demo", train_scale=(0.6, 1.0), rand_augment=None, mixup=0.0, cutmix=0.0),
+        optim=OptimSpec(lr=lr, layer_decay=1.0, warmup_steps=30, schedule="cosine", clip_norm=1.0),
+        train=TrainSpec(batch_size=16, steps=steps, log_every=5),
     )

@@ -55,7 +55,11 @@ def upernet_80k(backbone: PIIPSpec, paper: PaperResult | None = None) -> Experim
 
 
 def classifier_20ep(backbone: PIIPSpec, paper: PaperResult | None = None) -> ExperimentSpec:
-    """ImageNet-1K, as released: a head per branch on its first patch; 20 epochs of 1024, lr 3e-5. The data set comes later."""
+    """ImageNet-1K, as released: a head per branch on its first patch; 20 epochs of 1024, lr 3e-5, all but the branches ten times faster.
+
+    Left out: the running mean of the weights (EMA .99996) that the official code tracks and saves; printed accuracies are of the
+    weights themselves, as here. It trains in fp16, we in bf16.
+    """
     whole = each_branch(
         backbone,
         {"positions": "resolution", "class_token": True, "window": None, "checkpointing": True, **IMAGENET_PIXELS},
@@ -65,7 +69,17 @@ def classifier_20ep(backbone: PIIPSpec, paper: PaperResult | None = None) -> Exp
         name=f"classifier_{backbone.row_name}_20ep",
         model=ModelSpec(backbone=constant, head=ClassifierSpec(head_token="first_patch")),
         data=ImageNetSpec(),
-        optim=OptimSpec(lr=3e-5, groups="classification", weight_decay=0.1, layer_decay=1.0, schedule="cosine"),
-        train=TrainSpec(batch_size=1024, epochs=20),
+        # warm-up from 1e-6, 5 of 20 epochs
+        optim=OptimSpec(
+            lr=3e-5,
+            groups="classification",
+            weight_decay=0.1,
+            layer_decay=1.0,
+            schedule="cosine",
+            min_lr=1e-5,
+            warmup_part=5 / 20,
+            warmup_ratio=1e-6 / 3e-5,
+        ),
+        train=TrainSpec(batch_size=1024, epochs=20, precision="bf16", zero_stage=1),
         paper=paper,
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from piip.contracts import Input
-from piip.spec.base import DecidesNoNumber, Spec
+from piip.spec.base import Added, DecidesNoNumber, Spec
 
 MIN_RESOLUTION = 32
 """Pixels: one cell of the coarsest map (stride 32); the largest patches, 16 pixels, then fit too."""
@@ -84,7 +84,7 @@ class InteractionSpec(Spec):
     num_points: int = Field(default=4, gt=0)
     value_ratio: float = Field(default=0.5, gt=0)
     """Width of the value inside attention as a part of the query's width."""
-    ffn: bool = True
+    ffn: Annotated[bool, Added(True)] = True
     """A ConvFFN follows the attention (official: `with_cffn`)."""
     ffn_ratio: float = Field(default=0.25, gt=0)
     drop_path: float = Field(default=0.4, ge=0, lt=1)

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from piip.contracts import Score
 from piip.spec.base import Spec
 
+RAND_AUGMENT = r"^rand-m\d+(\.\d+)?(-n\d+)?(-mstd\d+(\.\d+)?)?-inc1$"
+
 
 class Places(NamedTuple):
     """Where a named data set's files lie below its root; `{split}` is train or val, `{part}` training or validation."""
@@ -111,8 +113,8 @@ class ImageNetSpec(Spec):
     """Training cuts out a part of this share of the area (RandomResizedCrop)."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip in training."""
-    rand_augment: str | None = "rand-m9-mstd0.5-inc1"
-    """timm's RandAugment policy; None: none."""
+    rand_augment: Annotated[str, Field(pattern=RAND_AUGMENT)] | None = "rand-m9-mstd0.5-inc1"
+    """RandAugment in timm's words: magnitude (of 10), number of operations, deviation of the magnitude; None: none."""
     mixup: float = Field(default=0.8, ge=0)
     """Alpha of mixup; 0: none."""
     cutmix: float = Field(default=1.0, ge=0)

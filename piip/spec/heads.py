@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from piip.contracts import Maps, Tokens, Wish
-from piip.spec.base import Spec
+from piip.spec.base import Added, Spec
 
 
 class MaskRCNNSpec(Spec):
@@ -91,20 +91,32 @@ class UPerNetSpec(Spec):
 
 
 class ClassifierSpec(Spec):
-    """Image classification on the tokens of all branches."""
+    """Image classification, on the tokens of all branches of a PIIP or on the coarsest map of any backbone."""
 
     kind: Literal["classifier"] = "classifier"
     num_classes: int = Field(default=1000, gt=0)
+    reads: Annotated[Literal["tokens", "map"], Added("tokens")] = "tokens"
+    """`tokens` of a PIIP's branches (a single ViT is one of one branch). `map`: the mean of the map at stride 32 and a linear layer,
+    as in a ResNet; for any backbone."""
     merge: bool = False
-    """False: a norm and a linear layer per branch, logits averaged (released). True: branches merged, then one of both."""
-    head_token: Literal["first_patch", "class", "mean"] = "class"
-    """What separate heads read. `first_patch`, the upper left one, is what the released networks were trained and scored with (a
-    slip: class tokens were split off one line before); merged heads always take the mean."""
+    """Of tokens. False: a norm and a linear layer per branch, logits averaged (released). True: branches merged, then one of both."""
+    head_token: Literal["first_patch", "class", "mean"] = "mean"
+    """What separate heads read. `mean` of all patches. `class` needs class tokens in every branch; what the last interaction gives to
+    the patches is then read by nobody, and its parameters learn nothing. `first_patch`, the upper left one, is what the released
+    networks were trained and scored with (a slip: class tokens were split off one line before). Merged heads always take the mean."""
 
     @property
     def wants(self) -> Wish:
         """What the backbone gives."""
-        return Tokens(None if self.merge else self.num_classes)
+        return Maps((32,)) if self.reads == "map" else Tokens(None if self.merge else self.num_classes)
+
+    @model_validator(mode="after")
+    def _a_map_has_no_tokens(self) -> Self:
+        if self.reads == "map" and (self.merge or self.head_token != "mean"):
+            raise ValueError(
+                f"reads 'map' takes the mean of a map: merge={self.merge} and head_token={self.head_token!r} are for reads 'tokens'"
+            )
+        return self
 
 
 Head = Annotated[

@@ -1,10 +1,10 @@
 """Optimizer, schedule, engine: how a model is trained."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from piip.spec.base import Spec
+from piip.spec.base import Added, Spec
 
 
 class OptimSpec(Spec):
@@ -20,11 +20,24 @@ class OptimSpec(Spec):
     embeddings, bias tables and merge weights decay. `corrected`: exact steps, and none of those decays. `classification`: no layer
     decay, lr times ten outside branches, weight decay on everything."""
     warmup_steps: int = Field(default=500, ge=0)
+    warmup_part: Annotated[float | None, Added(None)] = Field(default=None, ge=0, le=1)
+    """Warm-up as a part of the training (5 of 20 epochs: 0.25); wins over warmup_steps."""
     warmup_ratio: float = Field(default=1e-3, ge=0, le=1)
+    """Part of the rate that warm-up begins at."""
     schedule: Literal["step", "cosine", "constant"] = "step"
     milestones: tuple[float, ...] = (8 / 12, 11 / 12)
     """Parts of the training after which `step` multiplies the rate by 0.1."""
+    min_lr: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0)
+    """Where `cosine` ends, of groups that learn at `lr` or faster; slower ones end at their share of it."""
     clip_norm: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.min_lr and (self.schedule != "cosine" or self.min_lr > self.lr):
+            raise ValueError(
+                f"min_lr {self.min_lr:g} is where schedule 'cosine' ends, at most lr; got schedule {self.schedule!r}, lr {self.lr:g}"
+            )
+        return self
 
 
 class TrainSpec(Spec):

@@ -29,9 +29,12 @@ def predict(
     model.eval()
     results: Results = []
     with torch.inference_mode():
-        for done, batch in enumerate(loader, start=1):
-            (prediction,) = model(batch.images.to(device), batch.sizes)
-            results += dataset.to_file(prediction, batch.infos[0])
+        done = 0
+        for batch in loader:
+            predictions = model(batch.images.to(device), batch.sizes)
+            for prediction, info in zip(predictions, batch.infos, strict=True):
+                results += dataset.to_file(prediction, info)
+            done += len(batch.infos)
             if progress:
                 progress(done, len(loader))
     model.train(was_training)

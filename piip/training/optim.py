@@ -27,8 +27,8 @@ def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, f
         if parameter.requires_grad:
             decay = spec.weight_decay if _decays(name, parameter, spec.groups) else 0.0
             if spec.groups == "classification":
-                # what is not pretrained learns ten times faster; separate heads sit in the branches there
-                scale = 1.0 if name.startswith(("backbone.branches.", "head.own.")) else 10.0
+                # what joins pretrained networks learns ten times faster; separate heads sit in the branches there
+                scale = 1.0 if name.startswith(("backbone.branches.", "backbone.body.", "head.own.")) else 10.0
             else:
                 scale = spec.layer_decay ** distances.get(name, 0)
             groups.setdefault((scale, decay), []).append(parameter)
@@ -56,24 +56,32 @@ def _decays(name: str, parameter: nn.Parameter, rules: str) -> bool:
     return rules == "released" or not unlike_weights
 
 
-def schedule(spec: OptimSpec, step: int, num_steps: int) -> float:
-    """The factor on the learning rate for optimizer step `step` (from 1) of `num_steps`."""
-    if step <= spec.warmup_steps:
-        progress = step / spec.warmup_steps
-        return spec.warmup_ratio + (1 - spec.warmup_ratio) * progress
+def schedule(spec: OptimSpec, step: int, num_steps: int, *, scale: float = 1.0) -> float:
+    """The factor on the learning rate for optimizer step `step` (from 1) of `num_steps`.
+
+    Args:
+        spec: The schedule and its warm-up.
+        step: From 1.
+        num_steps: Of the training.
+        scale: Of the group; one that learns faster than `lr` ends at the same rate, which is a smaller part of its own.
+    """
+    warmup = spec.warmup_steps if spec.warmup_part is None else round(spec.warmup_part * num_steps)
+    if step <= warmup:
+        return spec.warmup_ratio + (1 - spec.warmup_ratio) * step / warmup
     match spec.schedule:
         case "step":
             return 0.1 ** sum(step > milestone * num_steps for milestone in spec.milestones)
         case "cosine":
-            progress = (step - spec.warmup_steps) / max(1, num_steps - spec.warmup_steps)
-            return 0.5 * (1 + math.cos(math.pi * progress))
+            least = spec.min_lr / spec.lr / max(1.0, scale)
+            progress = (step - warmup) / max(1, num_steps - warmup)
+            return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress))
         case "constant":
             return 1.0
 
 
 def set_lr(optimizer: torch.optim.Optimizer, spec: OptimSpec, step: int, num_steps: int) -> float:
     """Set every group's rate for `step`; returns the base rate."""
-    base = spec.lr * schedule(spec, step, num_steps)
     for group in optimizer.param_groups:
-        group["lr"] = base * group["lr_scale"]
-    return base
+        scale = group["lr_scale"]
+        group["lr"] = spec.lr * scale * schedule(spec, step, num_steps, scale=scale)
+    return spec.lr * schedule(spec, step, num_steps)

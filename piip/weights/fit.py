@@ -1,6 +1,5 @@
 """Tensors of a file against the tensors of a network: what matched, was resized, is missing, was ignored, has no place."""
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -14,7 +13,6 @@ Blemish = Literal["missing", "unexplained", "resized"]
 """What a load can be asked to put up with."""
 Adapt = Callable[[str, Tensor, torch.Size], tuple[Tensor, bool] | None]
 _SHOWN = 3
-_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass
@@ -34,8 +32,6 @@ class Report:
     """The file's name -> why this network has no use for it."""
     unexplained: dict[str, str] = field(default_factory=dict)
     """The file's name -> what is wrong: no place for it, or another shape."""
-    notes: list[str] = field(default_factory=list)
-    """What else the reader should know of how the tensors became ours."""
 
     @property
     def summary(self) -> str:
@@ -52,7 +48,7 @@ class Report:
         detail += [f"  initial {name}: {why}" for name, why in self.anew.items()]
         detail += [f"  ignored {name}: {why}" for name, why in self.ignored.items()]
         detail += [f"  unexplained {name}: {why}" for name, why in self.unexplained.items()]
-        return [self.summary, *(f"  note: {note}" for note in self.notes), *detail]
+        return [self.summary, *detail]
 
     def require(self, allow: Collection[Blemish] = ("resized",)) -> None:
         """Refuse what the caller did not ask for.
@@ -94,7 +90,6 @@ def fit(
         WeightsError: A tensor holds nan or inf.
     """
     report, fitted, left = Report(origin), {}, dict(weights)
-    half: Counter[str] = Counter()
     for name, target in wanted.items():
         theirs = name_of(name)
         if theirs not in weights:
@@ -118,12 +113,6 @@ def fit(
         if value.is_floating_point() and not value.is_meta and not value.isfinite().all():
             raise WeightsError(f"{origin}: {theirs} holds nan or inf. Get the file again, or an earlier checkpoint")
         fitted[name] = value.to(target.dtype)
-        half[str(source.dtype).removeprefix("torch.")] += source.dtype in _HALF and target.dtype not in _HALF
-    report.notes += [
-        f"{count} of {len(fitted)} tensors are {dtype} in the file: what that rounded off stays off"
-        for dtype, count in half.items()
-        if count
-    ]
     for theirs in left:
         why = why_not(theirs)
         (report.ignored if why else report.unexplained)[theirs] = why or "this network has no such tensor"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 WRAPPERS = ("state_dict", "model", "module")
 """Under which key mmdet and mmseg, classification and pretraining, and DeepSpeed keep the tensors."""
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+(\?.*)?$")
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80\x02"
 _PIECE = 1 << 24
 
@@ -91,9 +91,7 @@ def read_file(path: Path, sha256: str | None = None) -> Weights:
     digest = check_digest(path, sha256)
     document, notes = load_document(path)
     tensors = unwrap(document, path)
-    return Weights(
-        tensors, f"{path.name}, {len(tensors)} tensors", digest, _classes(document), notes + _averages(document)
-    )
+    return Weights(tensors, f"{path.name}, {len(tensors)} tensors", digest, _classes(document), notes)
 
 
 def check_digest(path: Path, expected: str | None = None) -> str:
@@ -127,7 +125,7 @@ def load_document(path: Path) -> tuple[Any, list[str]]:
         raise WeightsError(f"{path} is a Git LFS pointer, not the weights: run git lfs pull")
     if start.lstrip()[:9].lower() in (b"<!doctype", b"<html>") or start.lstrip().startswith(b"<html"):
         raise WeightsError(f"{path} is a web page, not weights: the download was answered with one")
-    if path.suffix == ".safetensors" or _begins_as_safetensors(start):
+    if path.suffix == ".safetensors":
         return _safetensors(path), ["safetensors holds no checksum; give --sha256 to be sure of every byte"]
     if start.startswith(_ZIP):
         names = _check_zip(path)
@@ -139,11 +137,6 @@ def load_document(path: Path) -> tuple[Any, list[str]]:
             "a format of before 2020 without checksums; give --sha256 to be sure of every byte"
         ]
     raise WeightsError(f"{path} is no PyTorch, safetensors or NumPy file: it begins with {start[:8]!r}")
-
-
-def _begins_as_safetensors(start: bytes) -> bool:
-    """Eight bytes of length, at most 100 MB as the format says, then JSON; whatever the file is called."""
-    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -225,14 +218,6 @@ def unwrap(document: Any, path: Path) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
-
-
-def _averages(document: Any) -> list[str]:
-    """A note for each running average of the weights that lies beside them; nothing of it is used."""
-    if not isinstance(document, Mapping):
-        return []
-    beside = [key for key, value in document.items() if "ema" in str(key).split("_") and isinstance(value, Mapping)]
-    return [f"the file also holds {key!r}, a running average of the weights; it is not what was read" for key in beside]
 
 
 def _classes(document: Any) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import pytest
 
 from piip import cost as cost_verb
 from piip import rows as rows_verb
-from piip.catalogue.rows import all_rows, find_row, load_tables, row_called_after
+from piip.catalogue.rows import all_rows, find_row, load_tables
 from piip.counting.meta import on_meta
 from piip.counting.published import published
 from piip.models import build_backbone
@@ -160,34 +160,3 @@ def test_names_of_rows_come_at_once(capsys):
     assert rows_verb.cli(["--names"]) == 0
 
     assert capsys.readouterr().out.split() == list(all_rows())
-
-
-@pytest.mark.parametrize("ending", [".pth", ".safetensors", ".pth?download=true", ""])
-def test_a_file_of_weights_called_after_its_official_configuration_tells_the_row(ending):
-    config = "mask_rcnn_deit_tsb_1120_896_448_fpn_1x_coco_bs16"
-
-    assert row_called_after(Path(f"somewhere/{config}{ending}")).paper.config == config
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "mp_rank_00_model_states.pt",
-        "global_step87960",
-        "epoch_12.pth",
-        "step_00000100",
-        "model.safetensors",
-        "latest.pth",
-    ],
-)
-def test_a_file_whose_name_tells_no_row_is_asked_about_and_not_guessed(name):
-    with pytest.raises(ValueError, match=r"does not tell which row .* --row NAME \(all names") as refused:
-        row_called_after(Path(name))
-
-    assert str(refused.value).startswith(f"the name {name!r}")
-    assert not [row for row in all_rows() if row in str(refused.value)]
-
-
-def test_a_file_called_nearly_as_a_configuration_is_answered_with_it():
-    with pytest.raises(ValueError, match="for example mask_rcnn_deit_tsb_1120_896_448_fpn_1x_coco_bs16 "):
-        row_called_after(Path("mask_rcnn_deit_tsb_1120_896_448_fpn_1x_coco_bs16(1).pth"))

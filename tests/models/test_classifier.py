@@ -4,8 +4,8 @@ from torch import Tensor
 
 from piip.models import build_model
 from piip.models.backbones.piip import PIIP
-from piip.presets import PICO, piip
-from piip.spec import ClassifierSpec, InteractionSpec, ModelSpec
+from piip.presets import PICO, pico, piip
+from piip.spec import ClassifierSpec, CNNSpec, InteractionSpec, ModelSpec
 
 
 def spec(*, class_token: bool = True, **head) -> ModelSpec:
@@ -69,3 +69,42 @@ def test_class_tokens_sit_out_the_interactions():
 def test_reading_class_tokens_that_are_not_there_is_refused():
     with pytest.raises(ValueError, match=r"set class_token in every branch, or head_token to 'mean'"):
         build_model(spec(class_token=False, head_token="class"))
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [CNNSpec(arch="resnet18", resolution=64), pico("TB", (64, 32), pretrained=False)],
+    ids=lambda backbone: backbone.kind,
+)
+def test_any_backbone_is_classified_by_the_mean_of_its_coarsest_map(backbone):
+    model = build_model(ModelSpec(backbone=backbone, head=ClassifierSpec(num_classes=5, reads="map"))).eval()
+    images = torch.rand(2, 3, 64, 64)
+
+    with torch.no_grad():
+        (coarsest,) = model.backbone(images)
+        logits = torch.stack([prediction["logits"] for prediction in model(images)])
+
+    assert coarsest.shape[-2:] == (2, 2)
+    torch.testing.assert_close(logits, model.head.head(coarsest.mean(dim=(2, 3))))
+    model.train()(images, targets=of_classes(0, 4))["loss_cls"].backward()
+    assert all(p.grad is not None for p in model.head.parameters())
+
+
+def test_a_cnn_has_no_tokens_and_the_error_says_what_to_set():
+    with pytest.raises(
+        ValueError, match=r"this head reads the tokens .* \(a classifier also reads maps: model.head.reads=map\)"
+    ):
+        build_model(ModelSpec(backbone=CNNSpec(arch="resnet18", resolution=64), head=ClassifierSpec()))
+
+
+def test_what_is_for_tokens_is_refused_beside_a_map():
+    with pytest.raises(
+        ValueError, match=r"reads 'map' takes the mean of a map: merge=True and head_token='mean' are for"
+    ):
+        ClassifierSpec(reads="map", merge=True)
+
+
+def test_a_pico_branch_learns_a_norm_of_its_own_for_a_classifier():
+    model = build_model(ModelSpec(backbone=pico("B", (64,)), head=ClassifierSpec(num_classes=5)))
+
+    assert isinstance(model.head.own[0].norm, torch.nn.LayerNorm)

@@ -197,19 +197,6 @@ def test_classes_are_put_in_the_datas_order(model, official, images):
     assert [turned[label - 1] for label in after] == (before - 1).tolist()
 
 
-def test_classes_that_were_re_ordered_are_mentioned(model, official):
-    turned = [CLASSES[k] for k in (3, 1, 0, 2, 4)]
-
-    _, report = fit_weights(Weights(official, "test", classes=CLASSES), model, SPEC, turned)
-    _, same = fit_weights(Weights(official, "test", classes=CLASSES), model, SPEC, CLASSES)
-
-    assert report.notes == [
-        "3 of 5 classes have another place in the file: rows were re-ordered by name "
-        f"({CLASSES[3]!r} was class 4, is 1)"
-    ]
-    assert same.notes == []
-
-
 def test_other_classes_are_refused(model, official):
     with pytest.raises(WeightsError, match="knows 5 classes, the data has 5; first difference: fox"):
         fit_weights(Weights(official, "test", classes=CLASSES), model, SPEC, ("ant", "bee", "cat", "dog", "fox"))

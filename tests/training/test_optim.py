@@ -108,6 +108,33 @@ def test_cosine_falls_from_the_end_of_the_warm_up_to_zero(step, factor):
     assert schedule(spec, step, 100) == pytest.approx(factor, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("step", "rates"),
+    [
+        (10, (0.42 * 3e-5, 0.42 * 3e-4)),  # 10 of 25 steps of warm-up: 1/30 + 29/30 * 0.4
+        (25, (3e-5, 3e-4)),
+        (100, (1e-5, 1e-5)),  # both end at the same rate
+    ],
+)
+def test_warm_up_may_be_a_part_of_the_training_and_cosine_ends_at_a_rate(step, rates):
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": [w], "lr_scale": s} for w, s in zip(weights, (1, 10), strict=True)], lr=1)
+    spec = OptimSpec(lr=3e-5, warmup_part=0.25, warmup_ratio=1 / 30, schedule="cosine", min_lr=1e-5)
+
+    base = set_lr(optimizer, spec, step, 100)
+
+    found = [group["lr"] for group in optimizer.param_groups]
+    assert found == pytest.approx(rates)
+    assert base == pytest.approx(rates[0])
+
+
+def test_a_least_rate_is_for_a_schedule_that_falls_to_it():
+    with pytest.raises(
+        ValueError, match=r"min_lr 0.01 is where schedule 'cosine' ends, .* got schedule 'step', lr 0.1"
+    ):
+        OptimSpec(lr=0.1, min_lr=0.01)
+
+
 @pytest.mark.parametrize("name", ["step", "cosine", "constant"])
 def test_without_warm_up_the_first_step_learns_at_the_full_rate(name):
     spec = OptimSpec(warmup_steps=0, schedule=name)

@@ -97,15 +97,3 @@ def test_a_network_on_meta_will_do():
     fitted, _ = fit(tensors(), wanted, origin="file")
 
     assert not any(value.is_meta for value in fitted.values())
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_in_the_file_is_mentioned(dtype):
-    half = {name: value.to(dtype) for name, value in tensors().items() if name != "pos_embed"}
-
-    _, report = fit(half | {"pos_embed": torch.zeros(1, 16, 4)}, WANTED, origin="file")
-
-    (note,) = report.notes
-    assert f"3 of 4 tensors are {str(dtype).removeprefix('torch.')} in the file" in note
-    assert f"  note: {note}" in report.lines()
-    assert fit(tensors(), WANTED, origin="file")[1].notes == []

@@ -70,39 +70,6 @@ def test_safetensors(tmp_path):
     same(read_file(tmp_path / "model.safetensors").tensors)
 
 
-@pytest.mark.parametrize("name", ["model.pth", "model", "model.safetensors?download=true", "pytorch_model.bin"])
-def test_safetensors_are_known_by_their_content(tmp_path, name):
-    save_file(TENSORS, tmp_path / name)
-
-    same(read_file(tmp_path / name).tensors)
-
-
-def test_safetensors_of_another_name_are_refused_where_they_are_cut_short(path):
-    save_file(TENSORS, path)
-    path.write_bytes(path.read_bytes()[:-100])
-
-    assert "damaged or cut short" in refusal(path)
-
-
-def test_a_digest_in_the_name_is_compared_also_where_a_download_left_its_question(tmp_path):
-    path = tmp_path / "model-a1311bcf.pth?download=true"
-    torch.save(TENSORS, path)
-
-    assert "not a1311bcf" in refusal(path)
-
-
-@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
-def test_an_average_beside_the_weights_is_mentioned_and_not_read(path, key):
-    torch.save({"state_dict": TENSORS, key: {name: value + 1 for name, value in TENSORS.items()}}, path)
-
-    weights = read_file(path)
-
-    same(weights.tensors)
-    assert [note for note in weights.notes if repr(key) in note]
-    torch.save({"state_dict": TENSORS, "schema": {}, key: None}, path)
-    assert read_file(path).notes == []
-
-
 def refusal(path, **arguments) -> str:
     with pytest.raises(WeightsError) as refused:
         read_weights(path, **arguments)

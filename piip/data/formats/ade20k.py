@@ -101,6 +101,8 @@ class Ade20kDataset(Ade20kFormat):
         DataError: Images without maps or maps without images (under `skip` they are left out), or nobody says what the numbers mean.
     """
 
+    eval_batch = 1
+
     def __init__(
         self, source: Source, spec: Ade20kSpec, wanted: Input, *, training: bool, max_images: int | None = None
     ):

@@ -99,6 +99,8 @@ class CocoDataset(CocoFormat):
         DataError: The files contradict themselves or an image file is missing.
     """
 
+    eval_batch = 1
+
     def __init__(self, source: Source, spec: CocoSpec, wanted: Input, *, training: bool, max_images: int | None = None):
         self.source, self.training = source, training
         self.broken_images: Literal["refuse", "skip"] = spec.broken_images

@@ -20,7 +20,8 @@ def strides_of(wish: Wish, given: Sequence[int], *, what: str) -> tuple[int, ...
     """
     if not isinstance(wish, Maps):
         raise ValueError(
-            f"{what} gives maps at strides {tuple(given)}; this head reads the tokens of a PIIP's branches"
+            f"{what} gives maps at strides {tuple(given)}; this head reads the tokens of a PIIP's branches "
+            "(a classifier also reads maps: model.head.reads=map)"
         )
     if missing := [stride for stride in wish.strides if stride not in given]:
         raise ValueError(f"{what} gives maps at strides {tuple(given)}; this head asks for {missing}")

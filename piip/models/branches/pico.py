@@ -60,9 +60,12 @@ def _create(arch: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
         "pretrained_cfg_overlay": {"file": str(weights_file(f"{arch}.glyphs"))},
     }  # fmt: skip
     given = {name: value for name, value in kwargs.items() if value is not None}
-    return build_model_with_cfg(
+    net = build_model_with_cfg(
         VisionTransformer, arch, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **{**plain, **given}
     )
+    if kwargs.get("num_classes"):
+        net.fc_norm = nn.LayerNorm(width, eps=1e-6)  # the pretraining ends without a norm; a classifier learns its own
+    return net
 
 
 default_cfgs = generate_default_cfgs(

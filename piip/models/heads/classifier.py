@@ -1,4 +1,4 @@
-"""Image classification on the tokens of all branches of a PIIP."""
+"""Image classification: on the tokens of all branches of a PIIP, or on a map of any backbone."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,6 +12,53 @@ from piip.models.meeting.interaction import init_linear_and_conv
 from piip.models.precision import at_least_fp32
 from piip.spec import ClassifierSpec
 from piip.weights.resizing import Grid
+
+Answer = dict[str, Tensor] | list[dict[str, Tensor]]
+"""{"loss_cls": ()} in training, {"logits": (num_classes,)} an image in evaluation."""
+
+
+def answer(logits: Tensor, targets: Sequence[Mapping[str, Tensor]] | None) -> Answer:
+    """Cross-entropy of logits (B, num_classes) with soft labels, where there are any; else the logits.
+
+    Args:
+        logits: Of any precision; the loss is computed in fp32 at least.
+        targets: In training, per image: `probabilities` (num_classes,) that sum to one.
+    """
+    if targets is None:
+        return [{"logits": row} for row in logits]
+    wanted = torch.stack([target["probabilities"] for target in targets])
+    return {"loss_cls": F.cross_entropy(at_least_fp32(logits), wanted)}
+
+
+class MapClassifier(nn.Module):
+    """The mean of one map and a linear layer, as a ResNet ends.
+
+    Args:
+        channels: Of the map.
+        num_classes: Logits.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        sizes: Sequence[Size],
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> Answer:
+        """One map (B, C, H, W) -> see `answer`. `sizes` go unused: images are all of one size."""
+        del sizes
+        return answer(self.logits(*features), targets)
+
+    def probe(self, features: Sequence[Tensor]) -> dict[str, Callable[[], Sequence[Tensor]]]:
+        """`head`: all of it."""
+        return {"head": lambda: [self.logits(*features)]}
+
+    def logits(self, feature: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, num_classes)."""
+        return self.head(feature.mean(dim=(2, 3)))
 
 
 class Classifier(nn.Module):
@@ -29,7 +76,7 @@ class Classifier(nn.Module):
         super().__init__()
         vits = [branch for branch in branches if isinstance(branch, Branch)]
         if len(vits) < len(branches):
-            raise ValueError("a classifier reads Vision Transformers; a ConvNeXt branch has no tokens for it")
+            raise ValueError("a ConvNeXt branch has no tokens for a classifier: set model.head.reads to 'map'")
         self.head_token = spec.head_token
         self.prefixes = [branch.prefix for branch in vits]
         self.merged, self.own = None, None
@@ -39,7 +86,7 @@ class Classifier(nn.Module):
         self.own = nn.ModuleList(OwnHead(*branch.release_head()) for branch in vits)
         if spec.head_token == "class" and not all(self.prefixes):
             raise ValueError(
-                "head_token 'class' reads class tokens: set class_token in every branch, or head_token to 'mean'"
+                "model.head.head_token 'class' reads class tokens: set class_token in every branch, or head_token to 'mean'"
             )
 
     def forward(
@@ -47,21 +94,10 @@ class Classifier(nn.Module):
         features: tuple[Sequence[Tensor], Sequence[Grid]],
         sizes: Sequence[Size],
         targets: Sequence[Mapping[str, Tensor]] | None = None,
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Tokens and grids of every branch -> {"loss_cls": ()}, or {"logits": (num_classes,)} an image.
-
-        Args:
-            features: Tokens (B, prefix + H_i*W_i, C_i) and grids of every branch.
-            sizes: Unused: images are all of one size.
-            targets: In training, per image: `probabilities` (num_classes,) that sum to one.
-        """
+    ) -> Answer:
+        """Tokens (B, prefix + H_i*W_i, C_i) and grids of every branch -> see `answer`. `sizes` go unused: images are all of one size."""
         del sizes
-        logits = self.logits(*features)
-        if self.training:
-            assert targets is not None
-            wanted = torch.stack([target["probabilities"] for target in targets])
-            return {"loss_cls": F.cross_entropy(at_least_fp32(logits), wanted)}
-        return [{"logits": row} for row in logits]
+        return answer(self.logits(*features), targets)
 
     def probe(self, features: tuple[Sequence[Tensor], Sequence[Grid]]) -> dict[str, Callable[[], Sequence[Tensor]]]:
         """`head`: all of it."""

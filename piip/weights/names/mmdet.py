@@ -100,17 +100,15 @@ def fit_weights(
             return f"the {spec.head.kind} head is not built yet"
         return left_out(name.removeprefix("backbone."), backbone, spec.head.wants)
 
-    order = _new_order(weights, classes)
-    fitted, report = fit(
-        _background_first(_in_order(weights.tensors, order)),
+    tensors = _background_first(_in_order(weights, classes))
+    return fit(
+        tensors,
         wanted,
         origin=weights.origin,
         name_of=lambda name: official_name(name, spec),
         adapt=adapt,
         why_not=why_not,
     )
-    report.notes += _note_on(order, classes)
-    return fitted, report
 
 
 def without_classes(weights: Weights) -> Weights:
@@ -128,35 +126,15 @@ def _same_classes(weights: Weights, classes: Sequence[str]) -> None:
         )
 
 
-def _new_order(weights: Weights, classes: Sequence[str]) -> list[int]:
-    """The file's place of each of the data's classes; empty where the two agree, or one does not say.
-
-    Raises:
-        WeightsError: The classes are others.
-    """
+def _in_order(weights: Weights, classes: Sequence[str]) -> dict[str, Tensor]:
+    """Rows of the classes in the data's order, by name."""
     if not weights.classes or not classes or list(weights.classes) == list(classes):
-        return []
+        return dict(weights.tensors)
     if set(weights.classes) != set(classes):
         _same_classes(weights, classes)
-    return [weights.classes.index(name) for name in classes]
-
-
-def _note_on(order: Sequence[int], classes: Sequence[str]) -> list[str]:
-    moved = [place for place, was in enumerate(order) if was != place]
-    if not moved:
-        return []
-    first = f"{classes[moved[0]]!r} was class {order[moved[0]] + 1}, is {moved[0] + 1}"
-    return [
-        f"{len(moved)} of {len(order)} classes have another place in the file: rows were re-ordered by name ({first})"
-    ]
-
-
-def _in_order(given: Mapping[str, Tensor], order: Sequence[int]) -> dict[str, Tensor]:
-    """Rows of the classes in `order`; as they are where that is empty."""
-    tensors = dict(given)
-    if not order:
-        return tensors
-    for name, value in given.items():
+    order = [weights.classes.index(name) for name in classes]
+    tensors = dict(weights.tensors)
+    for name, value in weights.tensors.items():
         if name.startswith(_LOGITS):
             tensors[name] = value[[*order, len(order)]]
         elif name.startswith(_BOXES):

@@ -1,0 +1,73 @@
+"""The images of class folders: what is one, what is left out, what is refused."""
+
+import logging
+import os
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from piip.data.sources import DataError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder of class folders holds."""
+
+    classes: list[str]
+    """Names of the folders, sorted; label k is classes[k]."""
+    files: list[tuple[int, str]]
+    """(label, path below the folder). The first image of every class, then the second of every class, ..: the first few are of all."""
+
+
+def listed(folder: Path) -> Listing:
+    """The images of `folder`/<class>/ and below, by name; hidden files and folders are passed over, other files counted in a warning.
+
+    Raises:
+        DataError: There are no class folders, or one is without images.
+    """
+    classes = {unicodedata.normalize("NFC", e.name): e.path for e in os.scandir(folder) if e.is_dir() and _seen(e.name)}
+    if not classes:
+        beside = sum(_is_image(name) for name in os.listdir(folder))
+        raise DataError(
+            f"no class folders in {folder} ({beside} images). Wanted: {folder}/<class>/*.jpg for each class"
+        )
+    names = sorted(classes)
+    files: list[tuple[int, int, str]] = []
+    others: list[str] = []
+    empty: list[str] = []
+    for label, name in enumerate(names):
+        found, rest = _below(classes[name])
+        others += rest
+        empty += [] if found else [name]
+        files += [(rank, label, os.path.relpath(path, folder)) for rank, path in enumerate(found)]
+    if empty:
+        raise DataError(
+            f"{len(empty)} of {len(names)} class folders in {folder} are without images, first {empty[0]!r}. "
+            f"Images end in {', '.join(IMG_EXTENSIONS)}. Fill or remove them, in the other split too"
+        )
+    if others:
+        log.warning("%s: %d files that are no images left out, first %s", folder, len(others), others[0])
+    return Listing(names, [(label, path) for _, label, path in sorted(files)])
+
+
+def _below(folder: str) -> tuple[list[str], list[str]]:
+    """Paths of the images in a folder and all below it, sorted, and of what else is there."""
+    images: list[str] = []
+    others: list[str] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if _seen(name)]
+        for name in filter(_seen, names):
+            (images if _is_image(name) else others).append(os.path.join(place, name))
+    return sorted(images), others
+
+
+def _seen(name: str) -> bool:
+    return not name.startswith(".")
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMG_EXTENSIONS)
