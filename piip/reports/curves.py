@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from piip.reports import words
 from piip.reports.ranking import Ranking
 from piip.reports.themes import LIGHT, Theme, dress, legend, new_figure, trial_lines
+from piip.reports.trials import Trial
 
 Histories = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 """Run id -> `loss`, `lr`, `score` -> (step, value) pairs."""
@@ -36,7 +37,7 @@ def curves(ranking: Ranking, histories: Histories, theme: Theme = LIGHT) -> Figu
     }
     titles = {
         "loss": "training loss (sum of parts)",
-        "score": f"{score.label} on validation images, {words.better(score)} is better",
+        "score": f"{score.label} on validation images",
         "lr": "learning rate",
     }
     for key, axes in panels.items():
@@ -49,24 +50,25 @@ def curves(ranking: Ranking, histories: Histories, theme: Theme = LIGHT) -> Figu
         axes.set_xlim(left=0)
         if all(value >= 0 for trial in shown for _, value in histories[trial["run_id"]].get(key, ())):
             axes.set_ylim(bottom=0)
+    panels["score"].set_ylabel(f"{words.better(score)} is better", color=theme.ink, fontsize=12)
     panels["lr"].ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
     panels["lr"].yaxis.get_offset_text().set_color(theme.ink)
-    names = figure.add_subplot(grid[1, 1])
-    names.set_axis_off()
+    _names(figure.add_subplot(grid[1, 1]), shown, lines, theme)
+    return figure
+
+
+def _names(axes: Axes, trials: Sequence[Trial], lines: Mapping[str, tuple[str, Any]], theme: Theme) -> None:
+    """The trials' names beside their lines, in a panel of their own."""
+    axes.set_axis_off()
     handles = [
-        Line2D([], [], color=lines[t["run_id"]][0], linestyle=lines[t["run_id"]][1], linewidth=2.2, label=t["label"])
-        for t in shown
+        Line2D([], [], color=color, linestyle=dashes, linewidth=2.2, label=trial["label"])
+        for trial in trials
+        for color, dashes in [lines[trial["run_id"]]]
     ]
     legend(
-        names,
-        theme,
-        handles=handles,
-        loc="upper left",
-        borderaxespad=0,
-        handlelength=3,
+        axes, theme, handles=handles, loc="upper left", borderaxespad=0, handlelength=3,
         ncols=1 if len(handles) < 18 else 2,
-    )
-    return figure
+    )  # fmt: skip
 
 
 def _curve(axes: Axes, series: Sequence[tuple[int, float]], line: tuple[str, Any], *, smooth: bool, dots: bool) -> None:

@@ -25,7 +25,7 @@ def resolutions_against_score(ranking: Ranking, theme: Theme = LIGHT, most: int 
         gains,
         theme,
         xlabel=f"{label}, {words.better(ranking.score)} is better",
-        title=f"{label} (◆ on the Pareto front)",
+        title=f"{label} (◆ Pareto front)",
     )
     for y, trial in enumerate(shown):
         color, marker = colors[trial["family"]], MARKERS[trial["kind"]]
