@@ -1,9 +1,10 @@
 """Semantic segmentation: UperNet on InternViT-6B, and on PIIP-H6B with 6B at four resolutions.
 
     python experiments/ade20k_upernet.py --list
+    ray job submit --working-dir . -- python experiments/ade20k_upernet.py --workers 8 --gpus-per-worker 1
 
-Expect 58.4 mIoU from InternViT-6B, 58.4 from H6B 512/256 at 37 % of its FLOPs, 59.9 from 512/512. UperNet and ADE20K are not written
-yet: these networks build, count and take the released weights, and say so when they are asked to train.
+Expect 58.4 mIoU from InternViT-6B, 58.4 from H6B 512/256 at 37 % of its FLOPs, 59.9 from 512/512. InternViT-6B's weights are a file of
+their own: --set model.backbone.branches.1.weights=PATH. Small twins that train on made-up data: experiments/sweep_segmentation.py.
 """
 
 from piip.presets import INTERNVIT, each_branch, piip, speedup, upernet_80k

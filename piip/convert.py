@@ -89,29 +89,41 @@ def main(options: Options) -> int:
 
 
 def categories_of(spec: "ExperimentSpec", annotations: Path | None) -> list[dict[str, Any]]:
-    """What the labels mean, as piip.eval compares it with the data: {"id", "name"} in order of id; none for other than detectors.
+    """What the labels mean, as piip.eval compares it with the data: {"id", "name"} in order of label; none for a classifier.
 
     Raises:
         ValueError: As many classes as the head has are not to be found.
     """
-    from piip.data import sources
-    from piip.data.formats import coco_classes as classes
-    from piip.data.formats.coco_json import read
-
-    if spec.model.head.kind not in ("mask_rcnn", "dino"):
-        return []
-    if annotations is None and spec.data.name == "coco":
-        found = classes.COCO
-    else:
-        document = read(annotations or sources.locate(spec.data, "val").annotations)
-        found = sorted(({"id": c["id"], "name": c["name"]} for c in document["categories"]), key=lambda c: c["id"])
+    found = _known_classes(spec, annotations)
     wanted = spec.model.head.num_classes
-    if len(found) != wanted:
+    if found and len(found) != wanted:
         raise ValueError(
             f"{annotations or spec.data.name} has {len(found)} categories, {spec.name} has {wanted}. "
             f"Give --annotations of the data it was trained on, or --set model.head.num_classes={len(found)}"
         )
     return found
+
+
+def _known_classes(spec: "ExperimentSpec", annotations: Path | None) -> list[dict[str, Any]]:
+    from piip.data import sources
+    from piip.data.formats import coco_classes
+    from piip.data.formats.coco_json import read
+    from piip.spec import Ade20kSpec, CocoSpec
+
+    match spec.data:
+        case CocoSpec(name="coco") if annotations is None:
+            return coco_classes.COCO
+        case CocoSpec():
+            document = read(annotations or sources.locate(spec.data, "val").annotations)
+            return sorted(({"id": c["id"], "name": c["name"]} for c in document["categories"]), key=lambda c: c["id"])
+        case Ade20kSpec():
+            from piip.data.formats.ade20k_files import classes_of
+
+            here = None if spec.data.name == "ade20k" else sources.locate(spec.data, "val")
+            given = annotations and sources.Source(annotations, annotations)
+            return classes_of(given or here, spec.data)
+        case _:
+            return []
 
 
 def make_run(

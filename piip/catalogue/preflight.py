@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from piip.data.sources import Source, locate
-from piip.spec import ExperimentSpec, PIIPSpec
+from piip.spec import ExperimentSpec, PIIPSpec, UPerNetSpec
 
 if TYPE_CHECKING:
     from piip.counting.cost import Cost
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 MISSING = {
     "dino": "the DINO head is not written",
-    "upernet": "the UperNet head is not written and ADE20K not read",
     "classifier": "ImageNet is not read",
 }
 """Head -> what its rows wait for."""
@@ -27,12 +26,13 @@ def check(specs: Sequence[ExperimentSpec], *, workers: int, gpus_per_worker: int
 
     Raises:
         ValueError: A head that cannot be trained yet, attention or a kernel that workers cannot run, workers that do not divide
-            the batch.
+            the batch, or have one image where BatchNorm needs two.
     """
     check_trainable(specs)
     check_device(specs, gpus_per_worker)
     for spec in specs:
         spec.train.split(workers)
+        check_statistics(spec, workers, gpus_per_worker)
 
 
 def check_trainable(specs: Sequence[ExperimentSpec]) -> None:
@@ -76,6 +76,21 @@ def check_device(specs: Sequence[ExperimentSpec], gpus_per_worker: int) -> None:
             active_kernel(kernel, "cpu")
     except RuntimeError as error:
         raise ValueError(f"{error} Or give each worker a GPU: --gpus-per-worker 1.") from None
+
+
+def check_statistics(spec: ExperimentSpec, workers: int, gpus_per_worker: int) -> None:
+    """Refuse an UperNet whose BatchNorm would see one value a channel: one image, averaged over the whole of it.
+
+    On GPUs several workers count their images together (models/layers/statistics.py).
+    """
+    head, train = spec.model.head, spec.train
+    if not isinstance(head, UPerNetSpec) or 1 not in head.pool_scales or (gpus_per_worker and workers > 1):
+        return
+    if (train.micro_batch or train.batch_size // workers) == 1:
+        raise ValueError(
+            f"{spec.name} would train on one image a worker: pooled to one value a channel, UperNet's BatchNorm has nothing to compare "
+            f"it with. Give each worker two: train.batch_size={2 * workers}, fewer workers, or a larger train.micro_batch"
+        )
 
 
 def sources_of(spec: ExperimentSpec, custom: Mapping[str, Source] | None = None) -> dict[str, Source]:

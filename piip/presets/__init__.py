@@ -15,7 +15,16 @@ from piip.presets.families import (
     MAE,
     UNIPERCEIVER,
 )
-from piip.presets.pico import PICO, PICO_HEAD, PICO_INTERACTION, classifier_pico, mask_rcnn_pico, pico
+from piip.presets.pico import (
+    PICO,
+    PICO_HEAD,
+    PICO_INTERACTION,
+    PICO_UPERNET,
+    classifier_pico,
+    mask_rcnn_pico,
+    pico,
+    upernet_pico,
+)
 from piip.presets.recipes import classifier_20ep, dino, mask_rcnn_1x, upernet_80k
 
 __all__ = [
@@ -33,6 +42,7 @@ __all__ = [
     "PICO",
     "PICO_HEAD",
     "PICO_INTERACTION",
+    "PICO_UPERNET",
     "UNIPERCEIVER",
     "classifier_20ep",
     "classifier_pico",
@@ -44,4 +54,5 @@ __all__ = [
     "piip",
     "speedup",
     "upernet_80k",
+    "upernet_pico",
 ]

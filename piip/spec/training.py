@@ -24,7 +24,8 @@ class OptimSpec(Spec):
     """Warm-up as a part of the training (5 of 20 epochs: 0.25); wins over warmup_steps."""
     warmup_ratio: float = Field(default=1e-3, ge=0, le=1)
     """Part of the rate that warm-up begins at."""
-    schedule: Literal["step", "cosine", "constant"] = "step"
+    schedule: Literal["step", "cosine", "poly", "constant"] = "step"
+    """`poly` falls straight to 0 (mmsegmentation's, of power 1), the warm-up on top of it."""
     milestones: tuple[float, ...] = (8 / 12, 11 / 12)
     """Parts of the training after which `step` multiplies the rate by 0.1."""
     min_lr: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0)

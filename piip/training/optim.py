@@ -66,8 +66,10 @@ def schedule(spec: OptimSpec, step: int, num_steps: int, *, scale: float = 1.0) 
         scale: Of the group; one that learns faster than `lr` ends at the same rate, which is a smaller part of its own.
     """
     warmup = spec.warmup_steps if spec.warmup_part is None else round(spec.warmup_part * num_steps)
+    # mmcv counts its steps from 0, and warms up to where the falling rate is by then
+    falling = 1 - (step - 1) / num_steps if spec.schedule == "poly" else 1.0
     if step <= warmup:
-        return spec.warmup_ratio + (1 - spec.warmup_ratio) * step / warmup
+        return (spec.warmup_ratio + (1 - spec.warmup_ratio) * step / warmup) * falling
     match spec.schedule:
         case "step":
             return 0.1 ** sum(step > milestone * num_steps for milestone in spec.milestones)
@@ -75,8 +77,8 @@ def schedule(spec: OptimSpec, step: int, num_steps: int, *, scale: float = 1.0) 
             least = spec.min_lr / spec.lr / max(1.0, scale)
             progress = (step - warmup) / max(1, num_steps - warmup)
             return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress))
-        case "constant":
-            return 1.0
+        case "poly" | "constant":
+            return falling
 
 
 def set_lr(optimizer: torch.optim.Optimizer, spec: OptimSpec, step: int, num_steps: int) -> float:

@@ -12,6 +12,7 @@ from piip.contracts import Backbone
 from piip.data import open_dataset
 from piip.data.loader import TrainLoader
 from piip.models import build_model
+from piip.models.layers.statistics import share_statistics
 from piip.models.speed import set_speed
 from piip.record.trial import Trial
 from piip.training import checkpoint, loop, machine
@@ -64,6 +65,8 @@ def run(
         start_from(model, spec.model, [category["name"] for category in train_data.classes])
     model = model.to(device)
     set_speed(model, spec.speed, precision=spec.train.precision)
+    if (note := share_statistics(model.head, workers=world_size, device=device)) and rank == 0:
+        log.warning(note)
     distances = cast(Backbone, model.backbone).layer_ids(exact=spec.optim.groups == "corrected")
     optimizer = build_optimizer(model, spec.optim, {f"backbone.{name}": d for name, d in distances.items()})
     recorder.doing(f"starting {spec.train.engine}")

@@ -224,4 +224,5 @@ def _classes(document: Any) -> tuple[str, ...]:
     meta = document.get("meta") if isinstance(document, Mapping) else None
     classes = meta.get("CLASSES") if isinstance(meta, Mapping) else None
     named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
-    return tuple(classes) if named and classes else ()
+    # mmsegmentation's ADE20K has a 'bed ' among them
+    return tuple(name.strip() for name in classes) if named and classes else ()

@@ -5,6 +5,7 @@ from tiny import ROWS
 
 from piip.catalogue.preflight import check
 from piip.data.sources import Source
+from piip.presets import pico, upernet_pico
 from piip.record.journal import Journal, read_record, read_status
 from piip.record.scores import SCORE, scores_of
 from piip.spec import ExperimentSpec
@@ -57,6 +58,27 @@ def test_workers_that_do_not_divide_the_batch_are_refused_with_those_that_do():
     message = "batch_size 16 does not divide by 3 workers x 2 images. Workers that fit: 1, 2, 4, 8."
     with pytest.raises(ValueError, match=re.escape(message)):
         check([spec], workers=3, gpus_per_worker=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "workers", "gpus", "refused"),
+    [
+        ({}, 4, 0, True),
+        ({}, 2, 0, False),
+        ({}, 4, 1, False),  # statistics are shared
+        ({"train.micro_batch": 1}, 1, 1, True),  # with nobody
+        ({"train.micro_batch": 1, "model.head.pool_scales": (2, 3)}, 4, 0, False),
+    ],
+)
+def test_an_upernet_of_one_image_a_worker_is_refused(changes, workers, gpus, refused):
+    spec = upernet_pico(pico("TB", (96, 64), pretrained=False), steps=1).override(changes)  # batches of 4
+
+    if not refused:
+        return check([spec], workers=workers, gpus_per_worker=gpus)
+    with pytest.raises(
+        ValueError, match=r"would train on one image a worker: .* Give each worker two: train.batch_size="
+    ):
+        check([spec], workers=workers, gpus_per_worker=gpus)
 
 
 def test_planning_opens_a_sweep_and_its_trials_once(tiny_coco):

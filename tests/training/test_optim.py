@@ -135,7 +135,21 @@ def test_a_least_rate_is_for_a_schedule_that_falls_to_it():
         OptimSpec(lr=0.1, min_lr=0.01)
 
 
-@pytest.mark.parametrize("name", ["step", "cosine", "constant"])
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [
+        (1, 0.28),  # 0.1 + 0.9 * 1/5, and nothing has fallen yet
+        (5, 0.96),  # warm; 4 of 100 steps are done
+        (51, 0.5),
+        (100, 0.01),  # the last step: 99 of 100 are done
+    ],
+)
+def test_poly_falls_straight_from_the_first_step_on(step, factor):
+    spec = OptimSpec(warmup_steps=5, warmup_ratio=0.1, schedule="poly")
+    assert schedule(spec, step, 100) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("name", ["step", "cosine", "poly", "constant"])
 def test_without_warm_up_the_first_step_learns_at_the_full_rate(name):
     spec = OptimSpec(warmup_steps=0, schedule=name)
     # cosine has gone 1/1000 of its way: (1 + cos(pi / 1000)) / 2

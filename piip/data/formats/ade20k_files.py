@@ -56,27 +56,26 @@ def _by_name(folder: Path, suffixes: set[str]) -> dict[str, Path]:
     return found
 
 
-def classes_of(source: Source, spec: Ade20kSpec) -> list[dict[str, Any]]:
+def classes_of(source: Source | None, spec: Ade20kSpec) -> list[dict[str, Any]]:
     """{"id": number in the maps, "name"} in order of number, without those that are ignored.
 
-    From the source's file of names, else `classes.txt` in the folder of maps or beside it; ADE20K's own are known. The file has a
-    line a class, the first one of number 0; or, as ADE20K's, columns with the number first and the name last, between tabs.
+    ADE20K's own are known. Others come from the source's file of names, else from `classes.txt` in the folder of maps or beside it: a
+    line a class, the first one of number 0; or, as in ADE20K's list, columns with the number first and the name last, between tabs.
 
     Raises:
         DataError: No such file, or not in that form.
     """
+    if spec.name == "ade20k":
+        return ADE20K
+    assert source is not None
     beside = (source.annotations / NAMES_FILE, source.annotations.parent / NAMES_FILE)
     file = source.names or next((path for path in beside if path.is_file()), None)
-    if file is not None:
-        names = _names(file)
-    elif spec.name == "ade20k":
-        names = {c["id"]: c["name"] for c in ADE20K}
-    else:
+    if file is None:
         raise DataError(
             f"which classes do the label maps in {source.annotations} have? Write their names, a line each, the first one of "
             f"number 0, into {beside[0]}"
         )
-    ignored = {spec.ignore_value, *([0] if spec.reduce_zero_label else [])}
+    names, ignored = _names(file), {spec.ignore_value, *([0] if spec.reduce_zero_label else [])}
     classes = [{"id": number, "name": name} for number, name in sorted(names.items()) if number not in ignored]
     if not classes or classes[-1]["id"] >= _UNKNOWN:
         raise DataError(f"{file}: {len(classes)} classes, numbers up to {max(names, default=0)}; 1 to {_UNKNOWN} fit")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from piip.spec import ModelSpec, PIIPSpec
 from piip.weights.fit import Report, fit
+from piip.weights.names import mmseg
 from piip.weights.names.piip import left_out, to_official
 from piip.weights.read import Weights, WeightsError
 from piip.weights.resizing import adapt
@@ -34,13 +35,12 @@ _MASK_RCNN = [
 ]
 _LOGITS, _BOXES, _MASKS = "roi_head.bbox_head.fc_cls.", "roi_head.bbox_head.fc_reg.", "roi_head.mask_head.conv_logits."
 _PER_CLASS = (
-    _LOGITS, _BOXES, _MASKS,
+    _LOGITS, _BOXES, _MASKS, *mmseg.PER_CLASS,
     "head.roi_heads.box_predictor.", "head.roi_heads.mask_predictor.mask_fcn_logits.",
 )  # fmt: skip
 """Tensors with a row per class, the official code's and ours."""
 HEADS = {
     "dino": ("neck.", "bbox_head."),
-    "upernet": ("decode_head.", "auxiliary_head."),
 }
 """Heads that are not built yet: how their tensors begin in official files."""
 
@@ -56,6 +56,8 @@ def official_name(name: str, spec: ModelSpec) -> str:
         return to_official(in_backbone(name), spec.backbone)
     if name.startswith("backbone."):
         return "backbone." + to_official(name.removeprefix("backbone."), spec.backbone)
+    if spec.head.kind == "upernet":
+        return mmseg.official_name(name)
     for ours, official in _MASK_RCNN:
         if found := re.fullmatch(rf"{ours}\.(weight|bias)", name):
             return f"{found.expand(official)}.{found.groups()[-1]}"
@@ -107,6 +109,7 @@ def fit_weights(
         origin=weights.origin,
         name_of=lambda name: official_name(name, spec),
         adapt=adapt,
+        anew={name: "a count that nothing reads" for name in wanted if name.endswith("num_batches_tracked")},
         why_not=why_not,
     )
 
@@ -139,7 +142,7 @@ def _in_order(weights: Weights, classes: Sequence[str]) -> dict[str, Tensor]:
             tensors[name] = value[[*order, len(order)]]
         elif name.startswith(_BOXES):
             tensors[name] = value.unflatten(0, (-1, 4))[order].flatten(0, 1)
-        elif name.startswith(_MASKS):
+        elif name.startswith((_MASKS, *mmseg.PER_CLASS)):
             tensors[name] = value[order]
     return tensors
 
