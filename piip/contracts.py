@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from PIL import Image
     from torch import Tensor
 
@@ -69,6 +70,8 @@ class Input:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     """RGB, in 0..255."""
+    masks: bool = True
+    """Whether the head learns the masks of objects: training data without are refused; else none are made."""
 
 
 class Backbone(Protocol):
@@ -119,19 +122,19 @@ class Metric(Protocol):
     """Results of images -> named numbers. States of several workers merge into one."""
 
     def update(self, result: Any, info: "ImageInfo") -> None:
-        """Take in what `Dataset.to_file` gave for one image."""
+        """Take in what `Dataset.to_file` gave for one image; each image comes once."""
         ...
 
     def state(self) -> Any:
-        """All that has been taken in, small and picklable."""
+        """All that has been taken in, small and picklable: it travels between processes, masks and maps do not."""
         ...
 
     def merge(self, states: Sequence[Any]) -> None:
-        """Take the place of the metrics whose states these are; the order of images does not matter."""
+        """Take the place of the metrics whose states these are; the order of states and of images changes no bit."""
         ...
 
     def compute(self) -> dict[str, float]:
-        """`<task>/<name>` -> number."""
+        """`<task>/<name>` -> number; images of the split that never came count as nothing found. Asking again changes nothing."""
         ...
 
 
@@ -153,8 +156,31 @@ class Format(Protocol):
         """The result of an image: what the network said, in the file's own pixels and class numbers."""
         ...
 
-    def draw(self, image: "Image.Image", result: Any, *, score_threshold: float = 0.5) -> "Image.Image":
-        """A result over its image, with names."""
+    def draw(self, image: "Image.Image", result: Any, *, score_threshold: float | None = 0.5) -> "Image.Image":
+        """A result, or a truth, over its image, with names.
+
+        Args:
+            image: In the file's pixels.
+            result: Of `to_file`, `from_table` or `Dataset.truth`.
+            score_threshold: What is less sure is left out, where results have scores; None chooses one that leaves something to see.
+        """
+        ...
+
+    def describe(self, result: Any, *, score_threshold: float = 0.5) -> str:
+        """A line without a full stop on what a result says, for who typed `predict`: `3 objects of 20 candidates`."""
+        ...
+
+    def to_table(self, results: "Sequence[tuple[ImageInfo, Any]]") -> "pa.Table":
+        """Results of `to_file` as rows of a Parquet file, in their order; any number of rows an image, none too.
+
+        The first columns are always `image_id` (int64) and `file_name` (string); a column `score` (float64) says how sure a row is,
+        where results have that. Rows are plain values, as `to_pylist` and JSON take them: masks and maps as run lengths, no bytes.
+        Always the same columns for the same kind of network, so that tables of several workers can be put together.
+        """
+        ...
+
+    def from_table(self, table: "pa.Table", info: "ImageInfo") -> Any:
+        """The result of one image back from a table; without rows of it: that of an image in which nothing was found."""
         ...
 
 
@@ -194,5 +220,13 @@ class Dataset(Format, Protocol):
         ...
 
     def metric(self) -> Metric:
-        """A fresh one for this split."""
+        """A fresh one for this split. Cheap: the truth it scores against is read once a data set, not once a metric."""
+        ...
+
+    def truth(self, index: int) -> Any:
+        """What is right of the image at `index`, in a form that `draw` takes."""
+        ...
+
+    def examples(self, count: int) -> list[int]:
+        """Indices of at most `count` images worth looking at: always the same ones, so that runs can be compared by eye."""
         ...

@@ -1,11 +1,13 @@
 """Score a run on a data split: rebuilt from MLflow alone, figures logged under the same run, predictions written.
 
 Scores the last checkpoint, or the best one; on the validation split the figure equals the one logged in training.
-Prints a table with both, and writes predictions as COCO JSON and as Parquet.
+Prints a table with both, and writes predictions as JSON (COCO's results, of a detector) and as Parquet. With --workers the images
+are shared out over a Ray cluster ($RAY_ADDRESS, else one on this machine); the figures are the same whatever their number.
 
 Examples:
   python -m piip.eval --run-id 546c935d8a7f4c1e9d20
   python -m piip.eval --run-id 546c935d8a7f4c1e9d20 --checkpoint best --json
+  python -m piip.eval --run-id 546c935d8a7f4c1e9d20 --workers 8 --gpus-per-worker 1
   python -m piip.eval --run-id 546c935d8a7f4c1e9d20 --split test --annotations my.json --images my_images/
 """
 
@@ -25,6 +27,9 @@ from piip.console import run_verb
 from piip.data.sources import DataError, Source
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from piip.contracts import Dataset
     from piip.evaluation.rebuild import Rebuilt
     from piip.evaluation.score import Scored
 
@@ -40,11 +45,18 @@ class Options:
     checkpoint: Literal["last", "best"] = "last"
     """best: of the best validation score so far."""
     annotations: Path | None = None
-    """COCO-format JSON to score on instead of the run's own; needs --images and a --split other than val."""
+    """The truth to score on instead of the run's own, as the run's kind of data has it (a COCO-format JSON, a folder of maps); needs
+    --images and a --split other than val."""
     images: Path | None = None
     """The folder its images are in."""
     max_images: int | None = None
     """Score the first so many only; logged nowhere."""
+    workers: int | None = None
+    """Ray workers that share the images; not given: this process, without Ray."""
+    cpus_per_worker: int = 1
+    """Threads of a worker."""
+    gpus_per_worker: int = 0
+    """1 for a GPU cluster."""
     out: Path | None = None
     """Folder for predictions.json and predictions.parquet; default: under PIIP_HOME/eval."""
     json: bool = False
@@ -60,24 +72,42 @@ def main(options: Options) -> int:
     run_id = store.find_run(options.run_id).run_id
     # PyTorch from here on: a wrong id does not wait for it
     from piip.evaluation.rebuild import rebuild
-    from piip.evaluation.score import open_split, score_split, write_predictions
+    from piip.evaluation.score import compared, open_split, write_predictions
 
     rebuilt = rebuild(store, run_id, options.checkpoint)
     data = open_split(rebuilt, options.split, given, max_images=options.max_images)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"scoring {options.split}", total=len(data))
-        scored = score_split(
-            store, rebuilt, data, options.split,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+    metrics, table = evaluated(options, rebuilt, data)
+    scored = compared(store, rebuilt, options.split, metrics)
     folder = options.out or home.home() / "eval" / run_id / f"{options.split}-{rebuilt.step}"
-    files = write_predictions(scored.results, folder)
+    files = write_predictions(table, folder)
     if options.max_images is None:
         store.log_metrics(run_id, scored.metrics, rebuilt.step)
         for file in files:
             store.log_artifact(run_id, file, f"eval/{options.split}")
     show(options, rebuilt, scored, folder)
     return 0
+
+
+def evaluated(options: Options, rebuilt: "Rebuilt", data: "Dataset") -> "tuple[dict[str, float], pa.Table]":
+    """The numbers and the results, from this process or from workers."""
+    from piip.evaluation.score import device
+    from piip.training.evaluate import evaluate
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"scoring {options.split}", total=len(data))
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        if options.workers is None:
+            metrics, table = evaluate(rebuilt.model.to(device()), data, progress=progress)
+            assert table is not None
+            return metrics, table
+        from piip.sweeps.resources import Resources
+        from piip.sweeps.scoring import evaluate_on_ray
+
+        resources = Resources(options.workers, options.cpus_per_worker, options.gpus_per_worker)
+        return evaluate_on_ray(rebuilt.spec, rebuilt.checkpoint, data, resources, progress=progress)
 
 
 def given_source(options: Options) -> Mapping[str, Source]:
@@ -87,13 +117,13 @@ def given_source(options: Options) -> Mapping[str, Source]:
         DataError: One of two paths is missing, or they would pass for the run's own validation split.
     """
     if (options.annotations is None) != (options.images is None):
-        raise DataError("--annotations and --images go together: a JSON and the folder its images are in")
+        raise DataError("--annotations and --images go together: the truth and the folder its images are in")
     if options.annotations is None or options.images is None:
         return {}
     if options.split == "val":
         raise DataError("your own files need a --split name of their own (val is the run's): e.g. --split test")
     for path, found in (
-        (options.annotations, options.annotations.is_file()),
+        (options.annotations, options.annotations.exists()),
         (options.images, options.images.is_dir()),
     ):
         if not found:

@@ -1,7 +1,7 @@
-"""Draw what a run sees in your images: boxes, masks, class names and scores.
+"""Draw what a run sees in your images: boxes and masks, maps or classes, with names and scores.
 
-The pictures and predictions.json (COCO results of every image) go to a folder. Pictures come out upright where the
-camera noted a rotation; boxes and masks are in their pixels.
+The pictures and predictions.json (the results of every image; COCO's entries, of a detector) go to a folder. Pictures come out upright
+where the camera noted a rotation; boxes and masks are in their pixels.
 
 Examples:
   python -m piip.predict --run-id 546c935d8a7f4c1e9d20 photo.jpg more/*.png -o drawn/
@@ -50,23 +50,20 @@ def main(options: Options) -> int:
     store = Store()
     run_id = store.find_run(options.run_id).run_id
     # PyTorch from here on: a wrong id does not wait for it
-    from piip.data.drawing import draw_predictions
     from piip.evaluation.rebuild import rebuild
-    from piip.evaluation.score import predict_file
+    from piip.evaluation.score import format_of, predict_file, rows_of
 
     rebuilt = rebuild(store, run_id, options.checkpoint)
-    names = {c["id"]: c["name"] for c in rebuilt.checkpoint.manifest.categories}
+    form = format_of(rebuilt)
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {}
     for number, path in enumerate(options.images, start=1):
-        image, results = predict_file(rebuilt, path)
-        found[str(path)] = results
+        image, info, result = predict_file(rebuilt, form, path)
+        found[str(path)] = rows_of(form.to_table([(info, result)]).drop_columns(["file_name"]))
         target = options.out / f"{number:03d}_{path.stem}.png"
-        draw_predictions(image, results, names, score_threshold=options.score_threshold).save(target)
-        sure = sum(r["score"] >= options.score_threshold for r in results)
-        highest = max((r["score"] for r in results), default=0.0)
-        hint = "" if sure else f"; the highest score is {highest:.2f}, --score-threshold draws lower ones too"
-        print(f"{path} -> {target}: {sure} objects of {len(results)} candidates{hint}", file=sys.stderr)
+        form.draw(image, result, score_threshold=options.score_threshold).save(target)
+        said = form.describe(result, score_threshold=options.score_threshold)
+        print(f"{path} -> {target}: {said}", file=sys.stderr)
     (options.out / "predictions.json").write_text(json.dumps(found))
     if options.json:
         print(json.dumps(found))

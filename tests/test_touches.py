@@ -46,7 +46,7 @@ BACKBONE_SPEC = """class ToySpec(SingleSpec):
 
 
 """
-HEAD_SPEC = """class BrightnessSpec(Spec):
+HEAD_SPEC = """class BrightnessSpec(HeadSpec):
     kind: Literal["brightness"] = "brightness"
     num_classes: int = 1
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from piip.console import run_verb
-from piip.data.formats.coco_json import Document, Problem, find_problems, read
+from piip.data.formats.coco_faults import Problem, find_problems
+from piip.data.formats.coco_json import Document, read
 from piip.data.sources import DataError
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _image_problem(image: dict[str, Any], path: Path | None, folder: Path) -> Pr
 def _as_text(report: Report) -> str:
     lines = [f"{report.images} images, {report.annotations} annotations, {report.categories} categories"]
     for kind, found in report.problems.items():
-        lines.append(f"{len(found)} x {kind}" + ("" if found[0].fatal else " (left out)"))
+        lines.append(f"{len(found)} x {kind}" + ("" if found[0].fatal else " (forgiven)"))
         lines += [f"    {problem.message}" for problem in found[:EXAMPLES]]
         if len(found) > EXAMPLES:
             lines.append(f"    and {len(found) - EXAMPLES} more")

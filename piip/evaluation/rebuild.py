@@ -1,4 +1,8 @@
-"""A run back from MLflow alone: its spec, its data, its network with the trained weights."""
+"""A run back from MLflow and its checkpoint of ours: its spec, its data, its network with the trained weights.
+
+The checkpoint is one that training here wrote (piip/training/checkpoint.py: safetensors and a manifest with the classes), last or best
+by the data set's first score. Files of other code bases come in by `piip convert` and the spec's `weights`, never here.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +31,7 @@ class Rebuilt:
     model: nn.Module
     """In evaluation mode, on the CPU."""
     checkpoint: Checkpoint
+    """Of ours; its manifest has the step and the classes."""
 
     @property
     def step(self) -> int:
@@ -36,6 +41,11 @@ class Rebuilt:
 
 def rebuild(store: Store, run_id: str, which: Which = "last") -> Rebuilt:
     """The network of a run with its last or best weights. No pretrained weights are fetched.
+
+    Args:
+        store: Where the run is known.
+        run_id: All of it, or its first characters.
+        which: `last` walks past damaged checkpoints to the newest good one; `best` is of the best score so far.
 
     Raises:
         ValueError: No such run (the latest are listed), several that begin so, or its checkpoint is not on this machine.
@@ -56,10 +66,19 @@ def rebuild(store: Store, run_id: str, which: Which = "last") -> Rebuilt:
     found = checkpoint.best(root) if which == "best" else checkpoint.last(root)
     if found is None:
         raise ValueError(f"run {run_id} ({run.name}, {run.status}) has no {which} checkpoint in {root}")
+    return Rebuilt(run, spec, network_of(spec, found), found)
+
+
+def network_of(spec: ExperimentSpec, found: Checkpoint) -> nn.Module:
+    """The spec's network with a checkpoint's weights, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: The checkpoint is of another model.
+    """
     model = build_model(spec.model, pretrained=False)
     set_speed(model, spec.speed.anywhere)
     checkpoint.load_model(model, found)
-    return Rebuilt(run, spec, model.eval(), found)
+    return model.eval()
 
 
 def source_of(rebuilt: Rebuilt, split: str, given: Mapping[str, Source]) -> Source:
@@ -67,7 +86,7 @@ def source_of(rebuilt: Rebuilt, split: str, given: Mapping[str, Source]) -> Sour
     if split in given:
         return given[split]
     tags = rebuilt.run.tags
-    annotations, images = tags.get(f"data.{split}.annotations"), tags.get(f"data.{split}.images")
-    if annotations and images and Path(annotations).is_file():
-        return Source(Path(annotations), Path(images))
+    annotations, images, names = (tags.get(f"data.{split}.{part}") for part in ("annotations", "images", "names"))
+    if annotations and images and Path(annotations).exists():
+        return Source(Path(annotations), Path(images), Path(names) if names else None)
     return locate(rebuilt.spec.data, split)

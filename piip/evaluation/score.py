@@ -1,8 +1,8 @@
-"""What a rebuilt run sees: a split scored, an image file predicted, predictions written."""
+"""What a rebuilt run sees: a split opened and scored, an image file predicted, predictions written."""
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,15 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from piip.contracts import Dataset
+from piip.contracts import Dataset, Format
 from piip.data import open_dataset, open_format
 from piip.data.images import read_image
 from piip.data.samples import ImageInfo
 from piip.data.sources import DataError, Source
 from piip.evaluation.rebuild import Rebuilt, source_of
 from piip.tracking.store import Store
-from piip.training.evaluate import Results, predict, score
 
 log = logging.getLogger(__name__)
-
-SCHEMA = pa.schema(
-    [("image_id", pa.int64()), ("category_id", pa.int64()), ("bbox", pa.list_(pa.float64(), 4)), ("score", pa.float64()),
-     ("mask_height", pa.int32()), ("mask_width", pa.int32()), ("mask_rle", pa.string())]
-)  # fmt: skip
-"""A COCO result as a Parquet row: the mask's RLE in columns."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +31,13 @@ class Scored:
     """With the split's name in front, except validation's."""
     logged_before: dict[str, float | None]
     """What the run had logged of each at the checkpoint's step."""
-    results: Results
 
 
-def score_split(
-    store: Store, rebuilt: Rebuilt, data: Dataset, split: str, *, progress: Callable[[int, int], None] | None = None
-) -> Scored:
-    """Predict and score every image of `data`; `progress` hears (done, all)."""
-    results = predict(rebuilt.model.to(_device()), data, progress=progress)
+def compared(store: Store, rebuilt: Rebuilt, split: str, metrics: Mapping[str, float]) -> Scored:
+    """An evaluation's numbers under the names they are logged by, beside those that were logged before."""
     prefix = "" if split == "val" else f"{split}/"
-    metrics = {prefix + name: value for name, value in score(data, results).items()}
-    return Scored(metrics, {name: _logged_at(store, rebuilt, name) for name in metrics}, results)
+    named = {prefix + name: value for name, value in metrics.items()}
+    return Scored(named, {name: _logged_at(store, rebuilt, name) for name in named})
 
 
 def _logged_at(store: Store, rebuilt: Rebuilt, name: str) -> float | None:
@@ -70,7 +59,7 @@ def open_split(rebuilt: Rebuilt, split: str, given: Mapping[str, Source], *, max
     source = source_of(rebuilt, split, given)
     trained = rebuilt.run.tags.get("piip.max_eval_images") if split == "val" else None
     data = open_dataset(
-        rebuilt.spec.data, source, rebuilt.spec.model.backbone.input,
+        rebuilt.spec.data, source, rebuilt.spec.model.input,
         training=False, max_images=max_images or (int(trained) if trained else None),
     )  # fmt: skip
     _check_classes(source, data.classes, rebuilt.checkpoint.manifest.categories)
@@ -80,44 +69,52 @@ def open_split(rebuilt: Rebuilt, split: str, given: Mapping[str, Source], *, max
     return data
 
 
-def _check_classes(source: Source, given: list[dict[str, Any]], known: list[dict[str, Any]]) -> None:
-    if given != known:
-        odd = next(c for c in [*given, *known] if c not in known or c not in given)
-        raise DataError(
-            f"{source.annotations} has {len(given)} categories, the run was trained on {len(known)}; first difference: {odd}"
-        )
+def _check_classes(source: Source, given: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> None:
+    """By name, in order of label; the files' numbers are the files' own matter."""
+    here, there = ([category["name"] for category in classes] for classes in (given, known))
+    if here == there:
+        return
+    at = next((i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there)))
+    ours, theirs = (repr(names[at]) if at < len(names) else "missing" for names in (here, there))
+    raise DataError(
+        f"{source.annotations} has {len(here)} classes, the run was trained on {len(there)}; first difference: class {at + 1} is {ours}, "
+        f"the run's is {theirs}"
+    )
 
 
-def write_predictions(results: Results, folder: Path) -> list[Path]:
-    """COCO results JSON and the same as Parquet, each complete or not there at all; returns the two files."""
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """Results as JSON takes them: COCO's result entries, say. What a row has nothing for is left out."""
+    return [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
+
+
+def write_predictions(table: pa.Table, folder: Path) -> list[Path]:
+    """Results as JSON and as Parquet, each complete or not there at all; returns the two files."""
     folder.mkdir(parents=True, exist_ok=True)
     as_json, as_parquet = folder / "predictions.json", folder / "predictions.parquet"
     unfinished = [path.with_name(f".{path.name}.tmp") for path in (as_json, as_parquet)]
-    unfinished[0].write_text(json.dumps(results))
-    pq.write_table(pa.Table.from_pylist([_row(result) for result in results], schema=SCHEMA), unfinished[1])
+    unfinished[0].write_text(json.dumps(rows_of(table)))
+    pq.write_table(table, unfinished[1])
     unfinished[0].replace(as_json)
     unfinished[1].replace(as_parquet)
     return [as_json, as_parquet]
 
 
-def _row(result: Mapping[str, Any]) -> dict[str, Any]:
-    mask = result["segmentation"]
-    plain = {name: result[name] for name in ("image_id", "category_id", "bbox", "score")}
-    return plain | {"mask_height": mask["size"][0], "mask_width": mask["size"][1], "mask_rle": mask["counts"]}
+def format_of(rebuilt: Rebuilt) -> Format:
+    """How the run's kind of data goes in and out, with the classes its weights know."""
+    return open_format(rebuilt.spec.data, rebuilt.spec.model.input, rebuilt.checkpoint.manifest.categories)
 
 
-def predict_file(rebuilt: Rebuilt, path: Path) -> tuple[Image.Image, Results]:
-    """An image file upright, as people see it, and COCO results in its pixels (image_id is 0)."""
-    spec, image = rebuilt.spec, read_image(path)
-    form = open_format(spec.data, spec.model.backbone.input, rebuilt.checkpoint.manifest.categories)
+def predict_file(rebuilt: Rebuilt, form: Format, path: Path) -> tuple[Image.Image, ImageInfo, Any]:
+    """An image file upright, as people see it, and what the run says of it in its pixels (image_id is 0)."""
+    image = read_image(path)
     height, width = image.shape[1:]
-    info = ImageInfo(0, path.name, height, width)
-    sample = form.prepare(image, info)
-    batch = form.collate([sample]).to(_device())
+    sample = form.prepare(image, ImageInfo(0, path.name, height, width))
+    batch = form.collate([sample]).to(device())
     with torch.inference_mode():
-        (prediction,) = rebuilt.model.to(_device())(batch.images, batch.sizes)
-    return Image.fromarray(image.permute(1, 2, 0).numpy()), form.to_file(prediction, sample.info)
+        (prediction,) = rebuilt.model.to(device())(batch.images, batch.sizes)
+    return Image.fromarray(image.permute(1, 2, 0).numpy()), sample.info, form.to_file(prediction, sample.info)
 
 
-def _device() -> torch.device:
+def device() -> torch.device:
+    """Where networks are evaluated on this machine."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,91 +1,176 @@
-"""COCO's average precision of boxes and masks."""
+"""COCO's average precision of boxes and masks, matched image by image as results come (hotcoco; the tests' oracle is pycocotools)."""
 
+import copy
 import logging
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from faster_coco_eval import COCO, COCOeval_faster
+import numpy as np
+from hotcoco import StreamingEval
 
 if TYPE_CHECKING:
     from piip.data.samples import ImageInfo
 
 log = logging.getLogger(__name__)
 
-_KINDS: dict[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
-_NUMBERS = (
+KINDS: dict[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
+"""Our name -> COCO's."""
+NUMBERS = (
     "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
     "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large",
 )  # fmt: skip
 """In pycocotools' order. Small is below 32 x 32 pixels of the file, large from 96 x 96 on."""
 
+Entry = dict[str, Any]
+"""An image, an annotation or a result, as COCO's files have it."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What results are scored against; made once, shared by the metrics of a split."""
+
+    categories: list[Entry]
+    images: Mapping[int, Entry]
+    """By id."""
+    annotations: Mapping[int, list[Entry]]
+    """By image id, complete; ids count from 1, as 0 means "unmatched" to pycocotools."""
+    masks: bool
+    """Whether every annotation has one; else boxes alone are scored."""
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], image_ids: Iterable[int] | None = None, *, masks: bool = True) -> Self:
+        """From a parsed annotation file.
+
+        Args:
+            document: Free of faults (see piip/data/formats/coco_json.py).
+            image_ids: Only these images; None takes all.
+            masks: Whether masks are scored, where they are there.
+        """
+        wanted = None if image_ids is None else set(image_ids)
+        images = {image["id"]: image for image in document["images"] if wanted is None or image["id"] in wanted}
+        annotations: dict[int, list[Entry]] = {image_id: [] for image_id in images}
+        mine = (a for a in document["annotations"] if a["image_id"] in images)
+        total, lacking = 0, 0
+        for total, annotation in enumerate(mine, start=1):
+            lacking += annotation.get("segmentation") is None
+            annotations[annotation["image_id"]].append(_complete(annotation, total))
+        if masks and 0 < lacking < total:
+            log.warning("%d of %d annotations have no mask: boxes alone are scored", lacking, total)
+        return cls(document["categories"], images, annotations, masks=masks and not lacking)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a metric has taken in: scores and matches, some 22 bytes a detection and kind; no boxes, no masks."""
+
+    image_ids: list[int]
+    masks: bool | None
+    """Whether results had masks; None where nothing was found in any image."""
+    matched: dict[str, bytes]
+    """Kind -> hotcoco's state."""
+
 
 class CocoAP:
-    """Scores results against an annotation file, with COCO's rules (crowds ignored, 100 detections an image).
+    """Scores results with COCO's rules: crowds ignored, the 100 surest detections of an image.
 
     Args:
-        document: The parsed annotations to score against, free of faults (see piip/data/formats/coco_json.py).
-        image_ids: Only these images; None takes all. Images without any result count as nothing found.
+        truth: What is there. Images without any result count as nothing found.
     """
 
-    def __init__(self, document: dict[str, Any], image_ids: Iterable[int] | None = None):
-        wanted = {image["id"] for image in document["images"]}
-        wanted &= wanted if image_ids is None else set(image_ids)
-        annotations = [a for a in document["annotations"] if a["image_id"] in wanted]
-        self.image_ids = wanted
-        self._truth = COCO(
-            {
-                "images": [image for image in document["images"] if image["id"] in wanted],
-                "annotations": [_complete(a, number) for number, a in enumerate(annotations, start=1)],
-                "categories": document["categories"],
-            }
-        )
-        self._results: list[dict[str, Any]] = []
+    def __init__(self, truth: Truth):
+        self.truth = truth
+        self._seen: set[int] = set()
+        self._masks: bool | None = None
+        self._matching = {
+            name: StreamingEval(truth.categories, kind) for name, kind in KINDS.items() if truth.masks or name == "box"
+        }
 
-    def update(self, result: Sequence[dict[str, Any]], info: "ImageInfo") -> None:
-        """Adds an image's COCO result entries, such as `piip.data.masks.results_of` makes."""
-        self.add(result)
-        del info
+    def update(self, result: Sequence[Mapping[str, Any]], info: "ImageInfo") -> None:
+        """Match an image's result entries: image_id, category_id, bbox, score and, of a mask head, segmentation (compressed RLE).
 
-    def add(self, results: Iterable[dict[str, Any]]) -> None:
-        """Adds COCO result entries of any images."""
-        results = list(results)
-        unknown = sorted({result["image_id"] for result in results} - self.image_ids)
-        if unknown:
-            raise ValueError(f"results for {len(unknown)} images that are not scored, first image id {unknown[0]}")
-        self._results += results
+        Raises:
+            ValueError: The image is not scored or came before, or only some results have masks.
+        """
+        odd = {entry["image_id"] for entry in result} - {info.image_id}
+        if odd or info.image_id not in self.truth.images:
+            raise ValueError(
+                f"results for image {min(odd, default=info.image_id)}, which is not the one that is scored"
+            )
+        if info.image_id in self._seen:
+            raise ValueError(f"image {info.image_id} is scored already; each image comes once")
+        self._note_masks({"segmentation" in entry for entry in result})
+        self._seen.add(info.image_id)
+        self._match(self._matching, [info.image_id], result)
 
-    def state(self) -> list[dict[str, Any]]:
-        """All entries."""
-        return self._results
+    def state(self) -> State:
+        """All that has been taken in."""
+        matched = {name: matching.to_bytes() for name, matching in self._matching.items()}
+        return State(sorted(self._seen), self._masks, matched)
 
-    def merge(self, states: Sequence[list[dict[str, Any]]]) -> None:
-        """Take the place of the metrics whose states these are."""
-        self._results = sorted((entry for state in states for entry in state), key=lambda entry: entry["image_id"])
+    def merge(self, states: Sequence[State]) -> None:
+        """Take the place of the metrics whose states these are; the order changes no bit.
+
+        Raises:
+            ValueError: No states, two that scored one image, or only some with masks.
+        """
+        ids = [image_id for state in states for image_id in state.image_ids]
+        if not states or len(set(ids)) < len(ids):
+            raise ValueError(f"{len(states)} states to merge, of {len(ids)} images, {len(set(ids))} of them different")
+        self._seen, self._masks = set(ids), None
+        self._note_masks({state.masks for state in states if state.masks is not None})
+        self._matching = {
+            name: StreamingEval.merge([StreamingEval.from_bytes(state.matched[name]) for state in states])
+            for name in (KINDS if self.truth.masks and self._masks is not False else ("box",))
+        }
 
     def compute(self) -> dict[str, float]:
         """`coco/box_ap`, `coco/mask_ap50`, `coco/box_ar100`, ..: COCO's twelve numbers of boxes and of masks, 0..1.
 
-        What no object is there for (say, large ones) is left out; masks are where no result has one.
+        What no object is there for (say, large ones) is left out; masks are where truth has them, and results (or there are none).
         """
+        matching = {name: copy.copy(found) for name, found in self._matching.items()}
+        self._match(matching, [image_id for image_id in self.truth.images if image_id not in self._seen], [])
         metrics: dict[str, float] = {}
-        for name, kind in _KINDS.items():
-            if kind == "segm" and self._results and not any("segmentation" in result for result in self._results):
-                continue
-            numbers = self._numbers(kind)
-            metrics |= {f"coco/{name}_{part}": n for part, n in zip(_NUMBERS, numbers, strict=True) if n > -1}
+        for name, found in matching.items():
+            metrics |= {f"coco/{name}_{part}": n for part, n in zip(NUMBERS, _numbers(found), strict=True) if n > -1}
         return metrics
 
-    def _numbers(self, kind: Literal["bbox", "segm"]) -> list[float]:
-        # The result decides its own area, small or large, by the kind that is scored, so each gets only that.
-        other = {"bbox": "segmentation", "segm": "bbox"}[kind]
-        entries = [{k: v for k, v in result.items() if k != other} for result in self._results]
-        evaluation = COCOeval_faster(self._truth, self._truth.loadRes(entries), kind, print_function=log.debug)
-        evaluation.run()
-        return [float(number) for number in evaluation.stats]
+    def _note_masks(self, seen: set[bool | None]) -> None:
+        """Results of a network have masks or have none: without, they are scored as boxes alone."""
+        seen |= {self._masks} - {None}
+        if len(seen) > 1:
+            raise ValueError(
+                "some results have masks (segmentation) and some have none; a network gives the one or the other"
+            )
+        self._masks = next(iter(seen), None)
+        if self._masks is False:
+            self._matching.pop("mask", None)
+
+    def _match(
+        self, matching: Mapping[str, Any], image_ids: Sequence[int], result: Sequence[Mapping[str, Any]]
+    ) -> None:
+        images = [self.truth.images[image_id] for image_id in image_ids]
+        annotations = [annotation for image_id in image_ids for annotation in self.truth.annotations[image_id]]
+        # rows as hotcoco takes them: image, x, y, width, height, score, category
+        rows = [(entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"]) for entry in result]
+        found = np.array(rows, dtype=np.float64).reshape(-1, 7)
+        for name, evaluation in matching.items():
+            # the result decides its own area, small or large, by what is scored: its box, or its mask
+            masks = [entry["segmentation"] for entry in result] if name == "mask" else None
+            evaluation.update(images, annotations, found, segmentation=masks)
 
 
-def _complete(annotation: dict[str, Any], number: int) -> dict[str, Any]:
-    """With what COCO asks for and users' files often lack; ids from 1, as 0 means "unmatched" to pycocotools."""
+def _numbers(matching: StreamingEval) -> list[float]:
+    """The twelve numbers; -1 where there is nothing to score. Spends `matching`."""
+    evaluation = matching.finalize()
+    evaluation.accumulate()
+    evaluation.summary_lines()  # fills `stats`, as summarize() does, which prints
+    return [float(number) for number in evaluation.stats]
+
+
+def _complete(annotation: Mapping[str, Any], number: int) -> Entry:
+    """With what COCO asks for and users' files often lack."""
     width, height = annotation["bbox"][2:]
     given = {key: value for key, value in annotation.items() if value is not None}
     return {"area": width * height, "iscrowd": 0} | given | {"id": number}

@@ -1,6 +1,6 @@
 """Heads: what a model is to say of an image."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,8 +8,17 @@ from piip.contracts import Maps, Tokens, Wish
 from piip.spec.base import Added, Spec
 
 
-class MaskRCNNSpec(Spec):
+class HeadSpec(Spec):
+    """What all heads say of themselves."""
+
+    learns_masks: ClassVar[bool] = False
+    """Whether training needs the masks of objects, not boxes alone."""
+
+
+class MaskRCNNSpec(HeadSpec):
     """Mask R-CNN as in mmdetection's `mask_rcnn_r50_fpn`, on torchvision's parts."""
+
+    learns_masks: ClassVar[bool] = True
 
     kind: Literal["mask_rcnn"] = "mask_rcnn"
     num_classes: int = Field(default=80, gt=0)
@@ -36,7 +45,7 @@ class MaskRCNNSpec(Spec):
         return Maps((4, 8, 16, 32))
 
 
-class DINOSpec(Spec):
+class DINOSpec(HeadSpec):
     """DINO (4-scale) detector; its backbone gives three maps. Only the backbone is built so far."""
 
     kind: Literal["dino"] = "dino"
@@ -50,7 +59,7 @@ class DINOSpec(Spec):
         return Maps((8, 16, 32))
 
 
-class UPerNetSpec(Spec):
+class UPerNetSpec(HeadSpec):
     """UperNet for semantic segmentation, in training with an auxiliary FCN head: mmsegmentation's `upernet_r50`, at any width."""
 
     kind: Literal["upernet"] = "upernet"
@@ -90,7 +99,7 @@ class UPerNetSpec(Spec):
         return self
 
 
-class ClassifierSpec(Spec):
+class ClassifierSpec(HeadSpec):
     """Image classification, on the tokens of all branches of a PIIP or on the coarsest map of any backbone."""
 
     kind: Literal["classifier"] = "classifier"

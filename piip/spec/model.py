@@ -1,5 +1,8 @@
 """A model: a backbone and a head."""
 
+from dataclasses import replace
+
+from piip.contracts import Input
 from piip.spec.backbones import Backbone
 from piip.spec.base import Spec
 from piip.spec.heads import Head, MaskRCNNSpec
@@ -15,3 +18,8 @@ class ModelSpec(Spec):
     (upstream's `deepspeed_load_module_only`). Optimizer and step start anew."""
     weights_partial: bool = False
     """Start although tensors are missing in `weights` or have no place here: another head, other classes."""
+
+    @property
+    def input(self) -> Input:
+        """What data sets prepare images, and targets, for."""
+        return replace(self.backbone.input, masks=self.head.learns_masks)

@@ -32,7 +32,8 @@ class Split:
 
     def tags(self, name: str) -> dict[str, str]:
         """What a run says of it."""
-        return {
+        names = {f"data.{name}.names": str(self.source.names)} if self.source.names else {}
+        return names | {
             f"data.{name}.digest": self.digest,
             f"data.{name}.annotations": str(self.source.annotations),
             f"data.{name}.images": str(self.source.images),
@@ -67,7 +68,7 @@ class Splits:
 
 
 def _open(spec: ExperimentSpec, name: str, source: Source) -> Split:
-    dataset = open_dataset(spec.data, source, spec.model.backbone.input, training=name == "train")
+    dataset = open_dataset(spec.data, source, spec.model.input, training=name == "train")
     if spec.data.broken_images == "refuse":
         refuse_broken(dataset, home.home() / "decoded")
     return Split(source, dataset.classes, dataset.digest, dataset.infos)

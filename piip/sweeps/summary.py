@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import pyarrow.parquet as pq
 from rich.console import Console
 
 from piip import home
@@ -87,16 +88,14 @@ def _compare_page(store: Store, experiment: str, runs: Sequence[RunInfo]) -> str
 
 def _surest(trial: Trial) -> str:
     """A validation image and a threshold, as piip.predict takes them, that show something however weak the network is."""
-    predictions = home.journal_dir(trial.key) / "artifacts" / "predictions" / "val.json"
-    results = json.loads(predictions.read_text()) if predictions.is_file() else []
-    source = trial.sources["val"]
-    if not results or not source.annotations.is_file():
+    predictions = home.journal_dir(trial.key) / "artifacts" / "predictions" / "val.parquet"
+    table = pq.read_table(predictions) if predictions.is_file() else None
+    if not table:
         return "YOUR_IMAGE.jpg"
-    best = max(results, key=lambda result: result["score"])
-    names = {image["id"]: image["file_name"] for image in json.loads(source.annotations.read_text())["images"]}
-    threshold = min(0.5, 0.8 * best["score"])
-    image = shlex.quote(str(_shown(source.images / names[best["image_id"]])))
-    return f"{image} --score-threshold {threshold:.2g}"
+    scores = table["score"].to_pylist() if "score" in table.column_names else None
+    surest = max(range(len(table)), key=scores.__getitem__) if scores else 0
+    image = shlex.quote(str(_shown(trial.sources["val"].images / table["file_name"][surest].as_py())))
+    return f"{image} --score-threshold {min(0.5, 0.8 * scores[surest]):.2g}" if scores else image
 
 
 def _python() -> Path:

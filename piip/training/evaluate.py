@@ -1,66 +1,114 @@
 """Score a model on a split: every image alone, so that batch size and number of workers never change a number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from piip.contracts import Dataset
+from piip.contracts import Dataset, Metric
 from piip.data.loader import EvalLoader
+from piip.data.samples import ImageInfo
 
-Results = list[dict[str, Any]]
-"""COCO results format: image_id, category_id, bbox (xywh, original pixels), score, segmentation (RLE)."""
+Results = list[tuple[ImageInfo, Any]]
+"""Images and what `Dataset.to_file` gave for them."""
 
 
-def predict(
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    keep: Callable[[dict[str, float]], bool] = lambda _: True,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, float], pa.Table | None]:
+    """The split's numbers and, where `keep` wants them, its results. Collective over the process group when `world_size` > 1.
+
+    Every rank predicts its images and matches them with the truth; only the metric's small state travels, and of the results a
+    table, where they are kept.
+
+    Args:
+        model: In any mode; it goes back to it.
+        dataset: A split opened for evaluation.
+        rank: Of this worker.
+        world_size: Workers.
+        keep: Asked once, on rank 0, with the numbers: whether the results are wanted, too.
+        progress: Hears (done, all) of this rank's images.
+
+    Returns:
+        On rank 0 the metrics (`<task>/<name>` -> number) and `Dataset.to_table` of all images in the data set's order, or None where
+        they are not kept. ({}, None) on every other rank.
+    """
+    if world_size > 1:
+        for buffer in model.buffers():  # running statistics differ between ranks; rank 0's are the ones saved
+            dist.broadcast(buffer, src=0)
+    metric, results = score(model, dataset, rank=rank, world_size=world_size, progress=progress)
+    states = _gathered(metric.state(), rank, world_size)
+    metrics: dict[str, float] = {}
+    if rank == 0:
+        metric.merge(states)
+        metrics = metric.compute()
+    wanted = _from_first(rank == 0 and keep(metrics), world_size)
+    if not wanted:
+        return metrics, None
+    tables = _gathered(dataset.to_table(results), rank, world_size)
+    return metrics, in_order(tables, dataset) if rank == 0 else None
+
+
+def score(
     model: nn.Module,
     dataset: Dataset,
     *,
     rank: int = 0,
     world_size: int = 1,
     progress: Callable[[int, int], None] | None = None,
-) -> Results:
-    """Predictions for this rank's images of `dataset`, in original image pixels."""
+) -> tuple[Metric, Results]:
+    """This rank's part of an evaluation: a metric that has seen its images (rank, rank + world_size, ..), and its results."""
     loader = EvalLoader(dataset, rank=rank, world_size=world_size, num_threads=torch.get_num_threads())
     device = next(model.parameters()).device
+    metric, results = dataset.metric(), Results()
     was_training = model.training
     model.eval()
-    results: Results = []
     with torch.inference_mode():
         done = 0
         for batch in loader:
             predictions = model(batch.images.to(device), batch.sizes)
             for prediction, info in zip(predictions, batch.infos, strict=True):
-                results += dataset.to_file(prediction, info)
+                result = dataset.to_file(prediction, info)
+                metric.update(result, info)
+                results.append((info, result))
             done += len(batch.infos)
             if progress:
                 progress(done, len(loader))
     model.train(was_training)
-    return results
+    return metric, results
 
 
-def evaluate(
-    model: nn.Module, dataset: Dataset, *, rank: int = 0, world_size: int = 1
-) -> tuple[dict[str, float], Results]:
-    """COCO metrics and predictions of the whole split, on rank 0; empty elsewhere. Collective when `world_size` > 1."""
-    if world_size > 1:
-        for buffer in model.buffers():  # running statistics differ between ranks; rank 0's are the ones saved
-            dist.broadcast(buffer, src=0)
-    results = predict(model, dataset, rank=rank, world_size=world_size)
-    if world_size > 1:
-        parts: list[Any] = [None] * world_size
-        dist.gather_object(results, parts if rank == 0 else None, dst=0)
-        # merged in the order of the data set, whatever the number of ranks
-        results = [r for part in parts for r in part] if rank == 0 else []
-        order = {info.image_id: i for i, info in enumerate(dataset.infos)}
-        results.sort(key=lambda r: order[r["image_id"]])
-    return (score(dataset, results), results) if rank == 0 else ({}, [])
+def in_order(tables: Sequence[pa.Table], dataset: Dataset) -> pa.Table:
+    """The tables of an evaluation's parts as one, images in the order of the data set, rows of an image as they were."""
+    table = pa.concat_tables(tables)
+    place = {info.image_id: index for index, info in enumerate(dataset.infos)}
+    order = np.argsort([place[image_id] for image_id in table["image_id"].to_pylist()], kind="stable")
+    return table.take(pa.array(order))
 
 
-def score(dataset: Dataset, results: Results) -> dict[str, float]:
-    """COCO metrics of predictions over the images of `dataset`."""
-    metric = dataset.metric()
-    metric.merge([results])
-    return metric.compute()
+def _gathered(mine: Any, rank: int, world_size: int) -> list[Any]:
+    """Every rank's, on rank 0; elsewhere only one's own."""
+    if world_size == 1:
+        return [mine]
+    parts: list[Any] = [None] * world_size
+    dist.gather_object(mine, parts if rank == 0 else None, dst=0)
+    return parts if rank == 0 else [mine]
+
+
+def _from_first(answer: bool, world_size: int) -> bool:
+    """Rank 0's answer."""
+    if world_size == 1:
+        return answer
+    answers = [answer]
+    dist.broadcast_object_list(answers, src=0)
+    return answers[0]

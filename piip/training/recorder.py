@@ -1,12 +1,12 @@
 """What a worker writes down of its trial: rank 0 into the journal, the others nothing."""
 
-import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch.distributed as dist
 
 from piip import home
@@ -48,12 +48,14 @@ class Recorder:
         if self._journal:
             self._journal.tag(tags)
 
-    def keep_predictions(self, results: Any) -> None:
-        """The results of an evaluation, with the run."""
+    def keep_predictions(self, results: pa.Table, *, last: bool, best: bool) -> None:
+        """An evaluation's results with the run, where they are those of its end or the best so far."""
         if self._journal:
-            predictions = self._journal.folder / "predictions.json"
-            predictions.write_text(json.dumps(results))
-            self._journal.artifact(predictions, "predictions/val.json")
+            predictions = self._journal.folder / "predictions.parquet"
+            pq.write_table(results, predictions)
+            for name, wanted in {"val": last, "best": best}.items():
+                if wanted:
+                    self._journal.artifact(predictions, f"predictions/{name}.parquet")
 
     def has(self, name: str, step: int) -> bool:
         """Whether a metric of `step` is recorded; every rank gets rank 0's answer. Collective."""
@@ -84,14 +86,19 @@ def best_so_far(root: Path, score: Score, step: int, metrics: Mapping[str, float
         step: Of the evaluation.
         metrics: What it found; without the score (a split without objects) it is not the best.
     """
-    if score.name not in metrics:
-        return {}
-    mark = checkpoint.best_mark(root)
-    # `step` is the best already where a crash came between the mark and the journal
-    if mark is not None and step != mark[0] and not score.better(metrics[score.name], mark[1]):
+    if not is_best(root, score, step, metrics):
         return {}
     checkpoint.mark_best(root, step, metrics[score.name])
     return {f"best/{name}": value for name, value in metrics.items()}
+
+
+def is_best(root: Path, score: Score, step: int, metrics: Mapping[str, float]) -> bool:
+    """Whether no earlier evaluation of the trial beats this one; arguments as of `best_so_far`."""
+    if score.name not in metrics:
+        return False
+    mark = checkpoint.best_mark(root)
+    # `step` is the best already where a crash came between the mark and the journal
+    return mark is None or step == mark[0] or score.better(metrics[score.name], mark[1])
 
 
 def _attempt() -> str:

@@ -21,7 +21,7 @@ from piip.training.checkpoint import Manifest
 from piip.training.engines import build_engine
 from piip.training.evaluate import evaluate
 from piip.training.optim import build_optimizer
-from piip.training.recorder import Recorder, best_so_far
+from piip.training.recorder import Recorder, best_so_far, is_best
 from piip.training.start import start_from
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def run(
 
     # open the data
     recorder.doing("reading the annotations")
-    wanted, sources = spec.model.backbone.input, trial.sources
+    wanted, sources = spec.model.input, trial.sources
     train_data = open_dataset(spec.data, sources["train"], wanted, training=True)
     val_data = open_dataset(spec.data, sources["val"], wanted, max_images=trial.max_eval_images)
     loader = TrainLoader(
@@ -101,10 +101,15 @@ def run(
 
     def validate(step: int) -> None:
         """Score the validation split, record it, remember the best, tell the sweep. Collective."""
+        last = step == plan.num_steps
         with accounts.evaluation:
-            metrics, results = evaluate(engine.eval_model(), val_data, rank=rank, world_size=world_size)
+            metrics, results = evaluate(
+                engine.eval_model(), val_data, rank=rank, world_size=world_size,
+                keep=lambda metrics: last or is_best(root, score, step, metrics),
+            )  # fmt: skip
         if rank == 0:
-            recorder.keep_predictions(results)
+            if results is not None:
+                recorder.keep_predictions(results, last=last, best=is_best(root, score, step, metrics))
             spent = accounts.spent() | accounts.mean_speed(step * spec.train.batch_size)
             # the score last: where it is missing, a resumed trial evaluates again
             recorder.log(step, best_so_far(root, score, step, metrics) | spent | metrics)

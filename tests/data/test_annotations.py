@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as rle
 
-from piip.data.formats.coco_json import find_problems, read, read_checked, segmentation_fault
+from piip.data.formats.coco_faults import find_problems, segmentation_fault
+from piip.data.formats.coco_json import read, read_checked
 from piip.data.masks import compressed
 from piip.data.sources import DataError
 
@@ -32,7 +33,6 @@ DAMAGE = {
     r"annotation 101 of image 10 has bbox \[8, nan, 20, 16\]": _set("bbox", [8, float("nan"), 20, 16]),
     "annotation 101 of image 10 has bbox None": _set("bbox", None),
     "annotation 101 of image 10 has area nan": _set("area", float("nan")),
-    "annotation 101 of image 10: no segmentation": _set("segmentation", None),
     "annotation 101 of image 10: segmentation is empty": _set("segmentation", []),
     "annotation 101 of image 10: a polygon needs": _set("segmentation", [[1, 2, 3, 4]]),
     "annotation 101 of image 10: a polygon has a coordinate": _set("segmentation", [[1, 2, 3, float("inf"), 5, 6]]),

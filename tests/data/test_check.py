@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from inputs import grey
 
 from piip.data import check as checking
 from piip.data.check import check, cli, refuse_broken
@@ -85,7 +86,9 @@ class TestRefuseBroken:
     @pytest.fixture
     def split(self, tiny_coco):
         """Opens the data set anew: what another call of a sweep would see."""
-        return lambda: CocoDataset(Source(tiny_coco.annotations, tiny_coco.images), CocoSpec(), 64, training=False)
+        return lambda: CocoDataset(
+            Source(tiny_coco.annotations, tiny_coco.images), CocoSpec(), grey(64), training=False
+        )
 
     def test_good_images_are_decoded_once(self, split, tmp_path, monkeypatch):
         refuse_broken(split(), tmp_path / "decoded")
@@ -108,3 +111,13 @@ class TestRefuseBroken:
         refuse_broken(split(), tmp_path / "decoded")
 
         assert "4 of 4 images" in capsys.readouterr().err
+
+
+def test_annotations_without_masks_are_told_and_forgiven(coco_folder, run):
+    coco_folder.add_object(coco_folder.add_image(), segmentation=None)
+    source = coco_folder.write()
+
+    status, text, _ = run(source.annotations, source.images)
+
+    assert status == 0
+    assert "1 x no mask (forgiven)" in text

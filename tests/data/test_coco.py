@@ -4,6 +4,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from inputs import grey
 from PIL import Image
 
 from piip.data.formats.coco import CocoDataset
@@ -13,8 +14,8 @@ from piip.spec import CocoSpec
 PLAIN = CocoSpec(name="custom", short_ratio=1.0, pad_multiple=32, flip=0.0)
 
 
-def opened(source, *, training=True, spec=PLAIN, resolution=64, **more):
-    return CocoDataset(source, spec, resolution, training=training, **more)
+def opened(source, *, training=True, spec=PLAIN, resolution=64, masks=True, **more):
+    return CocoDataset(source, spec, grey(resolution, masks=masks), training=training, **more)
 
 
 def test_labels_follow_category_ids_in_order(tiny_coco):
@@ -54,7 +55,7 @@ def test_crowds_are_not_trained_on_and_images_without_objects_are_kept(tiny_coco
     assert empty["masks"].shape == (0, 64, 64)
 
 
-def test_a_box_outside_its_image_is_left_out_and_counted(coco_folder, caplog):
+def test_boxes_outside_their_image_are_left_out_and_counted(coco_folder, caplog):
     image = coco_folder.add_image()
     for box in ((8, 8, 20, 16), (70, 8, 20, 16), (8, 8, 0, 16)):
         coco_folder.add_object(image, box)
@@ -62,7 +63,6 @@ def test_a_box_outside_its_image_is_left_out_and_counted(coco_folder, caplog):
     with caplog.at_level(logging.WARNING):
         data = opened(coco_folder.write())
 
-    assert data.dropped == 2
     assert len(data.sample(0, 0).target["boxes"]) == 1
     assert "2 boxes with nothing inside their image" in caplog.text
 
@@ -162,3 +162,50 @@ def test_the_digest_follows_annotations_and_image_files(tiny_coco):
     document["annotations"][0]["bbox"][0] += 1
     tiny_coco.annotations.write_text(json.dumps(document))
     assert opened(tiny_coco).digest != first
+
+
+class TestBoxesAlone:
+    """Annotations without masks."""
+
+    @pytest.fixture
+    def bare(self, tiny_coco):
+        document = json.loads(tiny_coco.annotations.read_text())
+        for annotation in document["annotations"]:
+            del annotation["segmentation"]
+        tiny_coco.annotations.write_text(json.dumps(document))
+        return tiny_coco
+
+    def test_they_are_scored(self, bare):
+        data = opened(bare, training=False)
+        metric = data.metric()
+        for index, info in enumerate(data.infos):
+            metric.update([a | {"score": 1.0} for a in data.truth(index) if not a["iscrowd"]], info)
+
+        assert metric.compute()["coco/box_ap"] == pytest.approx(1.0)
+
+    def test_a_head_that_learns_masks_is_told_so(self, bare):
+        with pytest.raises(
+            DataError, match=r"instances\.json: annotation 101 of image 10 has a box and no mask .*Mask R-CNN"
+        ):
+            opened(bare)
+
+    @pytest.mark.parametrize("flip", [0.0, 1.0])
+    def test_a_head_that_learns_boxes_is_served(self, bare, flip):
+        target = opened(bare, masks=False, spec=PLAIN.override({"flip": flip})).sample(0, 0).target
+
+        assert set(target) == {"boxes", "labels"}
+        assert len(target["boxes"]) == 2
+
+    def test_where_masks_are_there_and_not_learned_none_are_made(self, tiny_coco):
+        with_masks, without = (opened(tiny_coco, masks=masks).sample(0, 0).target for masks in (True, False))
+
+        assert "masks" not in without
+        assert torch.equal(with_masks["boxes"], without["boxes"])
+
+
+def test_the_fullest_images_are_the_examples(tiny_coco):
+    data = opened(tiny_coco, training=False)
+
+    assert [len(data.truth(index)) for index in range(4)] == [2, 1, 2, 0]
+    assert data.examples(2) == [0, 2]
+    assert data.examples(9) == [0, 2, 1, 3]

@@ -1,8 +1,10 @@
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from piip.data.formats import coco_results
 from piip.data.sources import DataError
 from piip.evaluation import pictures
 from piip.presets import mask_rcnn_pico, pico
@@ -24,7 +26,7 @@ def trial(coco_folder) -> Trial:
     coco_folder.add_object(image_id, (0, 0, 60, 30))
     source = coco_folder.write()
     folder = create_run(RunRecord("key", "name", "tests", None))
-    (folder / "predictions.json").write_text("[]")
+    pq.write_table(coco_results.to_table([]), folder / "predictions.parquet")
     spec = mask_rcnn_pico(pico("B", (128,)), steps=1)
     return Trial(spec, "key", {"val": source, "train": source})
 

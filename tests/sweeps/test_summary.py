@@ -2,6 +2,8 @@ import json
 import shlex
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from kinds import DATA
 from synthetic import ERROR, sweep
@@ -9,7 +11,6 @@ from tiny import ROWS
 
 from piip import home
 from piip.counting.cost import Cost
-from piip.evaluation.pictures import _threshold
 from piip.record.journal import Journal, RunRecord, create_run
 from piip.record.trial import Trial
 from piip.reports.ranking import rankings
@@ -24,14 +25,18 @@ def test_the_next_command_shows_the_image_of_the_surest_prediction(tiny_coco, mo
     trial = Trial(ROWS["pico"][0], "key", {"val": tiny_coco})
     assert _surest(trial) == "YOUR_IMAGE.jpg"
 
-    predictions = home.journal_dir("key") / "artifacts" / "predictions" / "val.json"
+    predictions = home.journal_dir("key") / "artifacts" / "predictions" / "val.parquet"
     predictions.parent.mkdir(parents=True)
-    predictions.write_text(json.dumps([{"image_id": 10, "score": 0.05}, {"image_id": 16, "score": 0.1}]))
+    names = ["000000000010.jpg", "000000000016.jpg"]
+    pq.write_table(pa.table({"image_id": [10, 16], "file_name": names, "score": [0.05, 0.1]}), predictions)
 
     image, flag, threshold = shlex.split(_surest(trial))
     assert (image, flag) == ("images/000000000016.jpg", "--score-threshold")
     assert Path(image).is_file()
     assert 0.05 < float(threshold) < 0.1
+
+    pq.write_table(pa.table({"image_id": [10, 16], "file_name": names}), predictions)  # of results without scores: maps
+    assert _surest(trial) == "images/000000000010.jpg"
 
 
 def test_a_failed_trial_is_named_with_its_reason(capsys):
@@ -104,9 +109,3 @@ def test_the_best_trial_of_each_score_is_what_to_look_at_next(capsys, tiny_coco)
     assert commands[0] == f"piip.eval --run-id {best}      # score the best trial by box AP again"
     assert commands[1].startswith(f"piip.predict --run-id {best} YOUR_IMAGE.jpg ")
     assert commands[2] == f"piip.eval --run-id {lowest}      # score the best trial by error again"
-
-
-def test_pictures_show_a_weak_networks_surest_guesses():
-    assert _threshold([]) == 0.5
-    assert _threshold([{"score": 0.2}, {"score": 0.05}]) == 0.1
-    assert _threshold([{"score": 0.7}, {"score": 0.3}]) == 0.5

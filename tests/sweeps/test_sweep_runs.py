@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from sweeping import ROOT, SweepCommand, journaled, journals, outcome, tracked
 from tiny import ROWS
@@ -68,8 +69,8 @@ def test_the_spec_comes_back_equal_from_mlflow(store, runs):
         assert store.load_spec(runs[row.name].run_id) == row.override(custom)
 
 
-def test_predictions_are_kept_as_json_and_pictures(store, runs):
-    results = json.loads(store.download(runs[PIIP].run_id, "predictions/val.json").read_text())
+def test_predictions_are_kept_as_rows_and_pictures(store, runs):
+    results = pq.read_table(store.download(runs[PIIP].run_id, "predictions/val.parquet")).to_pylist()
 
     assert all({"image_id", "category_id", "bbox", "score", "segmentation"} <= set(r) for r in results)
     assert store.download(runs[PIIP].run_id, "predictions/val_5.png").stat().st_size > 1000

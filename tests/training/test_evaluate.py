@@ -1,75 +1,119 @@
-import json
+import pickle
 
 import pytest
 import torch
 from pico_trials import pico_spec
 
-from piip.data.formats.coco import CocoDataset
+from piip.data import open_dataset
 from piip.data.masks import compressed, decoded
 from piip.models import build_model
-from piip.training.evaluate import evaluate, predict, score
+from piip.training.evaluate import evaluate, in_order, score
+
+SPEC = pico_spec(model__head__score_threshold=0.0)  # untrained, it finds something all the same
 
 
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    spec = pico_spec(model__head__score_threshold=0.0)  # untrained, it finds something all the same
-    return build_model(spec.model, pretrained=False)
+    return build_model(SPEC.model, pretrained=False)
 
 
 @pytest.fixture
 def data(sources):
-    return CocoDataset(sources["val"], pico_spec().data, 128, training=False)
+    return open_dataset(SPEC.data, sources["val"], SPEC.model.input)
 
 
-def test_the_number_of_workers_never_changes_a_prediction(model, data):
-    alone = predict(model, data)
-    shared = predict(model, data, rank=0, world_size=2) + predict(model, data, rank=1, world_size=2)
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_the_number_of_workers_changes_neither_a_number_nor_a_row(world_size, model, data):
+    metrics, table = evaluate(model, data)
+    parts = [score(model, data, rank=rank, world_size=world_size) for rank in range(world_size)]
+    merged = data.metric()
+    merged.merge([pickle.loads(pickle.dumps(metric.state())) for metric, _ in reversed(parts)])
 
-    def key(result):
-        return result["image_id"], -result["score"], result["bbox"]
-
-    assert len(alone) > 0
-    assert sorted(shared, key=key) == sorted(alone, key=key)
+    assert merged.compute() == metrics
+    assert in_order([data.to_table(results) for _, results in parts], data) == table
+    assert len(table) > 0
 
 
-def test_predictions_are_in_the_order_of_the_data_set(model, data):
+def test_rows_are_in_the_order_of_the_data_set(model, data):
     ids = [info.image_id for info in data.infos]
-    _, results = evaluate(model, data)
+    _, table = evaluate(model, data)
 
-    assert list(dict.fromkeys(result["image_id"] for result in results)) == ids
-    assert [ids.index(result["image_id"]) for result in results] == sorted(ids.index(r["image_id"]) for r in results)
+    places = [ids.index(image_id) for image_id in table["image_id"].to_pylist()]
+    assert sorted(set(places)) == list(range(len(ids)))
+    assert places == sorted(places)
+
+
+def test_results_are_handed_out_where_they_are_wanted(model, data):
+    asked = []
+    metrics, kept = evaluate(model, data, keep=lambda metrics: asked.append(metrics) or False)
+
+    assert kept is None
+    assert asked == [metrics]
+    assert metrics.keys() >= {"coco/box_ap", "coco/mask_ap"}
 
 
 def test_a_model_goes_back_to_the_mode_it_was_in(model, data):
     for training in (True, False):
         model.train(training)
-        predict(model, data)
+        evaluate(model, data)
         assert model.training is training
 
 
 def test_progress_counts_images(model, data):
     seen = []
-    predict(model, data, progress=lambda done, total: seen.append((done, total)))
+    evaluate(model, data, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_evaluation_draws_no_random_numbers(model, data):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    predict(model, data)
+    evaluate(model, data)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_truth_itself_scores_one(data):
-    document = json.loads(data.source.annotations.read_text())
-    sides = {image["id"]: (image["height"], image["width"]) for image in document["images"]}
-    truth = [
-        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0,
-         "segmentation": compressed(decoded(a["segmentation"], *sides[a["image_id"]]))}
-        for a in document["annotations"] if not a.get("iscrowd")
-    ]  # fmt: skip
+def test_an_image_that_is_skipped_counts_as_nothing_found(model, data, sources):
+    spec = SPEC.data.override({"broken_images": "skip"})
+    broken = sources["val"].images / data.infos[0].file_name
+    broken.write_bytes(broken.read_bytes()[:300])
 
-    metrics = score(data, truth)
+    metrics, table = evaluate(model, open_dataset(spec, sources["val"], SPEC.model.input))
+
+    assert data.infos[0].image_id not in table["image_id"].to_pylist()
+    assert metrics["coco/box_ar100"] >= 0
+
+
+def test_the_truth_itself_scores_one(data):
+    metric = data.metric()
+    for index, info in enumerate(data.infos):
+        truth = [
+            {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0,
+             "segmentation": compressed(decoded(a["segmentation"], info.height, info.width))}
+            for a in data.truth(index) if not a["iscrowd"]
+        ]  # fmt: skip
+        metric.update(truth, info)
+
+    metrics = metric.compute()
     assert metrics["coco/box_ap"] == pytest.approx(1.0)
     assert metrics["coco/mask_ap"] == pytest.approx(1.0)
+
+
+class BoxesAlone(torch.nn.Module):
+    """A network without a mask head, beside one with."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images, sizes=None, targets=None):
+        return [{k: v for k, v in one.items() if k != "masks"} for one in self.model(images, sizes, targets)]
+
+
+def test_a_network_without_masks_is_scored_by_its_boxes(model, data):
+    metrics, table = evaluate(model, data)
+    boxes, bare = evaluate(BoxesAlone(model), data)
+
+    assert boxes == {name: value for name, value in metrics.items() if name.startswith("coco/box_")}
+    assert bare.drop_columns(["segmentation"]) == table.drop_columns(["segmentation"])
+    assert bare["segmentation"].null_count == len(bare)

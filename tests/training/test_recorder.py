@@ -1,5 +1,6 @@
 """What a worker writes down, and which evaluation is the best one."""
 
+import pyarrow as pa
 import pytest
 
 from piip import home
@@ -38,7 +39,7 @@ def test_rank_0_alone_writes():
         recorder.doing("building the network")
         recorder.log(1, {"train/loss": 1.0})
         recorder.tag({"piip.engine": "ddp"})
-        recorder.keep_predictions([])
+        recorder.keep_predictions(pa.table({"image_id": [3]}), last=True, best=False)
         recorder.finish()
 
     assert silent.spent_before(Manifest(1, "key", 1, "ddp", [], {"time/train_seconds": 5.0})) == {}

@@ -5,6 +5,7 @@ import shutil
 from contextlib import contextmanager
 from functools import partial
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from kinds import DATA
@@ -105,7 +106,9 @@ def test_a_trial_records_what_its_page_needs(straight):
     tags = {k: v for event, _ in read_events(folder) if event["kind"] == "tag" for k, v in event["tags"].items()}
     assert tags["piip.checkpoint"].endswith("/storage/straight")
     assert tags["piip.engine"] == "ddp"
-    assert (folder / "artifacts" / "predictions" / "val.json").is_file()
+    kept = {file.name: pq.read_table(file) for file in (folder / "artifacts" / "predictions").iterdir()}
+    assert set(kept) == {"val.parquet", "best.parquet"}
+    assert kept["val.parquet"].column_names[:2] == ["image_id", "file_name"]
 
 
 @pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
@@ -245,7 +248,7 @@ def test_weights_that_are_not_finite_are_never_saved(sources, monkeypatch):
 
 
 def test_a_split_without_objects_has_no_score_and_is_no_error(sources, monkeypatch):
-    monkeypatch.setattr(running, "evaluate", lambda *args, **kwargs: ({}, []))
+    monkeypatch.setattr(running, "evaluate", lambda *args, **kwargs: ({}, None))
     reported = []
 
     train("empty", pico_spec(train__steps=1), sources, reported.append)
@@ -262,7 +265,7 @@ def test_a_trial_ranks_its_checkpoints_by_the_score_of_its_data(data, sources, m
         running, "open_dataset", lambda _, *rest, **more: open_dataset(CocoSpec(name="demo"), *rest, **more)
     )
     found = iter([{first.name: 0.5, "other": 1.0}, {first.name: 0.25, "other": 2.0}])
-    monkeypatch.setattr(running, "evaluate", lambda *args, **kwargs: (next(found), []))
+    monkeypatch.setattr(running, "evaluate", lambda *args, **kwargs: (next(found), None))
 
     train("ranked", SPEC.model_copy(update={"data": data}), sources)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pico_trials import pico_spec
@@ -151,11 +152,12 @@ def test_one_worker_predicts_from_the_checkpoint_what_two_predicted_in_training(
     spec = spec_of("ddp", 0, "fp32", STEPS, STOP)
     model = build_model(spec.model, pretrained=False)
     checkpoint.load_model(model, checkpoint.verify(home.checkpoint_dir(key) / f"step_{STEPS:08d}"))
-    data = CocoDataset(locate(CocoSpec(name="demo"), "val"), spec.data, spec.model.backbone.input, training=False)
+    data = CocoDataset(locate(CocoSpec(name="demo"), "val"), spec.data, spec.model.input, training=False)
 
-    metrics, results = evaluate(model, data)
+    metrics, table = evaluate(model, data)
+    results = table.to_pylist()
 
-    logged = json.loads((home.journal_dir(key) / "artifacts" / "predictions" / "val.json").read_text())
+    logged = pq.read_table(home.journal_dir(key) / "artifacts" / "predictions" / "val.parquet").to_pylist()
     assert len(results) > 0
     # another process, another alignment of memory: the last bit of a score (measured 1.5e-8)
     assert [(r["image_id"], r["category_id"]) for r in results] == [(r["image_id"], r["category_id"]) for r in logged]

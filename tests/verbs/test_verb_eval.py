@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from pycocotools.coco import COCO
 from verbing import DAMAGES, ROOT, STEPS, orphan_an_annotation, remove_an_image, sweep, truncate_json
 
 from piip import eval as eval_verb
@@ -25,10 +26,10 @@ class TestEval:
         assert document["metrics"].keys() >= {"coco/box_ap", "coco/mask_ap"}
         assert document["metrics"] == pytest.approx(document["logged_before"], abs=1e-6)
         # AP of a network trained for four steps says little: every single prediction is the training's, too
-        then = json.loads(Store().download(trained.run_id, "predictions/val.json").read_text())
-        now = json.loads((Path(document["predictions"]) / "predictions.json").read_text())
+        then = pq.read_table(Store().download(trained.run_id, "predictions/val.parquet"))
+        now = pq.read_table(Path(document["predictions"]) / "predictions.parquet")
         assert len(now) > 10
-        assert now == then
+        assert now.to_pylist() == then.to_pylist()
 
     def test_predictions_are_there_twice_and_with_the_run(self, trained, say, tmp_path):
         (tmp_path / "mine.txt").write_text("not to be uploaded")
@@ -36,8 +37,10 @@ class TestEval:
 
         as_json = json.loads((tmp_path / "predictions.json").read_text())
         as_rows = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
-        assert [r["bbox"] for r in as_rows] == [r["bbox"] for r in as_json]
-        assert [r["mask_rle"] for r in as_rows] == [r["segmentation"]["counts"] for r in as_json]
+        assert as_rows == as_json
+        # which is COCO's own form, with a name more
+        truth = COCO(str(trained.demo / "annotations/instances_val.json"))
+        assert len(truth.loadRes(as_json).anns) == len(as_json)
         uploaded = Store().download(trained.run_id, "eval/val")
         assert sorted(f.name for f in uploaded.iterdir()) == ["predictions.json", "predictions.parquet"]
 
@@ -95,7 +98,7 @@ class TestEval:
 
         error = say(eval_verb.cli, "--run-id", trained.run_id, *flags).error
 
-        assert "has 3 categories, the run was trained on 12; first difference: {'id': 2, 'name': 'cat'}" in error
+        assert "has 3 classes, the run was trained on 12; first difference: class 1 is 'cat', the run's is " in error
 
 
 class TestDamagedData:

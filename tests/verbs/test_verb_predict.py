@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -28,8 +29,14 @@ class TestPredict:
             for i in json.loads((trained.demo / "annotations/instances_val.json").read_text())["images"]
             if i["file_name"] == photo.name
         )
-        then = json.loads(Store().download(trained.run_id, "predictions/val.json").read_text())
+        then = pq.read_table(Store().download(trained.run_id, "predictions/val.parquet"))
+        then = then.drop_columns(["file_name"]).to_pylist()
         assert said.document[str(photo)] == [r | {"image_id": 0} for r in then if r["image_id"] == image_id]
+        objects = len(said.document[str(photo)])
+        assert (
+            f"{tmp_path}/drawn/001_{photo.stem}.png: 0 objects of {objects} candidates; the highest score is 0."
+            in said.err
+        )
         with Image.open(tmp_path / "drawn" / f"001_{photo.stem}.png") as drawn, Image.open(photo) as original:
             assert drawn.width % original.width == 0  # small images are enlarged by a whole factor
 

@@ -2,83 +2,27 @@
 
 import hashlib
 import logging
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from piip.contracts import Input, Size
-from piip.data.drawing import draw_predictions
-from piip.data.formats.coco_json import collection_paused, is_degenerate, read_checked
+from piip.contracts import Input
+from piip.data.formats.coco_format import CocoFormat
+from piip.data.formats.coco_json import Document, read_checked
+from piip.data.formats.coco_objects import Objects, objects_of
+from piip.data.formats.coco_results import Results
 from piip.data.images import find_images, read_image
-from piip.data.masks import decoded, results_of
-from piip.data.samples import Batch, ImageInfo, Sample, Target
+from piip.data.samples import ImageInfo, Sample
 from piip.data.sources import DataError, Source
 from piip.data.transforms import detection as transforms
-from piip.metrics.coco import CocoAP
+from piip.metrics.coco import CocoAP, Truth
 from piip.spec import CocoSpec
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Objects:
-    """The annotations of one image that training learns from."""
-
-    boxes: list[list[float]] = field(default_factory=list)
-    """x, y, width, height in file pixels."""
-    labels: list[int] = field(default_factory=list)
-    segmentations: list[Any] = field(default_factory=list)
-
-
-class CocoFormat:
-    """Detection: images resized by their long and short side; results are COCO's entries.
-
-    Args:
-        spec: How images are prepared.
-        wanted: The limit of the resized long side in pixels, mean and std.
-        classes: {"id", "name"} in order of label.
-    """
-
-    def __init__(self, spec: CocoSpec, wanted: Input, classes: list[dict[str, Any]]):
-        self.spec, self.wanted, self.classes = spec, wanted, classes
-
-    def prepare(self, image: Tensor, info: ImageInfo) -> Sample:
-        """(3, H, W) uint8 as evaluation sees it."""
-        size = self._size(info)
-        return self._sample(transforms.resize_image(image, size), None, info, size)
-
-    def collate(self, samples: Sequence[Sample], seed: int = 0) -> Batch:
-        """Pads and stacks."""
-        del seed
-        return Batch.of(samples, self.spec.pad_multiple)
-
-    def to_file(self, prediction: Mapping[str, Tensor], info: ImageInfo) -> list[dict[str, Any]]:
-        """COCO's result entries of one image."""
-        return results_of(prediction, info, self.classes)
-
-    def draw(self, image: Image.Image, result: list[dict[str, Any]], *, score_threshold: float = 0.5) -> Image.Image:
-        """Boxes, masks, names and scores."""
-        names = {category["id"]: category["name"] for category in self.classes}
-        return draw_predictions(image, result, names, score_threshold=score_threshold)
-
-    def _size(self, info: ImageInfo, scale: float = 1.0) -> Size:
-        return transforms.resized_size(
-            info.height, info.width, self.wanted.resolution, short_ratio=self.spec.short_ratio, scale=scale
-        )
-
-    def _sample(self, resized: Tensor, target: Target | None, info: ImageInfo, size: Size) -> Sample:
-        return Sample(
-            image=transforms.normalise(resized, self.wanted.mean, self.wanted.std),
-            target=target,
-            info=replace(info, scale=(size[0] / info.height, size[1] / info.width)),
-        )
 
 
 class CocoDataset(CocoFormat):
@@ -86,7 +30,7 @@ class CocoDataset(CocoFormat):
 
     Category ids may have gaps: label k (from 1) is `classes[k - 1]`, in order of id. Images without annotations
     stay: they teach what is background. Crowd regions are no training boxes (evaluation treats them as COCO does).
-    Boxes with nothing inside the image are left out and counted in `dropped`.
+    Boxes with nothing inside the image are left out, with a warning.
 
     Args:
         source: The files.
@@ -96,7 +40,7 @@ class CocoDataset(CocoFormat):
         max_images: Only the first of them, by image id.
 
     Raises:
-        DataError: The files contradict themselves or an image file is missing.
+        DataError: The files contradict themselves, an image file is missing, or masks that the head learns from are.
     """
 
     eval_batch = 1
@@ -114,10 +58,10 @@ class CocoDataset(CocoFormat):
         self._files = _existing(source, self.infos, required=spec.broken_images == "refuse")
         self.broken: dict[str, str] = {}
         """Images this process could not read, by file name: why."""
-        self.dropped = 0
         self._digest: str | None = None
-        with collection_paused():
-            self._objects = self._training_objects(document) if training else {}
+        # evaluation keeps the document for the metric; of training's, twenty times as large, only what is learned stays
+        self._document = None if training else document
+        self._objects = self._learned(document) if training else {}
 
     def __len__(self) -> int:
         return len(self.infos)
@@ -169,55 +113,47 @@ class CocoDataset(CocoFormat):
 
     def metric(self) -> CocoAP:
         """COCO's numbers over the images of this split."""
-        return CocoAP(read_checked(self.source.annotations), image_ids=[info.image_id for info in self.infos])
+        return CocoAP(self._truth)
+
+    def truth(self, index: int) -> Results:
+        """The annotations of an image."""
+        return self._truth.annotations[self.infos[index].image_id]
+
+    def examples(self, count: int) -> list[int]:
+        """The images with the most objects."""
+        fullest_first = sorted(range(len(self)), key=lambda index: (-len(self.truth(index)), index))
+        return fullest_first[:count]
+
+    @cached_property
+    def _truth(self) -> Truth:
+        document = self._document or read_checked(self.source.annotations)
+        return Truth.of(document, (info.image_id for info in self.infos), masks=self.wanted.masks)
+
+    def _learned(self, document: Document) -> dict[int, Objects]:
+        try:
+            objects, dropped = objects_of(document, self.infos, self.classes, masks=self.wanted.masks)
+        except DataError as error:
+            raise DataError(f"{self.source.annotations}: {error}") from None
+        if dropped:
+            log.warning("%s: %d boxes with nothing inside their image left out", self.source.annotations, dropped)
+        return objects
 
     def _augmented(self, image: Tensor, info: ImageInfo, seed: int, index: int) -> Sample:
         rng = np.random.default_rng([seed, index])
         # Both draws always happen, so that one setting does not shift the other's numbers.
         scale, flipped = float(rng.choice(self.spec.train_scales)), rng.random() < self.spec.flip
         size = self._size(info, scale)
+        objects = self._objects.get(info.image_id, Objects())
         image = transforms.resize_image(image, size)
-        boxes, masks, labels = self._annotations(info)
-        boxes, masks = transforms.resize_boxes(boxes, size), transforms.resize_masks(masks, size)
+        boxes = transforms.resize_boxes(objects.boxes_in(info), size)
+        masks = transforms.resize_masks(objects.masks_in(info), size) if self.wanted.masks else None
         if flipped:
             image, boxes, masks = transforms.flip(image, boxes, masks)
         boxes, keep = transforms.usable(boxes)
-        target = {"boxes": boxes[keep], "labels": labels[keep], "masks": masks.as_subclass(Tensor)[keep]}
+        target = {"boxes": boxes[keep], "labels": torch.tensor(objects.labels, dtype=torch.int64)[keep]}
+        if masks is not None:
+            target["masks"] = masks.as_subclass(Tensor)[keep]
         return self._sample(image, target, info, size)
-
-    def _annotations(self, info: ImageInfo) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (n, 4) xyxy, masks (n, H, W) uint8 and labels (n,) in file pixels."""
-        objects = self._objects.get(info.image_id, _Objects())
-        corners = torch.tensor(objects.boxes, dtype=torch.float32).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
-        masks = torch.zeros((len(objects.boxes), info.height, info.width), dtype=torch.uint8)
-        for mask, segmentation in zip(masks, objects.segmentations, strict=True):
-            mask.copy_(torch.from_numpy(decoded(segmentation, info.height, info.width)))
-        boxes = transforms.boxes_of(corners, (info.height, info.width))
-        return boxes, masks, torch.tensor(objects.labels, dtype=torch.int64)
-
-    def _training_objects(self, document: dict[str, Any]) -> dict[int, _Objects]:
-        labels = {category["id"]: label for label, category in enumerate(self.classes, start=1)}
-        sizes = {info.image_id: (info.height, info.width) for info in self.infos}
-        objects: dict[int, _Objects] = defaultdict(_Objects)
-        for annotation in document["annotations"]:
-            image_id = annotation["image_id"]
-            if annotation.get("iscrowd", 0) or image_id not in sizes:
-                continue
-            if is_degenerate(annotation["bbox"], *sizes[image_id]):
-                self.dropped += 1
-                continue
-            objects[image_id].boxes.append(annotation["bbox"])
-            objects[image_id].labels.append(labels[annotation["category_id"]])
-            objects[image_id].segmentations.append(_compact(annotation["segmentation"]))
-        if self.dropped:
-            log.warning("%s: %d boxes with nothing inside their image left out", self.source.annotations, self.dropped)
-        return dict(objects)
-
-
-def _compact(segmentation: Any) -> Any:
-    """Polygons as arrays: COCO's 850,000 take a fifth of the memory of Python numbers."""
-    return [np.asarray(polygon) for polygon in segmentation] if isinstance(segmentation, list) else segmentation
 
 
 def _existing(source: Source, infos: list[ImageInfo], *, required: bool) -> list[Path]:

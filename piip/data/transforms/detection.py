@@ -52,9 +52,10 @@ def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     return tv_tensors.Mask((coverage >= 128).to(torch.uint8))
 
 
-def flip(image: Tensor, boxes: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Left becomes right, in all three."""
-    return F.horizontal_flip(image), F.horizontal_flip(boxes), F.horizontal_flip(masks)
+def flip(image: Tensor, boxes: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Left becomes right, in all three; masks may be none."""
+    flipped = F.horizontal_flip(masks) if masks is not None else None
+    return F.horizontal_flip(image), F.horizontal_flip(boxes), flipped
 
 
 def usable(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,75 @@
+"""COCO-format detection without files: how an image goes into a network, and what comes out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+from torch import Tensor
+
+from piip.contracts import Input, Size
+from piip.data.drawing import draw_predictions
+from piip.data.formats import coco_results
+from piip.data.formats.coco_results import Results
+from piip.data.masks import results_of
+from piip.data.samples import Batch, ImageInfo, Sample, Target
+from piip.data.transforms import detection as transforms
+from piip.spec import CocoSpec
+
+
+class CocoFormat:
+    """Detection: images resized by their long and short side; results are COCO's entries.
+
+    Args:
+        spec: How images are prepared.
+        wanted: The limit of the resized long side in pixels, mean and std.
+        classes: {"id", "name"} in order of label.
+    """
+
+    def __init__(self, spec: CocoSpec, wanted: Input, classes: list[dict[str, Any]]):
+        self.spec, self.wanted, self.classes = spec, wanted, classes
+
+    def prepare(self, image: Tensor, info: ImageInfo) -> Sample:
+        """(3, H, W) uint8 as evaluation sees it."""
+        size = self._size(info)
+        return self._sample(transforms.resize_image(image, size), None, info, size)
+
+    def collate(self, samples: Sequence[Sample], seed: int = 0) -> Batch:
+        """Pads and stacks."""
+        del seed
+        return Batch.of(samples, self.spec.pad_multiple)
+
+    def to_file(self, prediction: Mapping[str, Tensor], info: ImageInfo) -> Results:
+        """COCO's result entries of one image."""
+        return results_of(prediction, info, self.classes)
+
+    def draw(self, image: Image.Image, result: Results, *, score_threshold: float | None = 0.5) -> Image.Image:
+        """Boxes, masks, names and scores."""
+        names = {category["id"]: category["name"] for category in self.classes}
+        threshold = coco_results.telling_threshold(result) if score_threshold is None else score_threshold
+        return draw_predictions(image, result, names, score_threshold=threshold)
+
+    def describe(self, result: Results, *, score_threshold: float = 0.5) -> str:
+        """How many objects are sure enough."""
+        return coco_results.describe(result, score_threshold=score_threshold)
+
+    def to_table(self, results: Sequence[tuple[ImageInfo, Results]]) -> pa.Table:
+        """A row a result entry."""
+        return coco_results.to_table(results)
+
+    def from_table(self, table: pa.Table, info: ImageInfo) -> Results:
+        """The entries of an image; none where nothing was found."""
+        return coco_results.from_table(table, info)
+
+    def _size(self, info: ImageInfo, scale: float = 1.0) -> Size:
+        return transforms.resized_size(
+            info.height, info.width, self.wanted.resolution, short_ratio=self.spec.short_ratio, scale=scale
+        )
+
+    def _sample(self, resized: Tensor, target: Target | None, info: ImageInfo, size: Size) -> Sample:
+        return Sample(
+            image=transforms.normalise(resized, self.wanted.mean, self.wanted.std),
+            target=target,
+            info=replace(info, scale=(size[0] / info.height, size[1] / info.width)),
+        )
