@@ -26,7 +26,7 @@ USED_BY_NAME = {
     "hatchling": "the wheel's build",
 }
 """Declared, and imported nowhere."""
-WAITED_FOR = {"filelock"}
+WAITED_FOR: set[str] = set()
 """Declared for code that is about to land."""
 
 SCRIPTS = {file.stem for folder in ("experiments", "tests") for file in (ROOT / folder).rglob("*.py")}

@@ -4,8 +4,6 @@ The library lands in `home()/kernels/<hash>/`, where the hash covers sources, fl
 with the compiler of the environment variable CXX, or g++.
 """
 
-import contextlib
-import fcntl
 import functools
 import hashlib
 import logging
@@ -17,11 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from filelock import FileLock
 
 from piip.console import run_verb
 from piip.home import home, shipped
@@ -93,20 +93,29 @@ def compile_sources() -> Library:
     """
     compiler = find_compiler()
     version = run([*compiler, "--version"], "asking for the compiler's version").splitlines()[0]
-    folder = home() / "kernels" / _digest(compiler, version)
-    path, described = folder / "piip_ops.so", f"{shlex.join(compiler)}: {version}"
+    described = f"{shlex.join(compiler)}: {version}"
+    return compiled_once(_digest(compiler, version), described, lambda scratch: _compile(compiler, scratch))
+
+
+def compiled_once(digest: str, described: str, make: Callable[[Path], Path]) -> Library:
+    """The library of a digest in `home()/kernels/`; of many workers that start together one compiles, the others wait for it.
+
+    Args:
+        digest: Of all that decides its code.
+        described: The compiler, for people.
+        make: Compiles in a folder it is given and returns the library there.
+    """
+    folder = home() / "kernels" / digest
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(
-        folder.with_suffix(".lock")
-    ):  # of many workers that start together one compiles, the others wait for it
-        if path.exists():
-            return Library(path, described, 0.0)
+    with FileLock(folder.with_suffix(".lock")):
+        if (there := next(folder.glob("*.so"), None)) is not None:
+            return Library(there, described, 0.0)
         start = time.perf_counter()
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building_") as scratch:
-            built = _compile(compiler, Path(scratch))
+            built = make(Path(scratch))
             folder.mkdir(exist_ok=True)
-            built.rename(path)
-        return Library(path, described, time.perf_counter() - start)
+            library = built.rename(folder / built.name)
+        return Library(library, described, time.perf_counter() - start)
 
 
 def find_compiler() -> list[str]:
@@ -183,14 +192,6 @@ def _digest(compiler: list[str], version: str) -> str:
         if file.suffix in (".cpp", ".h") and "cuda" not in file.name:
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Of the processes that come here with one path, lets in one after the other."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # let go of when the file closes, or the process dies
-        yield
 
 
 HELP = """Compile the kernels of csrc/ for this machine, unless that is done, and say which kernel will run.

@@ -12,15 +12,12 @@ import platform
 import shlex
 import shutil
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
 
-from piip.home import home
 from piip.ops import build
 from piip.ops.build import BuildError, Library
 
@@ -117,19 +114,9 @@ def compile_sources(architectures: Sequence[str]) -> Library:
     compilers = [find_nvcc()], build.find_compiler()
     versions = [build.run([*c, "--version"], "asking for the compiler's version") for c in compilers]
     release = next(line for line in versions[0].splitlines() if "release" in line)
-    folder = home() / "kernels" / _digest((*map(shlex.join, compilers), *versions, *architectures))
-    path = folder / "piip_ops_cuda.so"
+    digest = _digest((*map(shlex.join, compilers), *versions, *architectures))
     described = f"{shlex.join(compilers[0])}: {release}, for {', '.join(f'sm_{a}' for a in architectures)}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with build.locked(folder.with_suffix(".lock")):
-        if path.exists():
-            return Library(path, described, 0.0)
-        start = time.perf_counter()
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building_") as scratch:
-            built = _compile(*compilers, architectures, Path(scratch))
-            folder.mkdir(exist_ok=True)
-            built.rename(path)
-        return Library(path, described, time.perf_counter() - start)
+    return build.compiled_once(digest, described, lambda scratch: _compile(*compilers, architectures, scratch))
 
 
 def _compile(nvcc: list[str], compiler: list[str], architectures: Sequence[str], scratch: Path) -> Path:

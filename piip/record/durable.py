@@ -1,6 +1,5 @@
 """Files that a crash leaves whole: written atomically, appended under a lock, cut back to their last full line."""
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -9,20 +8,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+POLL_S = 0.005
+"""Between two looks at a lock; the journal's is held for a line and its fsync."""
+
 
 @contextmanager
-def exclusive(path: Path, *, wait: bool = True) -> Iterator[int]:
-    """A file open for reading and appending, locked against every other handle on it, in this process or another.
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Of all who come here with one lock file, in this process or another, lets in one after the other.
 
     Raises:
-        BlockingIOError: Another handle has it, and `wait` is False.
+        BlockingIOError: Somebody is in, and `wait` is False.
     """
-    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield file
-    finally:
-        os.close(file)
+        lock = FileLock(path, timeout=-1 if wait else 0, poll_interval=POLL_S).acquire()
+    except Timeout:
+        raise BlockingIOError(f"{path} is held by another process") from None
+    with lock:
+        yield
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[int]:
+    """A file open for reading and appending, for one handle at a time; `<name>.lock` beside it says whose turn it is."""
+    with locked(path.with_name(f"{path.name}.lock")):
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            yield file
+        finally:
+            os.close(file)
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -4,6 +4,7 @@ One folder per trial, `home()/journals/<trial_key>/`:
 
     run.json       who the trial is: a RunRecord, written once
     events.jsonl   what happened, one JSON line per event, written in one piece and fsynced before the caller goes on
+    events.jsonl.lock   held while a line is written
     attempt        which attempt may write; opening the journal takes it over, and the attempt before is fenced off
     artifacts/     files to be kept with the run
     doing          what the trial is at between its steps, in words, for who watches; no part of the record

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from piip.home import home
-from piip.record.durable import exclusive
+from piip.record.durable import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -80,7 +80,7 @@ class Connection:
             for noisy in ("mlflow.store.db.utils", "alembic.runtime.migration"):
                 logging.getLogger(noisy).setLevel(logging.WARNING)
         # The schema is made by whoever comes first; two at once would collide in the migrations.
-        with exclusive(database.with_name(database.name + ".lock")):
+        with locked(database.with_name(database.name + ".lock")):
             client = MlflowClient(self.uri)
             client.search_experiments(max_results=1)
         return client

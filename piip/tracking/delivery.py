@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from piip.record.durable import exclusive, write_atomic
+from piip.record.durable import locked, write_atomic
 from piip.record.journal import ARTIFACTS, EVENTS, Event, RunRecord, read_events, read_record
 from piip.tracking.writer import METRICS_PER_BATCH, Measurement, RunDeletedError, Writer, deleted
 
@@ -101,7 +101,7 @@ def _note(folder: Path, store: Writer) -> Path:
 def _turn(folder: Path, store: Writer) -> Iterator[Path]:
     note = _note(folder, store)
     note.parent.mkdir(exist_ok=True)
-    with exclusive(note.with_suffix(".lock"), wait=False):
+    with locked(note.with_suffix(".lock"), wait=False):
         yield note
 
 

@@ -7,7 +7,6 @@ run id is used: the fluent API keeps a global "active run", which trials running
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,46 +166,6 @@ class Store(Writer):
             if artifact not in {a.path for a in client.list_artifacts(run_id, None if folder == "." else folder)}:
                 raise FileNotFoundError(f"run {run_id} has no artifact {artifact!r}")
             return Path(client.download_artifacts(run_id, artifact, str(target)))
-
-
-def find_runs(experiment: str) -> list[RunInfo]:
-    """`Store.find_runs` at the default server, and so on for the functions below."""
-    return _default(tracking_uri()).find_runs(experiment)
-
-
-def get_run(run_id: str) -> RunInfo:
-    """One run; an unknown id is answered with the latest five."""
-    return _default(tracking_uri()).get_run(run_id)
-
-
-def load_spec(run_id: str) -> ExperimentSpec:
-    """The spec a run was made from."""
-    return _default(tracking_uri()).load_spec(run_id)
-
-
-def history(run_id: str, name: str) -> list[tuple[int, float, int]]:
-    """One metric's (step, value, timestamp in ms)."""
-    return _default(tracking_uri()).history(run_id, name)
-
-
-def log_metrics(run_id: str, metrics: Mapping[str, float], step: int) -> None:
-    """Adds metrics to a run; what it already has at this step stays."""
-    _default(tracking_uri()).log_metrics(run_id, metrics, step)
-
-
-def log_artifact(run_id: str, path: Path, folder: str | None = None) -> None:
-    """Uploads one file into `folder` of a run's artifacts."""
-    _default(tracking_uri()).log_artifact(run_id, path, folder)
-
-
-def download(run_id: str, artifact: str) -> Path:
-    """Fetches an artifact and returns where it is."""
-    return _default(tracking_uri()).download(run_id, artifact)
-
-
-@cache
-def _default(uri: str) -> Store:
-    return Store(uri)
 
 
 def age(ms: int) -> str:

@@ -11,40 +11,35 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from piip.record.durable import sync_directory
+from piip.record.durable import sync_directory, write_atomic
+from piip.training.manifest import CheckpointError, Manifest, NewerCheckpointError, digest_of, read_manifest
+from piip.training.upgrade import today
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Manifest",
+    "best",
+    "best_mark",
+    "last",
+    "load_model",
+    "mark_best",
+    "prune",
+    "save",
+    "verify",
+]
 
 log = logging.getLogger(__name__)
 
 _WRITING = ".writing_"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, with the reason."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint is, and what its files must be."""
-
-    step: int
-    trial_key: str
-    world_size: int
-    engine: str
-    """`deepspeed-zero<stage>` or `ddp`: ZeRO 1-3 optimizer shards only fit the same stage and world size."""
-    categories: list[dict[str, Any]]
-    """The classes behind labels 1, 2, ...: {"id": category id of the annotations, "name": ...}."""
-    spent: dict[str, float] = field(default_factory=dict)
-    """What the steps up to here took (`time/...`, seconds; `cost/peak_memory_gb`); a resumed trial counts on from it."""
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,11 +51,17 @@ class Checkpoint:
 
     def model(self) -> dict[str, Tensor]:
         """The model's state dict."""
-        return _read(self.folder / "model.safetensors")
+        return self._read("model.safetensors")
 
     def state(self, rank: int) -> dict[str, Tensor]:
         """One rank's optimizer tensors."""
-        return _read(self.folder / f"state_rank{rank}.safetensors")
+        return self._read(f"state_rank{rank}.safetensors")
+
+    def _read(self, file: str) -> dict[str, Tensor]:
+        """Under today's names."""
+        # load_file maps the file; a copy outlives its deletion by another node of a shared file system
+        tensors = load_file(self.folder / file)
+        return {today(name, self.manifest.version): tensor.clone() for name, tensor in tensors.items()}
 
 
 def save(
@@ -109,8 +110,7 @@ def _commit(temporary: Path, final: Path, manifest: Manifest) -> None:
     """Write the manifest and give the folder its name, after which it is a checkpoint."""
     files = {f.name: {"size": f.stat().st_size, "sha256": _sha256(f)} for f in sorted(temporary.iterdir())}
     body = asdict(manifest) | {"files": files}
-    _write_json(temporary / "manifest.json", body | {"digest": _digest(body)})
-    sync_directory(temporary)
+    write_atomic(temporary / "manifest.json", json.dumps(body | {"digest": digest_of(body)}, indent=1))
     shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
     temporary.rename(final)
     sync_directory(final.parent)
@@ -122,7 +122,7 @@ def verify(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: Naming the file and what is wrong with it.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -134,33 +134,18 @@ def verify(folder: Path) -> Checkpoint:
     return Checkpoint(folder, manifest)
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / "manifest.json"
-    try:
-        body = json.loads(path.read_text())
-        if body.pop("digest") != _digest(body):
-            raise ValueError("its digest is not that of its content")
-        return Manifest(**body)
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no manifest.json: it was never finished") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
 def last(root: Path) -> Checkpoint | None:
     """The newest good checkpoint; damaged ones are named and walked past. None where there is none at all.
 
     Raises:
-        CheckpointError: There are checkpoints, and none of them is good.
+        CheckpointError: There are checkpoints, and none of them is good; or a later version wrote one.
     """
     problems = []
     for folder in _newest_first(root):
         try:
             found = verify(folder)
+        except NewerCheckpointError:
+            raise
         except CheckpointError as error:
             problems.append(str(error))
             log.warning("%s. Falling back to the checkpoint before it.", error)
@@ -185,7 +170,7 @@ def best(root: Path) -> Checkpoint | None:
 
 def mark_best(root: Path, step: int, score: float) -> None:
     """Remember the checkpoint of `step` as the best one."""
-    _write_json(root / "best.json", {"step": step, "score": score})
+    write_atomic(root / "best.json", json.dumps({"step": step, "score": score}))
 
 
 def best_mark(root: Path) -> tuple[int, float] | None:
@@ -230,11 +215,6 @@ def _newest_first(root: Path) -> Iterator[Path]:
     yield from sorted(root.glob("step_*"), reverse=True)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    # load_file maps the file; a copy outlives its deletion by another node of a shared file system
-    return {name: tensor.clone() for name, tensor in load_file(path).items()}
-
-
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
         save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path)
@@ -244,15 +224,6 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
         ) from error
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _sha256(path: Path) -> str:

@@ -8,7 +8,7 @@ from fakes import FakeMLflow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from piip.record.durable import exclusive
+from piip.record.durable import locked
 from piip.record.journal import Journal, RunRecord, create_run
 from piip.tracking.connection import UnreachableError
 from piip.tracking.delivery import deliver, pending, read_delivered
@@ -119,7 +119,7 @@ def test_two_senders_take_turns(begin):
     deliver(journal.folder, server)
     note = next((journal.folder / "delivered").glob("*.json"))
 
-    with exclusive(note.with_suffix(".lock")), pytest.raises(BlockingIOError):
+    with locked(note.with_suffix(".lock")), pytest.raises(BlockingIOError):
         deliver(journal.folder, server)
 
 

@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(tmp_path
 
 def test_a_disk_that_fills_up_at_the_manifest_leaves_nothing_either(tmp_path, monkeypatch):
     write(tmp_path, 1)
-    monkeypatch.setattr(checkpoint, "_write_json", raises(OSError(28, "No space left on device")))
+    monkeypatch.setattr(checkpoint, "write_atomic", raises(OSError(28, "No space left on device")))
 
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path, 2)

@@ -3,19 +3,17 @@
 The shape tells the class; the colour narrows it to three of the twelve. Pattern, outline, opacity, proportions and tilt vary freely.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from filelock import FileLock
 
 from piip.data.demo.layouts import CocoWriter, add_ade20k, add_imagenet
 from piip.data.demo.scene import scene
@@ -101,15 +99,6 @@ def _replace(new: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Waits until no other process of this machine holds `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def demo_root() -> Path:
     """Where the demo data of this home is: `home()/data/demo`."""
     return home() / "data" / "demo"
@@ -121,7 +110,8 @@ def ensure_demo(root: Path | None = None, recipe: Recipe = Recipe()) -> Path:
     Two processes may call it at once: one draws, the other waits.
     """
     root = root or demo_root()
-    with _locked(root.with_name(f".{root.name}.lock")):
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.with_name(f".{root.name}.lock")):
         note = root / "recipe.json"
         if not note.exists() or json.loads(note.read_text()).get("digest") != recipe.digest:
             log.warning("drawing the demo data: %d + %d images into %s", recipe.train, recipe.val, root)
