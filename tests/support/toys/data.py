@@ -63,6 +63,7 @@ class ToyDataset(ToyFormat):
         super().__init__(spec, wanted, [{"id": 0, "name": "brightness"}])
         self.source, self.training = source, training
         self.broken_images: Literal["refuse", "skip"] = "refuse"
+        self.eval_batch = 1
         self.files = sorted(source.images.glob("*.jpg"))[:max_images]
         self.images = [read_image(file) for file in self.files]
         self.infos = [
