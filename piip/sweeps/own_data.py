@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
 
 from piip.data.sources import Source
-from piip.spec import Ade20kSpec, CocoSpec, Data, ExperimentSpec, ImageNetSpec
+from piip.spec import Data, ExperimentSpec
 
 
 @dataclass
@@ -63,14 +62,13 @@ def own_sources(own: OwnData, specs: Sequence[ExperimentSpec]) -> dict[str, Sour
 
 
 def _flags(data: Data) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a kind of data needs, and what it may have."""
-    images, annotations = ("--train-images", "--val-images"), ("--train-annotations", "--val-annotations")
-    match data:
-        case CocoSpec():
-            return (annotations[0], images[0], annotations[1], images[1]), ()
-        case Ade20kSpec():
-            return (annotations[0], images[0], annotations[1], images[1]), ("--names",)
-        case ImageNetSpec():
-            return images, ()
-        case _:
-            assert_never(data)
+    """What a kind of data needs, and what it may have: as the places of its named data sets are."""
+    place = next(iter(data.places.values()))
+    apart = place.annotations != place.images
+    wanted = [
+        f"--{split}-{what}"
+        for split in ("train", "val")
+        for what in ("annotations", "images")
+        if apart or what == "images"
+    ]
+    return tuple(wanted), ("--names",) if place.names else ()
