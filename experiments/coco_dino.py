@@ -7,7 +7,7 @@ weights, and say so when they are asked to train. The released settings ask for 
 printed AP belongs to unclipped training, as here.
 """
 
-from piip.presets import DEIT_384, INTERNVIT, dino, piip, speedup
+from piip.presets import DEIT_384, IMAGENET_PIXELS, INTERNVIT, dino, each_branch, piip, speedup
 from piip.spec import InteractionSpec, PaperResult
 from piip.sweeps.cli import main
 
@@ -17,19 +17,22 @@ LH6B = piip(("L", "H", "6B"), (1536, 1024, 512), branches=INTERNVIT, interaction
 
 COCO_ROWS = [
     dino(
-        piip("SBL", (1792, 1120, 672), branches=DEIT_384, window=(24, 24, None), label="sbl_deit384"),
+        each_branch(
+            piip("SBL", (1792, 1120, 672), branches=DEIT_384, window=(24, 24, None), label="sbl_deit384"),
+            IMAGENET_PIXELS,
+        ),
         PaperResult(box_ap=57.8, config="dino_4scale_deit_384_sbl_1792_1120_672_fpn_3x_coco_bs32_ms"),
         epochs=36,
-    ).override(UNUSED),
+    ).override({**UNUSED, "data.eval_scale": (2332, 1400)}),
     dino(
         piip(("H", "6B"), (1024, 768), branches=INTERNVIT),
         PaperResult(box_ap=60.0, config="dino_4scale_internvit_h6b_1024_768_fpn_1x_coco_bs32_ms"),
         epochs=12,
-    ).override({"data.pad_multiple": 64}),
+    ).override({"data.pad_multiple": 64, "data.eval_scale": (1333, 800)}),
     # a released configuration without printed figures
     dino(
         speedup(LH6B), PaperResult(config="dino_4scale_internvit_lh6b_1536_1024_512_fpn_2x_coco_bs32_ms"), epochs=24
-    ).override({**UNUSED, "data.pad_multiple": 64}),
+    ).override({**UNUSED, "data.pad_multiple": 64, "data.eval_scale": (1999, 1200)}),
 ]
 
 ROWS = {"coco": COCO_ROWS}

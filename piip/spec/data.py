@@ -1,11 +1,12 @@
 """Data sets, one class a kind of data. Where the files are is not in the spec (see piip/data)."""
 
+import math
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from piip.contracts import Score
-from piip.spec.base import Spec
+from piip.spec.base import Added, Spec
 
 RAND_AUGMENT = r"^rand-m\d+(\.\d+)?(-n\d+)?(-mstd\d+(\.\d+)?)?-inc1$"
 
@@ -17,6 +18,10 @@ class Places(NamedTuple):
     images: str
     names: str | None = None
     """The file that names the classes, where annotations do not."""
+
+
+Limits = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+"""Of the long side and of the short side, in pixels."""
 
 
 class CocoSpec(Spec):
@@ -34,6 +39,11 @@ class CocoSpec(Spec):
     """`coco` (under PIIP_DATA), `demo` (made under PIIP_HOME) or `custom` (paths given on the command line)."""
     short_ratio: float = Field(default=800 / 1333, gt=0, le=1)
     """The short side is at most floor(resolution * short_ratio); the long side at most `resolution`."""
+    scale: Annotated[Limits | None, Added(None)] = None
+    """Limits of the long and the short side in pixels that take the place of those two: images larger than the first branch's
+    resolution, which then is a name and a ratio (networks with ConvNeXt branches)."""
+    eval_scale: Annotated[Limits | None, Added(None)] = None
+    """The limits in evaluation, where they are others than in training (published scores of networks trained on crops)."""
     train_scales: tuple[float, ...] = (1.0,)
     """Training draws one of these factors per image and multiplies both limits by it."""
     flip: float = Field(default=0.5, ge=0, le=1)
@@ -43,11 +53,28 @@ class CocoSpec(Spec):
     broken_images: Literal["refuse", "skip"] = "refuse"
     """What training does with an image that cannot be decoded."""
 
+    def limits(self, resolution: int, *, training: bool) -> Limits:
+        """What an image's long and short side are at most after resizing, in pixels."""
+        in_training = self.scale or (resolution, math.floor(resolution * self.short_ratio))
+        return in_training if training else self.eval_scale or in_training
+
     def largest_input(self, resolution: int) -> tuple[int, int]:
-        """Height and width of the largest landscape image, padded: at the aspect limit and the largest of `train_scales`."""
+        """Height and width of the largest landscape image of training, padded: at the aspect limit and the largest of `train_scales`.
+
+        Cost and a step's memory are counted of it. Evaluation, one image at a time and without gradients, takes less also at a
+        larger `eval_scale`.
+        """
         factor = max(1.0, *self.train_scales)
-        short, long = (int(side * factor + 0.5) for side in (int(resolution * self.short_ratio), resolution))
+        long, short = (int(side * factor + 0.5) for side in self.limits(resolution, training=True))
         return _up(short, self.pad_multiple), _up(long, self.pad_multiple)
+
+    @model_validator(mode="after")
+    def _long_side_is_the_longer(self) -> Self:
+        for name in ("scale", "eval_scale"):
+            limits = getattr(self, name)
+            if limits and limits[0] < limits[1]:
+                raise ValueError(f"{name} is long side, then short side, in pixels, got {list(limits)}")
+        return self
 
 
 class Ade20kSpec(Spec):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piip.data.transforms import detection as transforms
+from piip.spec import CocoSpec
 
 sides = st.integers(1, 400)
 fractions = st.floats(0, 1, width=32)
@@ -84,12 +85,16 @@ def test_usable_boxes_are_inside_the_image_and_a_pixel_wide(case):
     ],
 )
 def test_sizes_are_those_of_the_released_configs(height, width, resolution, expected):
-    assert transforms.resized_size(height, width, resolution, short_ratio=800 / 1333) == expected
+    limits = CocoSpec().limits(resolution, training=True)
+
+    assert transforms.resized_size(height, width, limits) == expected
 
 
 @given(sides, sides, st.integers(32, 2000), st.floats(0.3, 1), st.floats(0.5, 2))
 def test_resized_images_touch_a_limit_and_pass_none(height, width, resolution, short_ratio, scale):
-    size = transforms.resized_size(height, width, resolution, short_ratio=short_ratio, scale=scale)
+    limits = CocoSpec(short_ratio=short_ratio).limits(resolution, training=True)
+
+    size = transforms.resized_size(height, width, limits, scale=scale)
 
     long_limit, short_limit = resolution * scale, math.floor(resolution * short_ratio) * scale
     assert max(size) <= long_limit + 0.5

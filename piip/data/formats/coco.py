@@ -142,7 +142,7 @@ class CocoDataset(CocoFormat):
         rng = np.random.default_rng([seed, index])
         # Both draws always happen, so that one setting does not shift the other's numbers.
         scale, flipped = float(rng.choice(self.spec.train_scales)), rng.random() < self.spec.flip
-        size = self._size(info, scale)
+        size = self._size(info, training=True, scale=scale)
         objects = self._objects.get(info.image_id, Objects())
         image = transforms.resize_image(image, size)
         boxes = transforms.resize_boxes(objects.boxes_in(info), size)

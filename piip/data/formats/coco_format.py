@@ -62,10 +62,9 @@ class CocoFormat:
         """The entries of an image; none where nothing was found."""
         return coco_results.from_table(table, info)
 
-    def _size(self, info: ImageInfo, scale: float = 1.0) -> Size:
-        return transforms.resized_size(
-            info.height, info.width, self.wanted.resolution, short_ratio=self.spec.short_ratio, scale=scale
-        )
+    def _size(self, info: ImageInfo, *, training: bool = False, scale: float = 1.0) -> Size:
+        limits = self.spec.limits(self.wanted.resolution, training=training)
+        return transforms.resized_size(info.height, info.width, limits, scale=scale)
 
     def _sample(self, resized: Tensor, target: Target | None, info: ImageInfo, size: Size) -> Sample:
         return Sample(

@@ -15,15 +15,12 @@ MIN_SIDE = 1.0
 """Pixels; a box narrower than this after resizing is left out of training (mmdet's limit)."""
 
 
-def resized_size(
-    height: int, width: int, resolution: int, *, short_ratio: float, scale: float = 1.0
-) -> tuple[int, int]:
+def resized_size(height: int, width: int, limits: tuple[int, int], *, scale: float = 1.0) -> tuple[int, int]:
     """Height and width after resizing with the proportions kept, as large as both limits allow.
 
-    The long side is at most `resolution * scale`, the short side at most `floor(resolution * short_ratio) * scale`
-    (official configs: 1120 and 672): a 480 x 640 image at 1568 becomes 941 x 1255.
+    `limits`, times `scale`, are of the long and of the short side: a 480 x 640 image at (1568, 941) becomes 941 x 1255.
     """
-    long_limit, short_limit = resolution * scale, math.floor(resolution * short_ratio) * scale
+    long_limit, short_limit = (limit * scale for limit in limits)
     factor = min(long_limit / max(height, width), short_limit / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
