@@ -10,7 +10,7 @@ from piip import eval as eval_verb
 from piip.data.demo.make import Recipe, make_demo
 from piip.evaluation.rebuild import rebuild
 from piip.models import build_model
-from piip.ops import build
+from piip.ops.compiled import cpu
 from piip.tracking.store import Store
 from piip.training import checkpoint
 from piip.training.start import start_from
@@ -37,7 +37,7 @@ def shared_home(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def in_that_home(shared_home, monkeypatch):
-    monkeypatch.setattr(build, "load", lambda: False)
+    monkeypatch.setattr(cpu, "load", lambda: False)
     monkeypatch.setenv("PIIP_HOME", str(shared_home))
 
 

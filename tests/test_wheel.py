@@ -104,7 +104,7 @@ def test_away_from_the_checkout_the_script_it_names_is_there(site, tmp_path):
 
 
 def test_away_from_the_checkout_it_compiles_its_own_sources_and_writes_where_it_is_typed(site, tmp_path):
-    program = "from piip import home; from piip.ops import build; print(build.sources(), home.home(), sep='\\n')"
+    program = "from piip import home; from piip.ops.compiled import cpu; print(cpu.sources(), home.home(), sep='\\n')"
 
     assert away(site, tmp_path, "-c", program).splitlines() == [str(site / "piip" / "csrc"), str(tmp_path / "runs")]
     assert home.in_checkout()  # and these tests run in one

@@ -33,7 +33,7 @@ from gpu_cases import BATCH, STORAGES, Direction, cases, judge, megabytes
 from gpu_methods import METHODS
 from torch import Tensor
 
-from piip.ops import build_cuda
+from piip.ops.compiled import cuda
 from piip.ops.deform_attn import reference
 from piip.ops.kernels import active_kernel
 
@@ -228,8 +228,8 @@ def missing() -> str:
     """Why nothing can be measured here; empty where it can."""
     if not torch.cuda.is_available():
         return "no CUDA GPU here: these figures need one. `python -m piip.ops.build --cuda --check` needs none."
-    if not build_cuda.load():
-        return f"the CUDA kernels cannot be built: {build_cuda.problem()}"
+    if not cuda.load():
+        return f"the CUDA kernels cannot be built: {cuda.problem()}"
     active_kernel("triton", "cuda")  # raises where Triton is missing
     return ""
 

@@ -13,7 +13,7 @@ from piip.counting.meta import on_meta
 from piip.models import build_model
 from piip.models.backbones.piip import PIIP
 from piip.models.heads.missing import MissingHead
-from piip.models.speed import set_speed
+from piip.models.speed import switch_network
 from piip.spec import ModelSpec, SpeedSpec
 
 
@@ -45,7 +45,7 @@ class Cost:
 
 
 def cost(spec: ModelSpec, height: int, width: int) -> Cost:
-    """Counts on the meta device: no memory, no arithmetic, a second.
+    """Counts on the meta device: no memory, no arithmetic, a second, and nothing of this process is changed.
 
     Matrix products, convolutions, attention (with the padding of its windows, as published, though exact windows save it) and
     deformable sampling count; norms, activations and resizing do not. The box head counts `rpn_post_nms` boxes and the mask head
@@ -58,7 +58,7 @@ def cost(spec: ModelSpec, height: int, width: int) -> Cost:
     """
     with on_meta(), torch.no_grad():
         model = build_model(spec, pretrained=False).eval()
-        set_speed(model, SpeedSpec(windows="padded"))
+        switch_network(model, SpeedSpec(windows="padded"))
         parts, features = _backbone_parts(model.backbone, torch.empty(1, 3, height, width))
         of_head = _head_parts(model.head, features)
     parts |= of_head

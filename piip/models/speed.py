@@ -27,7 +27,23 @@ MOST_SIZES = 128
 
 
 def set_speed(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32") -> None:
-    """Sets every part of `model` as `speed` says; parameters and their names stay.
+    """Sets `model` and this process as `speed` says; see `switch_network` and `switch_process`."""
+    switch_process(speed, next(model.parameters()).device, precision=precision)
+    switch_network(model, speed, precision=precision)
+
+
+def switch_process(speed: SpeedSpec, device: torch.device, *, precision: str = "fp32") -> None:
+    """Sets what all networks of this process share: what becomes of freed memory, and which FlashAttention PyTorch calls.
+
+    Raises:
+        RuntimeError: An attention was asked for by name and cannot run here.
+    """
+    keep_freed_memory(speed.memory == "kept")
+    _use_flash_attention_4(active_attention(speed.attention, device, precision) == "flash")
+
+
+def switch_network(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32") -> None:
+    """Sets every part of `model` as `speed` says; parameters and their names stay, and so does all else in this process.
 
     Args:
         model: On the device it will run on.
@@ -37,13 +53,11 @@ def set_speed(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32") ->
     Raises:
         RuntimeError: A switch asks for what this machine does not have.
     """
-    keep_freed_memory(speed.memory == "kept")
     device = next(model.parameters()).device
     attention = active_attention(speed.attention, device, precision)
     if speed.streams and device.type != "cuda":
         raise RuntimeError(f"speed.streams=true needs a CUDA GPU, the network is on {device}. Set it to false.")
     contiguous = speed.layout == "contiguous"
-    _use_flash_attention_4(attention == "flash")
     _compile_regions(model, speed.compile)
     for module in model.modules():
         if isinstance(module, Branch):

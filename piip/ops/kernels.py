@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
-from piip.ops import build, build_cuda
+from piip.ops.compiled import cpu, cuda
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def _problem(kernel: str, dtype: torch.dtype) -> str:
     """Why a kernel cannot run, and what to do; empty where it can."""
     if DEVICE[kernel] == "cuda" and dtype == torch.float64:
         return "its arithmetic is float32, the value is float64."
-    return {"cpp": build.problem, "cuda": build_cuda.problem, "triton": _triton_problem}[kernel]()
+    return {"cpp": cpu.problem, "cuda": cuda.problem, "triton": _triton_problem}[kernel]()
 
 
 @functools.cache

@@ -23,10 +23,10 @@ from piip.spec import ExperimentSpec, PIIPSpec, Spec
 START = "piip.training.run"
 SILENT = (
     "piip.console", "piip.contracts", "piip.data.drawing", "piip.data.overlays", "piip.data.sources", "piip.home",
-    "piip.ops.check_cuda", "piip.record", "piip.spec", "piip.training.accounting", "piip.training.machine", "piip.training.recorder",
+    "piip.ops.compiled.check", "piip.record", "piip.spec", "piip.training.accounting", "piip.training.machine", "piip.training.recorder",
 )  # fmt: skip
 """Modules, or rooms, that are not followed."""
-KERNELS = "piip.ops.build"
+KERNELS = "piip.ops.compiled.cpu"
 """Who imports this runs the sources in csrc/."""
 SOURCES = (".cpp", ".h", ".cu", ".cuh")
 

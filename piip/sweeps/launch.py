@@ -14,7 +14,7 @@ from ray import tune
 from piip import home
 from piip.data.sources import Source
 from piip.evaluation import pictures
-from piip.ops import build
+from piip.ops.compiled import cpu
 from piip.record.journal import Journal, read_metrics, read_status
 from piip.spec import ExperimentSpec
 from piip.sweeps import cluster
@@ -110,7 +110,7 @@ def run_sweep(sweep: Sweep) -> Outcome:
 
 def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str]]:
     """Run trials through Ray Tune; returns how many ran at once, and why Tune gave up on some, by key."""
-    build.load()  # once, here: workers then find the kernel compiled
+    cpu.load()  # once, here: workers then find the kernel compiled
     resources = cluster.connect()
     try:
         fits = concurrency(sweep.resources, resources, cluster.node_resources())

@@ -13,7 +13,7 @@ from ray.util import ActorPool
 
 from piip.contracts import Dataset
 from piip.data.sources import Source
-from piip.ops import build
+from piip.ops.compiled import cpu
 from piip.spec import ExperimentSpec
 from piip.sweeps import cluster
 from piip.sweeps.reasons import reason_of
@@ -80,7 +80,7 @@ def evaluate_on_ray(
     Raises:
         ValueError: The cluster has no room for so many workers, or one of them failed: why.
     """
-    build.load()  # once, here: workers then find the kernel compiled
+    cpu.load()  # once, here: workers then find the kernel compiled
     # Ray tells of workers that died on stdout, which is for results
     with redirect_stdout(sys.stderr):
         concurrency(resources, cluster.connect(), cluster.node_resources())

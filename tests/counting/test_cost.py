@@ -3,11 +3,14 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from piip.counting.cost import cost
-from piip.models import build_model
-from piip.presets import PICO, PICO_HEAD, mask_rcnn_1x, piip
-from piip.spec import CNNSpec, InteractionSpec, ModelSpec
+from piip.counting.memory import training_memory
+from piip.models import build_model, speed
+from piip.presets import PICO, PICO_HEAD, mask_rcnn_1x, mask_rcnn_pico, pico, piip
+from piip.spec import CNNSpec, InteractionSpec, ModelSpec, SpeedSpec
 
 PICO_TB = ModelSpec(
     backbone=piip("TB", (96, 64), branches=PICO, interaction=InteractionSpec(count=2, num_heads=4)), head=PICO_HEAD
@@ -79,10 +82,45 @@ def test_the_real_tsb_backbone_costs_what_the_official_detection_counter_says():
     ) == pytest.approx(175.04, abs=0.01)
 
 
+class Held(TorchDispatchMode):
+    """Bytes of all values that operators make under it; tensors on meta have none."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.bytes += sum(t.nbytes for t in tree_leaves(out) if isinstance(t, torch.Tensor) and not t.is_meta)
+        return out
+
+
 def test_counting_takes_no_memory():
-    before = torch.get_default_device()
+    with Held() as held:
+        counted = cost(PICO_TB, 96, 64)
+    with Held() as real:
+        build_model(PICO_TB, pretrained=False)
 
-    cost(PICO_TB, 96, 64)
-
-    assert torch.get_default_device() == before
+    # a few numbers, such as rates of stochastic depth; the weights alone are 4 bytes each
+    assert held.bytes < 0.001 * counted.params_m * 1e6 * 4
+    assert real.bytes > counted.params_m * 1e6 * 4
     assert nn.Linear(1, 1).weight.device.type == "cpu"
+
+
+def test_counting_changes_nothing_of_the_process(monkeypatch):
+    row = mask_rcnn_pico(pico("TB", (96, 64), pretrained=False), steps=3)
+    changed = []
+    monkeypatch.setattr(speed, "keep_freed_memory", lambda wanted: changed.append("memory"))
+    monkeypatch.setattr(speed, "_use_flash_attention_4", lambda wanted: changed.append("attention"))
+    before = torch.get_rng_state(), torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+
+    cost(row.model, 64, 96)
+    training_memory(row.model, row.train, 64, 96)
+
+    after = torch.get_rng_state(), torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    assert changed == []
+    assert torch.equal(after[0], before[0])
+    assert after[1:] == before[1:]
+    with torch.device("meta"):
+        speed.set_speed(torch.nn.Linear(1, 1), SpeedSpec())  # which does change it
+    assert changed == ["memory", "attention"]

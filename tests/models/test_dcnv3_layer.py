@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from piip.models.layers.dcnv3 import DCNv3
-from piip.ops import build
+from piip.ops.compiled import cpu
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "dcnv3_module.json").read_text())
@@ -31,8 +31,8 @@ def build_layer(case, scale):
 @pytest.mark.parametrize("case", CASES)
 def test_official_numbers(monkeypatch, case, fill, scale, kernel):
     """InternImage's module in float64, with its keys: plain, wide offsets, and with the gate and 5x5 convolution of -H and -G."""
-    if kernel == "cpp" and not build.load():
-        pytest.skip(build.problem())
+    if kernel == "cpp" and not cpu.load():
+        pytest.skip(cpu.problem())
     monkeypatch.setenv("PIIP_KERNEL", kernel)
     golden = np.load(GOLDEN / "dcnv3_module.npz")
     out = build_layer(case, scale)(torch.from_numpy(golden["input"]))

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from piip.ops import build
+from piip.ops.compiled import cpu
 
 
 @pytest.fixture
 def compiled():
     """The compiled kernels. Without a compiler the test is skipped; with one, a build that fails is a failure."""
     try:
-        build.find_compiler()
-    except build.BuildError as error:
+        cpu.find_compiler()
+    except cpu.BuildError as error:
         pytest.skip(str(error))
-    assert build.load(), build.problem()
+    assert cpu.load(), cpu.problem()
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def on_host(tmp_path_factory):
     def library(value, location, architecture=900, op="deform_attn"):
         target = folder / f"{op}_{types[value]}_{types[location]}_{architecture}.so"
         if target not in libraries:
-            flags = ["-std=c++20", "-O1", "-w", "-fPIC", "-shared", f"-I{build.sources()}"]
+            flags = ["-std=c++20", "-O1", "-w", "-fPIC", "-shared", f"-I{cpu.sources()}"]
             flags += [f"-DPIIP_VALUE={types[value]}", f"-DPIIP_LOCATION={types[location]}", "-DPIIP_STORAGE=storage"]
             flags += [f"-D__CUDA_ARCH__={architecture}", f"-DPIIP_SAMPLING={int(op == 'sampling')}"]
             source = str(Path(__file__).with_name("cuda_on_host.cpp"))

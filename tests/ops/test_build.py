@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from piip.ops import build
+from piip.ops.compiled import cpu
 from piip.ops.deform_attn import active_kernel
 
 USE = """
@@ -66,12 +67,12 @@ def test_a_failing_compiler_is_quoted(monkeypatch, tmp_path):
     failing.chmod(0o755)
     monkeypatch.setenv("CXX", str(failing))
     monkeypatch.setenv("PIIP_HOME", str(tmp_path))
-    with pytest.raises(build.BuildError, match=r"failed: x.cpp:1: error: no such thing .*C\+\+20"):
-        build.compile_sources()
+    with pytest.raises(cpu.BuildError, match=r"failed: x.cpp:1: error: no such thing .*C\+\+20"):
+        cpu.compile_sources()
 
 
 def test_a_compiler_that_somebody_named_is_to_work(monkeypatch, capsys):
-    monkeypatch.setattr(build, "_load", lambda: "it failed")
+    monkeypatch.setattr(cpu, "loaded", lambda: "it failed")
     monkeypatch.delenv("PIIP_KERNEL", raising=False)
     monkeypatch.delenv("CXX", raising=False)
     without = build.cli([])
@@ -84,7 +85,7 @@ def test_a_compiler_that_somebody_named_is_to_work(monkeypatch, capsys):
 @pytest.mark.slow
 def test_workers_that_start_together_compile_once(tmp_path, compiled):
     environment = _with({"PIIP_HOME": str(tmp_path), "CXX": quick_compiler(tmp_path)})
-    program = "from piip.ops import build; assert build.load(), build.problem()"
+    program = "from piip.ops.compiled import cpu; assert cpu.load(), cpu.problem()"
     workers = [subprocess.Popen([sys.executable, "-c", program], env=environment) for _ in range(3)]
     assert [worker.wait() for worker in workers] == [0, 0, 0]
     assert (tmp_path / "linked").read_text() == "linked\n"

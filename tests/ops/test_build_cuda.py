@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from piip.ops import build, build_cuda, check_cuda
-from piip.ops.check_cuda import Kernel
+from piip.ops import build
+from piip.ops.compiled import check, cpu, cuda
+from piip.ops.compiled.check import Kernel
 
 
 def kernel(name="backward 12", architecture="90", spilled=0, loads=None, reds=None):
@@ -27,15 +28,15 @@ def test_faults_are_found():
 @pytest.mark.slow
 def test_compiled_for_sm_90_without_spills_and_with_vector_instructions():
     try:
-        build_cuda.find_nvcc()
-        check_cuda.find_nvdisasm()
-    except build.BuildError as error:
+        cuda.find_nvcc()
+        check.find_nvdisasm()
+    except cpu.BuildError as error:
         pytest.skip(str(error))
 
     # six widths and any: forward; backward in floats, in integers, without the value; three pairs of widths, forward and backward; planes
     # of 1, 2 or 4 channels, 4 points or any. 16, 32 and any: forward; backward in floats and in integers
     for op, expected in (("deform_attn", 7 * 4 + 3 * 2 + 3 * 2), ("sampling", 3 * 3)):
-        found = check_cuda.kernels(op, "bfloat_bfloat", "90")
+        found = check.kernels(op, "bfloat_bfloat", "90")
         assert len(found) == expected
         assert [k for k in found if k.faults()] == []
 
@@ -44,13 +45,14 @@ def test_compiled_for_sm_90_without_spills_and_with_vector_instructions():
 def test_the_library_links_loads_and_adds_a_cuda_kernel_to_every_op(tmp_path):
     """Minutes of nvcc. In a process of its own: a library cannot be let go of."""
     try:
-        build_cuda.find_nvcc()
-    except build.BuildError as error:
+        cuda.find_nvcc()
+    except cpu.BuildError as error:
         pytest.skip(str(error))
     program = """
 import torch
-from piip.ops import build_cuda, dcnv3, deform_attn_pair, msda
-torch.ops.load_library(build_cuda.compile_sources(("90",)).path)
+from piip.ops import dcnv3, deform_attn_pair, msda
+from piip.ops.compiled import cuda
+torch.ops.load_library(cuda.compile_sources(("90",)).path)
 for op in ("deform_attn", "deform_attn_packed", "deform_attn_pair", "msda", "dcnv3"):
     for way in ("forward", "backward"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"piip::{op}_{way}", "CUDA"), op

@@ -12,7 +12,8 @@ import pytest
 import torch
 from test_sampling import CALLS, msda_call
 
-from piip.ops import build, build_cuda, deform_attn_pair  # noqa: F401  (defines the ops)
+from piip.ops import deform_attn_pair  # noqa: F401  (defines the ops)
+from piip.ops.compiled import cpu, cuda
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled")]
 
@@ -30,19 +31,17 @@ def host(tmp_path_factory):
     if shutil.which("g++") is None:
         pytest.skip("no g++")
     folder = tmp_path_factory.mktemp("cuda_torch_on_host")
-    common = ["g++", "-std=c++20", "-O1", "-w", "-fPIC", f"-I{build.sources()}", "-Dpiip=piip_on_host"]
+    common = ["g++", "-std=c++20", "-O1", "-w", "-fPIC", f"-I{cpu.sources()}", "-Dpiip=piip_on_host"]
     kernels = [*common, "-D__CUDA_ARCH__=900", "-DPIIP_WITH_TORCH=1", "-c", str(HERE / "cuda_on_host.cpp")]
-    torch_side = [*common, build.STABLE_ABI, f"-I{build.TORCH / 'include'}", "-c", str(HERE / "cuda_torch_on_host.cpp")]
+    torch_side = [*common, cpu.STABLE_ABI, f"-I{cpu.TORCH / 'include'}", "-c", str(HERE / "cuda_torch_on_host.cpp")]
     commands = [torch_side]
     for sampling in (0, 1):
-        commands += [
-            [*kernels, *build_cuda.storage_flags(s), f"-DPIIP_SAMPLING={sampling}"] for s in build_cuda.STORAGES
-        ]
+        commands += [[*kernels, *cuda.storage_flags(s), f"-DPIIP_SAMPLING={sampling}"] for s in cuda.STORAGES]
     objects = [str(folder / f"{i}.o") for i in range(len(commands))]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda c, o: subprocess.run([*c, "-o", o], check=True), commands, objects))
     library = str(folder / "on_host.so")
-    subprocess.run(["g++", "-shared", *objects, f"-L{build.TORCH / 'lib'}", "-ltorch_cpu", "-o", library], check=True)
+    subprocess.run(["g++", "-shared", *objects, f"-L{cpu.TORCH / 'lib'}", "-ltorch_cpu", "-o", library], check=True)
     schemas = torch.library.Library("piip_on_host", "FRAGMENT")
     for op in (*OPS, PAIR):
         for way in ("forward", "backward"):

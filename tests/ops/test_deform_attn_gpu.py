@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from piip.ops import build_cuda
+from piip.ops.compiled import cuda
 from piip.ops.deform_attn import active_kernel, deform_attn
 from piip.ops.deform_attn_packed import deform_attn_packed
 from piip.ops.deform_attn_pair import Direction, deform_attn_pair
@@ -19,7 +19,7 @@ TOLERANCE = {FP32: 3e-6, FP16: 2e-3, BF16: 1.6e-2}
 def kernel(request):
     """Both GPU kernels; a build that fails is a failure."""
     if request.param == "cuda":
-        assert build_cuda.load(), build_cuda.problem()
+        assert cuda.load(), cuda.problem()
     return request.param
 
 
@@ -60,7 +60,7 @@ def assert_is_reference(given, grad_out, value_hw, query_hw, kernel):
 
 def test_cuda_is_chosen_unasked(monkeypatch):
     monkeypatch.delenv("PIIP_KERNEL", raising=False)
-    assert active_kernel("auto", "cuda") == "cuda", build_cuda.problem()
+    assert active_kernel("auto", "cuda") == "cuda", cuda.problem()
 
 
 @pytest.mark.parametrize("points", [4, 3])
@@ -114,7 +114,7 @@ def test_packed_is_apart(dtype, location, heads, dim, points):
 @pytest.mark.parametrize("dims", [(6, 12), (12, 24), (24, 32), (6, 24)])  # all but the last in one launch
 @pytest.mark.parametrize("heads", [16, 3])
 def test_both_directions_of_a_unit_are_two_calls(dtype, location, dims, heads):
-    assert build_cuda.load(), build_cuda.problem()
+    assert cuda.load(), cuda.problem()
     shapes = ((11, 13), (7, 5)), ((7, 5), (11, 13))
     both, leaves, grads_out, expected = [], [], [], []
     for dim, (value_hw, query_hw) in zip(dims, shapes, strict=True):
@@ -150,7 +150,7 @@ def test_packed_is_read_and_written_without_a_copy():
 @pytest.mark.parametrize("dtype", [FP32, BF16])
 @pytest.mark.parametrize("dim", [6, 12, 7, 32])
 def test_every_way_to_add_up_the_gradient_is_the_same(dim, dtype):
-    assert build_cuda.load(), build_cuda.problem()
+    assert cuda.load(), cuda.problem()
     given, grad_out = inputs(dim, 4, (50, 70), (98, 70), dtype, heads=16)
     tensors = [t.detach() for t in given]
     backward = torch.ops.piip.deform_attn_sums_backward

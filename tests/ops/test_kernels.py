@@ -3,8 +3,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from piip.ops import build, build_cuda, kernels
+from piip.ops import kernels
 from piip.ops.choice import choose, prepare
+from piip.ops.compiled import cpu, cuda
 from piip.ops.kernels import active_kernel
 
 
@@ -13,8 +14,8 @@ def problems(monkeypatch):
     """Why a kernel cannot run, by name; a test says."""
     problems = {"cpp": "", "cuda": "", "triton": ""}
     monkeypatch.delenv("PIIP_KERNEL", raising=False)
-    monkeypatch.setattr(build, "problem", lambda: problems["cpp"])
-    monkeypatch.setattr(build_cuda, "problem", lambda: problems["cuda"])
+    monkeypatch.setattr(cpu, "problem", lambda: problems["cpp"])
+    monkeypatch.setattr(cuda, "problem", lambda: problems["cuda"])
     monkeypatch.setattr(kernels, "_triton_problem", lambda: problems["triton"])
     return problems
 

@@ -327,6 +327,6 @@ def test_a_kernel_that_cannot_run_is_refused(op, monkeypatch):
         call.run(*call.tensors, kernel="fast")
     with pytest.raises(RuntimeError, match="'cuda' runs on a CUDA GPU, the tensors are on cpu"):
         call.run(*call.tensors, kernel="cuda")
-    monkeypatch.setattr("piip.ops.build.problem", lambda: "no compiler.")
+    monkeypatch.setattr("piip.ops.compiled.cpu.problem", lambda: "no compiler.")
     with pytest.raises(RuntimeError, match="'cpp' cannot run"):
         call.run(*call.tensors, kernel="cpp")

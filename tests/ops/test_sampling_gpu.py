@@ -9,7 +9,8 @@ import pytest
 import torch
 from test_sampling import CALLS, msda_call
 
-from piip.ops import build_cuda, dcnv3
+from piip.ops import dcnv3
+from piip.ops.compiled import cuda
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
@@ -21,7 +22,7 @@ each_op = pytest.mark.parametrize("op", CALLS)
 
 @pytest.fixture(autouse=True)
 def _built():
-    assert build_cuda.load(), build_cuda.problem()
+    assert cuda.load(), cuda.problem()
 
 
 def outcome(call, tensors, kernel):

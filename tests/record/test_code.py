@@ -129,7 +129,7 @@ def test_each_task_has_its_own_code():
         "models/heads/classifier",
         "data/formats/coco",
         "models/backbones/piip",
-        "ops/build_cuda",
+        "ops/compiled/cuda",
     )
     assert has(DETECTOR, *tasks) == [True, False, True, True, True]
     assert has(CLASSIFIER, *tasks) == [False, True, False, True, True]

@@ -8,7 +8,7 @@ from sweeping import ROOT, SweepCommand, journaled, journals, outcome, tracked
 from tiny import ROWS
 
 from piip import eval as evaluation
-from piip.ops import build
+from piip.ops.compiled import cpu
 from piip.record.code import code_digest
 from piip.tracking.store import Store
 
@@ -56,8 +56,8 @@ def test_runs_have_params_costs_scores_and_tags(runs):
 
 def test_the_plain_kernel_does_not_run_unasked(runs):
     try:
-        build.find_compiler()
-    except build.BuildError as error:
+        cpu.find_compiler()
+    except cpu.BuildError as error:
         pytest.skip(str(error))
     assert runs[PIIP].tags["piip.kernel"] == "cpp"
 

@@ -12,7 +12,7 @@ from verbing import Said, Trained, spec_to_train
 from piip import sync
 from piip.data.demo import make as demo
 from piip.data.demo.make import Recipe, make_demo
-from piip.ops import build
+from piip.ops.compiled import cpu
 from piip.sweeps.plan import plan_trials
 from piip.sweeps.resources import Resources
 from piip.tracking.store import Store
@@ -52,10 +52,9 @@ def trained(trained_once, monkeypatch) -> Trained:
 @pytest.fixture(autouse=True)
 def nothing_is_made_twice(monkeypatch) -> None:
     """The row asks for the reference kernel, so none is compiled; its demo data stay the few images they are."""
-    monkeypatch.setattr(build, "load", lambda: False)
-    monkeypatch.setenv(
-        "PIIP_KERNEL", "reference"
-    )  # elsewhere a run is free to take another kernel, whose last bits are others
+    monkeypatch.setattr(cpu, "load", lambda: False)
+    # elsewhere a run is free to take another kernel, whose last bits are others
+    monkeypatch.setenv("PIIP_KERNEL", "reference")
     monkeypatch.setattr(demo, "ensure_demo", lambda root: root)
 
 

@@ -1,6 +1,6 @@
-"""Compiles the CUDA kernels of `csrc/` and loads them: `python -m piip.ops.build --cuda`, or at first use where there is a GPU.
+"""Compiles the CUDA kernels of `csrc/` and loads them, at first use where there is a GPU; `piip ops build --cuda` does so by hand.
 
-As for the CPU (build.py), the library lands in `home()/kernels/<hash>/`. The compiler is nvcc of the environment variable NVCC, of
+As for the CPU (cpu.py), the library lands in `home()/kernels/<hash>/`. The compiler is nvcc of the environment variable NVCC, of
 CUDA_HOME, of PATH, or of /usr/local/cuda. PyTorch's side of the ops, and it alone, sees PyTorch's headers: the C++ compiler compiles it.
 """
 
@@ -11,21 +11,20 @@ import os
 import platform
 import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
 
-from piip.ops import build
-from piip.ops.build import BuildError, Library
+from piip.ops.compiled import cpu
+from piip.ops.compiled.cpu import BuildError, Library
 
 log = logging.getLogger(__name__)
 
 OPS = ("deform_attn", "sampling")  # <name>_cuda.cpp is PyTorch's side, <name>_cuda.cu the kernels
 FLAGS = ("-O3", "-std=c++20", "-lineinfo", "-Xcompiler", "-fPIC")
-LINK = ("-shared", "-cudart", "static", f"-L{build.TORCH / 'lib'}", "-ltorch_cuda", "-ltorch_cpu")
+LINK = ("-shared", "-cudart", "static", f"-L{cpu.TORCH / 'lib'}", "-ltorch_cuda", "-ltorch_cpu")
 ARCHITECTURES = ("80", "90", "100")  # A100, H100 and H200, B200; code for a GPU that is here is made for what it is
 STORAGES = {  # name -> types of the value, and of offsets and logits (csrc/cuda_types.h)
     "float_float": ("Float", "Float"),
@@ -111,18 +110,18 @@ def compile_sources(architectures: Sequence[str]) -> Library:
     """
     if torch.version.cuda is None:
         raise BuildError(f"PyTorch {torch.__version__} was built without CUDA. Install one with it.")
-    compilers = [find_nvcc()], build.find_compiler()
-    versions = [build.run([*c, "--version"], "asking for the compiler's version") for c in compilers]
+    compilers = [find_nvcc()], cpu.find_compiler()
+    versions = [cpu.run([*c, "--version"], "asking for the compiler's version") for c in compilers]
     release = next(line for line in versions[0].splitlines() if "release" in line)
     digest = _digest((*map(shlex.join, compilers), *versions, *architectures))
     described = f"{shlex.join(compilers[0])}: {release}, for {', '.join(f'sm_{a}' for a in architectures)}"
-    return build.compiled_once(digest, described, lambda scratch: _compile(*compilers, architectures, scratch))
+    return cpu.compiled_once(digest, described, lambda scratch: _compile(*compilers, architectures, scratch))
 
 
 def _compile(nvcc: list[str], compiler: list[str], architectures: Sequence[str], scratch: Path) -> Path:
-    folder, library = build.sources(), scratch / "piip_ops_cuda.so"
+    folder, library = cpu.sources(), scratch / "piip_ops_cuda.so"
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
-    torch_side = (*build.FLAGS, build.STABLE_ABI, "-DUSE_CUDA", f"-I{build.TORCH / 'include'}")
+    torch_side = (*cpu.FLAGS, cpu.STABLE_ABI, "-DUSE_CUDA", f"-I{cpu.TORCH / 'include'}")
     commands = {"classic": [*nvcc, *FLAGS, *codes, "-c", str(folder / "deform_attn_classic_cuda.cu")]}
     for op in OPS:
         commands[op] = [*compiler, *torch_side, "-c", str(folder / f"{op}_cuda.cpp")]
@@ -132,14 +131,14 @@ def _compile(nvcc: list[str], compiler: list[str], architectures: Sequence[str],
     objects = [str(scratch / f"{name}.o") for name in commands]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = {
-            pool.submit(build.run, [*command, "-o", target], f"compiling the CUDA kernels ({name})"): name
+            pool.submit(cpu.run, [*command, "-o", target], f"compiling the CUDA kernels ({name})"): name
             for (name, command), target in zip(commands.items(), objects, strict=True)
         }
         log.info("compiling %d files for %d architectures: about 3 minutes of CPU time", len(jobs), len(architectures))
         for done, job in enumerate(as_completed(jobs), 1):
             job.result()
             log.info("%d/%d %s", done, len(jobs), jobs[job])
-    build.run([*nvcc, *objects, *LINK, "-o", str(library)], "linking")
+    cpu.run([*nvcc, *objects, *LINK, "-o", str(library)], "linking")
     return library
 
 
@@ -151,25 +150,11 @@ def _digest(parts: Sequence[str]) -> str:
         platform.machine(),
         *platform.libc_ver(),
         *FLAGS,
-        *build.FLAGS,
+        *cpu.FLAGS,
         *LINK,
     ]
     parts += [flag for name in STORAGES for flag in storage_flags(name)]
     digest = hashlib.sha256("\n".join(parts).encode())
-    for file in sorted((*build.sources().glob("*cuda*"), *build.sources().glob("sampling*.h"))):
+    for file in sorted((*cpu.sources().glob("*cuda*"), *cpu.sources().glob("sampling*.h"))):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def main() -> int:
-    """Compiles for the GPUs here, or for all supported ones where there is none, and says what it did."""
-    log.setLevel(logging.INFO)
-    try:
-        library = compile_sources(architectures_here())
-    except BuildError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"compiler  {library.compiler}")
-    print(f"time      {library.seconds:.1f} s" if library.seconds else "time      0 s, it was compiled before")
-    print(f"library   {library.path}")
-    return 0

@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA kernels: registers, spills, vector instructions. `python -m piip.ops.build --cuda --check` needs no GPU."""
+"""What nvcc made of the CUDA kernels: registers, spills, vector instructions. `piip ops build --cuda --check` needs no GPU."""
 
 import itertools
 import os
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from piip.ops import build, build_cuda
-from piip.ops.build import BuildError
+from piip.ops.compiled import cpu, cuda
+from piip.ops.compiled.cpu import BuildError
 
 KERNEL = re.compile(r"(forward|backward|planes)(?:_pair)?_kernelILi(\d+)E(?:Li(\d+)E)?([flv]?)\w*?(Li0E)?E*vNS")
 SUMS = {"l": ", integers", "v": ", no value"}  # template argument of backward -> how the value's gradient is summed
@@ -52,7 +52,7 @@ class Kernel:
 
 
 def kernels(op: str, storage: str, architecture: str) -> list[Kernel]:
-    """Compiles one of `build_cuda.OPS` for one storage and architecture and reads what came out.
+    """Compiles one of `cuda.OPS` for one storage and architecture and reads what came out.
 
     Raises:
         BuildError: No nvcc, no nvdisasm, or one of them failed.
@@ -67,11 +67,11 @@ def kernels(op: str, storage: str, architecture: str) -> list[Kernel]:
             "-cubin",
             "-Xptxas",
             "-v",
-            *build_cuda.storage_flags(storage),
+            *cuda.storage_flags(storage),
         )
-        command = [build_cuda.find_nvcc(), *flags, str(build.sources() / f"{op}_cuda.cu"), "-o", target]
-        resources = _resources(build.run(command, f"compiling the CUDA kernels ({op}, {storage}, sm_{architecture})"))
-        code = _code(build.run([disassembler, target], "disassembling"))
+        command = [cuda.find_nvcc(), *flags, str(cpu.sources() / f"{op}_cuda.cu"), "-o", target]
+        resources = _resources(cpu.run(command, f"compiling the CUDA kernels ({op}, {storage}, sm_{architecture})"))
+        code = _code(cpu.run([disassembler, target], "disassembling"))
     found = []
     for symbol, (registers, spilled) in resources.items():
         if (match := KERNEL.search(symbol)) is None:
@@ -119,7 +119,7 @@ def _code(listing: str) -> dict[str, dict[str, int]]:
 
 def find_nvdisasm() -> str:
     """The disassembler of the CUDA toolkit, or the one Triton brings."""
-    toolkit = Path(build_cuda.find_nvcc()).with_name("nvdisasm")
+    toolkit = Path(cuda.find_nvcc()).with_name("nvdisasm")
     triton = find_spec("triton")
     places = [
         toolkit,
@@ -135,9 +135,9 @@ def find_nvdisasm() -> str:
 
 
 def main(
-    ops: Sequence[str] = build_cuda.OPS,
-    storages: Sequence[str] = tuple(build_cuda.STORAGES),
-    architectures: Sequence[str] = build_cuda.ARCHITECTURES,
+    ops: Sequence[str] = cuda.OPS,
+    storages: Sequence[str] = tuple(cuda.STORAGES),
+    architectures: Sequence[str] = cuda.ARCHITECTURES,
 ) -> int:
     """Prints a line per kernel; 1 where one has a fault."""
     todo = list(itertools.product(ops, storages, architectures))
