@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
 
 import tyro
 
@@ -49,7 +49,8 @@ class Options:
     sha256: str | None = None
     """The file's digest, or its first digits, as its publisher gives it."""
     annotations: Path | None = None
-    """COCO-format JSON whose categories the labels are; default: COCO's 80, or those of the row's data on this machine."""
+    """COCO-format JSON, or folder of class folders, whose classes the labels are; default: COCO's 80, ImageNet's 1000, or those of
+    the row's data on this machine."""
     experiment: str = "released"
     """MLflow experiment the run goes to."""
     dry_run: bool = False
@@ -89,14 +90,14 @@ def main(options: Options) -> int:
 
 
 def categories_of(spec: "ExperimentSpec", annotations: Path | None) -> list[dict[str, Any]]:
-    """What the labels mean, as piip.eval compares it with the data: {"id", "name"} in order of label; none for a classifier.
+    """What the labels mean, as piip.eval compares it with the data: {"id", "name"} in order of label.
 
     Raises:
         ValueError: As many classes as the head has are not to be found.
     """
     found = _known_classes(spec, annotations)
     wanted = spec.model.head.num_classes
-    if found and len(found) != wanted:
+    if len(found) != wanted:
         raise ValueError(
             f"{annotations or spec.data.name} has {len(found)} categories, {spec.name} has {wanted}. "
             f"Give --annotations of the data it was trained on, or --set model.head.num_classes={len(found)}"
@@ -108,7 +109,7 @@ def _known_classes(spec: "ExperimentSpec", annotations: Path | None) -> list[dic
     from piip.data import sources
     from piip.data.formats import coco_classes
     from piip.data.formats.coco_json import read
-    from piip.spec import Ade20kSpec, CocoSpec
+    from piip.spec import Ade20kSpec, CocoSpec, ImageNetSpec
 
     match spec.data:
         case CocoSpec(name="coco") if annotations is None:
@@ -122,8 +123,16 @@ def _known_classes(spec: "ExperimentSpec", annotations: Path | None) -> list[dic
             here = None if spec.data.name == "ade20k" else sources.locate(spec.data, "val")
             given = annotations and sources.Source(annotations, annotations)
             return classes_of(given or here, spec.data)
+        case ImageNetSpec(name="imagenet") if annotations is None:
+            from piip.data.formats.folder_listing import imagenet_classes
+
+            return imagenet_classes()
+        case ImageNetSpec():
+            from piip.data.formats.folder_listing import classes_of as folders_of
+
+            return folders_of(annotations or sources.locate(spec.data, "val").annotations)
         case _:
-            return []
+            assert_never(spec.data)
 
 
 def make_run(

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 MISSING = {
     "dino": "the DINO head is not written",
-    "classifier": "ImageNet is not read",
 }
 """Head -> what its rows wait for."""
 ON_A_GPU = ("flash", "varlen", "cuda", "triton")
@@ -45,7 +44,7 @@ def check_trainable(specs: Sequence[ExperimentSpec]) -> None:
         if spec.model.head.kind in MISSING:
             raise ValueError(
                 f"{spec.name} cannot be trained yet: {MISSING[spec.model.head.kind]} yet. Its network builds, counts "
-                f"(python -m piip.cost {spec.name}) and takes weights. Rows named mask_rcnn_* train."
+                f"(python -m piip.cost {spec.name}) and takes weights. All other rows train."
             )
 
 

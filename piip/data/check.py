@@ -1,6 +1,8 @@
-"""Checks COCO-format data: every contradiction in the annotations, every image decoded.
+"""Checks data of any kind: every contradiction in the annotations, every image decoded.
 
-    python -m piip.data.check ANNOTATIONS IMAGES [--json]
+    python -m piip.data.check ANNOTATIONS IMAGES [--json]                     COCO-format JSON
+    python -m piip.data.check LABEL_MAPS IMAGES --kind ade20k [--names FILE]
+    python -m piip.data.check FOLDER --kind imagenet                          a folder of images for each class
 
 Prints each kind of problem with its count and first examples. Exits with 1 if training or evaluation would refuse the
 data; boxes that are merely left out are listed and forgiven. A flipped bit inside a JPEG decodes without complaint and
@@ -15,14 +17,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from piip.console import run_verb
+from piip.contracts import Input
 from piip.data.formats.coco_faults import Problem, find_problems
 from piip.data.formats.coco_json import Document, read
-from piip.data.sources import DataError
+from piip.data.sources import DataError, Source
+from piip.spec import Ade20kSpec, ImageNetSpec
 
 if TYPE_CHECKING:
     from piip.contracts import Dataset
@@ -68,6 +72,18 @@ def check(annotations: Path, images: Path, *, progress: bool = False) -> Report:
             report.add(problem)
         if progress and number % 500 == 0:
             print(f"{number} of {report.images} images", file=sys.stderr)
+    return report
+
+
+def check_opened(dataset: "Dataset", *, progress: bool = False) -> Report:
+    """Decodes every image of a split that could be opened."""
+    report = Report(len(dataset), len(dataset), len(dataset.classes))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, error in enumerate(pool.map(dataset.image_error, range(len(dataset))), start=1):
+            if error:
+                report.add(Problem("broken image", str(error)))
+            if progress and number % 500 == 0:
+                print(f"{number} of {report.images} images", file=sys.stderr)
     return report
 
 
@@ -159,16 +175,38 @@ class Options:
     """What `python -m piip.data.check` is told."""
 
     annotations: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ANNOTATIONS")]
-    """A COCO-format JSON file."""
-    images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
-    """The folder its file names are relative to."""
+    """A COCO-format JSON file; the folder of label maps; the folder of class folders."""
+    images: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="IMAGES")] = None
+    """The folder its file names are relative to; class folders are their own."""
+    kind: Literal["coco", "ade20k", "imagenet"] = "coco"
+    """Of the data: detection, segmentation, classification."""
+    names: Path | None = None
+    """Of ade20k: the file that names the classes, a line each."""
     json: bool = False
     """Print one JSON document."""
 
 
+def checked(options: Options) -> Report:
+    """What was found in data of the kind."""
+    if options.images is None and options.kind != "imagenet":
+        raise DataError(f"data of kind {options.kind} need the folder of their images, too: check ANNOTATIONS IMAGES")
+    if options.kind == "coco":
+        return check(options.annotations, options.images or options.annotations, progress=True)
+    # PyTorch from here on: neither --help nor a missing argument waits for it
+    from piip.data import open_dataset
+
+    spec = Ade20kSpec(name="custom") if options.kind == "ade20k" else ImageNetSpec(name="custom")
+    source = Source(options.annotations, options.images or options.annotations, options.names)
+    for folder in (source.annotations, source.images):
+        if not folder.is_dir():
+            raise DataError(f"folder not found: {folder}")
+    any_network = Input(resolution=32, mean=(0, 0, 0), std=(1, 1, 1))
+    return check_opened(open_dataset(spec, source, any_network, training=True), progress=True)
+
+
 def main(options: Options) -> int:
     """Run the verb."""
-    report = check(options.annotations, options.images, progress=True)
+    report = checked(options)
     print(_as_json(report) if options.json else _as_text(report))
     return 0 if report.usable else 1
 

@@ -46,7 +46,8 @@ def _image(data: Dataset, info: ImageInfo) -> Image.Image | None:
     """The image as its annotations see it (EXIF rotation, CMYK); None where the spec lets broken ones be skipped."""
     (path,) = find_images(data.source.images, [info.file_name])
     try:
-        pixels = read_image(path or data.source.images / info.file_name, (info.height, info.width))
+        size = (info.height, info.width) if info.height else None  # class folders say no sizes
+        pixels = read_image(path or data.source.images / info.file_name, size)
     except DataError:
         if data.broken_images == "refuse":
             raise

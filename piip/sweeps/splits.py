@@ -1,6 +1,6 @@
 """What planning knows of data: each split is opened once, whatever the number of rows, and only this is kept of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,8 +82,19 @@ def fit_classes(spec: ExperimentSpec, data: Mapping[str, Split]) -> ExperimentSp
     """
     train, val = data["train"].classes, data["val"].classes
     if train != val:
-        odd = next((c for c in [*train, *val] if c not in train or c not in val), "their order")
-        raise ValueError(f"training and validation annotations have different categories; first difference: {odd}")
+        names = [[category["name"] for category in classes] for classes in (train, val)]
+        raise ValueError(f"training and validation data have different classes: {_difference(*names)}")
     if len(train) == spec.model.head.num_classes:
         return spec
     return spec.override({"model.head.num_classes": len(train)})
+
+
+def _difference(train: Sequence[str], val: Sequence[str]) -> str:
+    """In words; the first three names of either side."""
+    only = {"training": [n for n in train if n not in set(val)], "validation": [n for n in val if n not in set(train)]}
+    told = [
+        f"{len(names)} only in {split} ({', '.join(names[:3])}{', ..' if len(names) > 3 else ''})"
+        for split, names in only.items()
+        if names
+    ]
+    return "; ".join(told) or "the same names under other numbers"

@@ -2,6 +2,7 @@ import json
 
 import pytest
 from inputs import grey
+from PIL import Image
 
 from piip.data import check as checking
 from piip.data.check import check, cli, refuse_broken
@@ -121,3 +122,25 @@ def test_annotations_without_masks_are_told_and_forgiven(coco_folder, run):
 
     assert status == 0
     assert "1 x no mask (forgiven)" in text
+
+
+def test_class_folders_are_checked_too(tmp_path, run):
+    for name in ("ant/0.png", "bee/0.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+
+    status, text, _ = run(tmp_path, "--kind", "imagenet")
+    assert (status, text.splitlines()) == (0, ["2 images, 2 annotations, 2 categories", "good"])
+
+    (tmp_path / "bee/1.png").write_bytes(b"no image")
+    status, text, _ = run(tmp_path, "--kind", "imagenet")
+    assert status == 1
+    assert "1 x broken image" in text
+    assert "bee/1.png: not an image (8 bytes)" in text
+
+
+def test_detection_needs_the_folder_of_its_images(tmp_path, run):
+    status, _, error = run(tmp_path)
+
+    assert status != 0
+    assert "data of kind coco need the folder of their images" in error

@@ -5,7 +5,9 @@ import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from timm.data import ImageNetInfo
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from piip.data.sources import DataError
@@ -71,3 +73,13 @@ def _seen(name: str) -> bool:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(IMG_EXTENSIONS)
+
+
+def classes_of(folder: Path) -> list[dict[str, Any]]:
+    """Class folders as formats know classes: {"id", "name"} in order of label, ids from 0."""
+    return [{"id": label, "name": name} for label, name in enumerate(listed(folder).classes)]
+
+
+def imagenet_classes() -> list[dict[str, Any]]:
+    """ImageNet-1K's 1000 folders, in order, without its files."""
+    return [{"id": label, "name": name} for label, name in enumerate(ImageNetInfo("imagenet-1k").label_names())]

@@ -39,6 +39,8 @@ _PER_CLASS = (
     "head.roi_heads.box_predictor.", "head.roi_heads.mask_predictor.mask_fcn_logits.",
 )  # fmt: skip
 """Tensors with a row per class, the official code's and ours."""
+_CLASSIFIER = re.compile(r"(branch\d+\.head|cls_head|head\.own\.\d+\.head|head\.merged\.head|head\.head)\.")
+"""The same of classifiers."""
 HEADS = {
     "dino": ("neck.", "bbox_head."),
 }
@@ -116,7 +118,7 @@ def fit_weights(
 
 def without_classes(weights: Weights) -> Weights:
     """All but the tensors that have a row per class: what is left to learn other classes from."""
-    kept = {name: value for name, value in weights.tensors.items() if not name.startswith(_PER_CLASS)}
+    kept = {n: v for n, v in weights.tensors.items() if not n.startswith(_PER_CLASS) and not _CLASSIFIER.match(n)}
     return replace(weights, tensors=kept, classes=())
 
 
