@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -19,3 +19,9 @@ def head_precision(device: torch.device, *, fp32: bool) -> AbstractContextManage
 def at_least_fp32(tensor: Tensor) -> Tensor:
     """The tensor in fp32; in float64 where it is in that."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class Fp32Head(nn.Module):
+    """A head whose layers compute in fp32 under autocast, as the official code's do, until `speed.heads` says otherwise."""
+
+    fp32_heads = True

@@ -15,9 +15,9 @@ from torch.nn import attention as torch_attention
 
 from piip.models.backbones.piip import PIIP
 from piip.models.branches.vit import Branch
-from piip.models.heads.rcnn import MaskRCNN, RoIHeads
-from piip.models.heads.upernet import UPerNet
+from piip.models.heads.rcnn import RoIHeads
 from piip.models.meeting.interaction import ConvFFN, DeformableCrossAttention, InteractionUnit
+from piip.models.precision import Fp32Head
 from piip.spec import SpeedSpec
 
 R = TypeVar("R")
@@ -69,7 +69,7 @@ def switch_network(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32
             module.fp32, module.fp32_offsets = speed.interactions == "fp32", speed.interactions != "bf16"
         elif isinstance(module, ConvFFN | RoIHeads):
             module.contiguous = contiguous
-        elif isinstance(module, MaskRCNN | UPerNet):
+        elif isinstance(module, Fp32Head):
             module.fp32_heads = speed.heads == "fp32"
         elif isinstance(module, timm.layers.Attention | beit.Attention):
             module.fused_attn = attention != "products"  # type: ignore[misc]

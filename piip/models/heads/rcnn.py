@@ -17,7 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from piip.contracts import Size
 from piip.models.heads.boxes import BOX_POOL, MASK_POOL, RATIOS, Anchors, RoIPool
-from piip.models.precision import at_least_fp32, head_precision
+from piip.models.precision import Fp32Head, at_least_fp32, head_precision
 from piip.spec import MaskRCNNSpec
 
 Target = dict[str, Tensor]
@@ -136,7 +136,7 @@ def mask_loss(logits: Tensor, boxes: list[Tensor], targets: list[Target], object
     return F.binary_cross_entropy_with_logits(own_class, torch.cat(truth).to(logits))
 
 
-class MaskRCNN(nn.Module):
+class MaskRCNN(Fp32Head):
     """Feature pyramid, region proposals, box and mask heads.
 
     Images come resized, normalised and padded; nothing is resized here. The neck runs under whatever autocast is on, as the backbone;
@@ -147,8 +147,6 @@ class MaskRCNN(nn.Module):
         channels: Of the backbone's four maps.
         spec: Sizes and thresholds.
     """
-
-    fp32_heads = True
 
     def __init__(self, channels: Sequence[int], spec: MaskRCNNSpec) -> None:
         super().__init__()

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from piip.contracts import IGNORE, Size
-from piip.models.precision import at_least_fp32, head_precision
+from piip.models.precision import Fp32Head, at_least_fp32, head_precision
 from piip.spec import UPerNetSpec
 
 AUXILIARY_LEVEL = 2
 """The map that the auxiliary head reads: stride 16."""
 
 
-class UPerNet(nn.Module):
+class UPerNet(Fp32Head):
     """Four maps -> a label for every pixel.
 
     Both heads run in fp32, as in the official code, unless `fp32_heads` is off (then their layers run under autocast, losses in fp32).
@@ -28,8 +28,6 @@ class UPerNet(nn.Module):
         channels: Of the backbone's four maps.
         spec: Sizes and weights.
     """
-
-    fp32_heads = True
 
     def __init__(self, channels: Sequence[int], spec: UPerNetSpec) -> None:
         super().__init__()
