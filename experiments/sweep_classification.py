@@ -6,6 +6,10 @@
 At pico scale all three take the same steps on the same images; the branches of PIIP and ViT start from weights made on generated
 glyphs, the ResNet-18 from scratch. PIIP and ViT are read by the mean of their patches, the ResNet by the mean of its coarsest map. At
 imagenet scale the published TSB and SBL rows, see imagenet.py.
+
+Seen so far on a busy machine, demo data (403 training crops; 117 of other photographs to score on), batch 16, images of 64 pixels:
+ResNet-18 0.79 top-1 after 400 steps (3 minutes); PIIP-TB 64/48 0.56 after 300 and 0.60 after 400, PIIP-TB 96/64 0.56 after 300. Their
+training loss falls further than that: the ViTs learn these few crops by heart before they know the shapes.
 """
 
 from piip.catalogue.rows import load_tables

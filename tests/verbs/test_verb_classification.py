@@ -15,7 +15,7 @@ from piip import predict as predict_verb
 from piip.evaluation import pictures
 from piip.evaluation.rebuild import rebuild
 from piip.models import build_model
-from piip.ops import build
+from piip.ops.compiled import cpu
 from piip.spec import CNNSpec, ExperimentSpec
 from piip.sweeps.plan import plan_trials
 from piip.sweeps.resources import Resources
@@ -48,7 +48,7 @@ def in_that_home(home, monkeypatch):
     monkeypatch.setenv("PIIP_HOME", str(home))
     for name in ("PIIP_DATA", "PIIP_STORAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(build, "load", lambda: False)
+    monkeypatch.setattr(cpu, "load", lambda: False)
 
 
 def trained(spec: ExperimentSpec) -> str:
