@@ -141,6 +141,8 @@ class Metric(Protocol):
 class Format(Protocol):
     """How a kind of data goes into a network, and what comes out goes back to files; needs no files itself."""
 
+    spec: Any
+    """What the data are, of the class that its kind of data has in piip/spec/data.py."""
     classes: list[dict[str, Any]]
     """{"id": the files' number, "name": ...} in order of label."""
 

@@ -1,11 +1,11 @@
-"""Checks data of any kind: every contradiction in the annotations, every image decoded.
+"""Checks data: every contradiction in the annotations, every image and label map decoded.
 
-    python -m piip.data.check ANNOTATIONS IMAGES [--json]                     COCO-format JSON
-    python -m piip.data.check LABEL_MAPS IMAGES --kind ade20k [--names FILE]
-    python -m piip.data.check FOLDER --kind imagenet                          a folder of images for each class
+    python -m piip.data.check JSON IMAGES                                          detection, COCO-format
+    python -m piip.data.check MAPS IMAGES --kind ade20k --names classes.txt        segmentation
+    python -m piip.data.check FOLDER --kind imagenet                               classification, a folder a class
 
 Prints each kind of problem with its count and first examples. Exits with 1 if training or evaluation would refuse the
-data; boxes that are merely left out are listed and forgiven. A flipped bit inside a JPEG decodes without complaint and
+data; what loading copes with is listed and forgiven. A flipped bit inside a JPEG decodes without complaint and
 is not found.
 """
 
@@ -13,20 +13,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from piip.console import run_verb
-from piip.contracts import Input
-from piip.data.formats.coco_faults import Problem, find_problems
-from piip.data.formats.coco_json import Document, read
+from piip.data.problems import Looked, Problem, Report
 from piip.data.sources import DataError, Source
-from piip.spec import Ade20kSpec, ImageNetSpec
+from piip.spec import Ade20kSpec, CocoSpec, Data, ImageNetSpec
 
 if TYPE_CHECKING:
     from piip.contracts import Dataset
@@ -35,56 +33,47 @@ EXAMPLES = 3
 SECONDS_BETWEEN_LINES = 5.0
 
 
-@dataclass
-class Report:
-    """What was looked at and what was found."""
-
-    images: int
-    annotations: int
-    categories: int
-    problems: dict[str, list[Problem]] = field(default_factory=dict)
-    """By kind."""
-
-    @property
-    def usable(self) -> bool:
-        """Whether no problem is fatal."""
-        return not any(problem.fatal for found in self.problems.values() for problem in found)
-
-    def add(self, problem: Problem) -> None:
-        """Files a problem under its kind."""
-        self.problems.setdefault(problem.kind, []).append(problem)
-
-
-def check(annotations: Path, images: Path, *, progress: bool = False) -> Report:
+def check(
+    annotations: Path, images: Path, *, data: Data = CocoSpec(name="custom"), names: Path | None = None,  # noqa: B008 (frozen)
+    progress: bool = False,
+) -> Report:  # fmt: skip
     """Looks at everything; `progress` says how far it is on stderr.
 
     Raises:
-        DataError: The annotation file is missing, not JSON or not COCO-format, so that nothing can be listed.
+        DataError: Something is missing, or not of this kind of data, so that nothing can be listed.
     """
     if not images.is_dir():
         raise DataError(f"image folder not found: {images}")
-    document = read(annotations)
-    report = Report(len(document["images"]), len(document["annotations"]), len(document["categories"]))
-    for problem in find_problems(document):
-        report.add(problem)
-    for number, problem in enumerate(_image_files(document, images), start=1):
-        if problem:
+    if not isinstance(data, CocoSpec) and not annotations.is_dir():
+        raise DataError(f"folder not found: {annotations}")
+    looked = _look_at(Source(annotations, images, names), data)
+    report = Report(looked.images, looked.annotations, looked.categories)
+    for number, problems in enumerate(looked.problems):
+        for problem in problems:
             report.add(problem)
-        if progress and number % 500 == 0:
+        if progress and number and number % 500 == 0:
             print(f"{number} of {report.images} images", file=sys.stderr)
     return report
 
 
-def check_opened(dataset: "Dataset", *, progress: bool = False) -> Report:
-    """Decodes every image of a split that could be opened."""
-    report = Report(len(dataset), len(dataset), len(dataset.classes))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, error in enumerate(pool.map(dataset.image_error, range(len(dataset))), start=1):
-            if error:
-                report.add(Problem("broken image", str(error)))
-            if progress and number % 500 == 0:
-                print(f"{number} of {report.images} images", file=sys.stderr)
-    return report
+def _look_at(source: Source, data: Data) -> Looked:
+    match data:
+        case CocoSpec():
+            from piip.data.formats import coco_check
+
+            return coco_check.look_at(source)
+        case Ade20kSpec():
+            from piip.data.formats import ade20k_check
+
+            return ade20k_check.look_at(source, data)
+        case _:  # nothing to contradict: the images are all there is
+            from piip.contracts import Input
+            from piip.data import open_dataset
+
+            split = open_dataset(data, source, Input(224, (0, 0, 0), (1, 1, 1)))
+            errors = (split.image_error(index) for index in range(len(split)))
+            problems = ([Problem("broken image", str(error))] if error else [] for error in errors)
+            return Looked(len(split), len(split), len(split.classes), problems)
 
 
 def refuse_broken(dataset: "Dataset", stamps: Path) -> None:
@@ -115,39 +104,16 @@ def refuse_broken(dataset: "Dataset", stamps: Path) -> None:
     if broken:
         raise DataError(
             f"{len(broken)} of {total} images cannot be used, first {broken[0]}. "
-            f"All: python -m piip.data.check {dataset.source.annotations} {dataset.source.images}. "
+            f"All: python -m piip.data.check {dataset.source.annotations} {dataset.source.images}{_flags(dataset)}. "
             "To leave them out: --set data.broken_images=skip"
         )
     stamps.mkdir(parents=True, exist_ok=True)
     (stamps / dataset.digest).touch()
 
 
-def _image_files(document: Document, folder: Path) -> Iterator[Problem | None]:
-    """Decodes every image: None where it is good."""
-    from piip.data.images import find_images  # with PyTorch: neither --help nor a wrong path waits for it
-
-    images = [
-        image for image in document["images"] if isinstance(image, dict) and isinstance(image.get("file_name"), str)
-    ]
-    for image, path in zip(images, find_images(folder, (i["file_name"] for i in images)), strict=True):
-        yield _image_problem(image, path, folder)
-
-
-def _image_problem(image: dict[str, Any], path: Path | None, folder: Path) -> Problem | None:
-    from piip.data.images import SizeMismatchError, read_image
-
-    who = f"image {image.get('id')}"
-    if path is None:
-        return Problem("image not found", f"{who}: not found: {folder / image['file_name']}")
-    height, width = image.get("height"), image.get("width")
-    try:
-        # without a size in the annotations (find_problems has told) the file itself is still looked at
-        read_image(path, (height, width) if isinstance(height, int) and isinstance(width, int) else None)
-    except SizeMismatchError as error:
-        return Problem("image size", f"{who}: {error}")
-    except DataError as error:
-        return Problem("broken image", f"{who}: {error}")
-    return None
+def _flags(dataset: "Dataset") -> str:
+    kind = dataset.spec.kind
+    return "" if kind == "coco" else f" --kind {kind}"
 
 
 def _as_text(report: Report) -> str:
@@ -175,40 +141,40 @@ class Options:
     """What `python -m piip.data.check` is told."""
 
     annotations: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ANNOTATIONS")]
-    """A COCO-format JSON file; the folder of label maps; the folder of class folders."""
+    """A COCO-format JSON file, the folder of label maps, or that of class folders."""
     images: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="IMAGES")] = None
-    """The folder its file names are relative to; class folders are their own."""
+    """The folder of the images; class folders are their own."""
     kind: Literal["coco", "ade20k", "imagenet"] = "coco"
-    """Of the data: detection, segmentation, classification."""
+    """Of the data, as in `data.kind`."""
     names: Path | None = None
-    """Of ade20k: the file that names the classes, a line each."""
+    """ade20k: the file that names the classes, a line each, the first one of number 0; default: classes.txt beside the maps."""
+    reduce_zero_label: bool = True
+    """ade20k: number 0 is no class, as `data.reduce_zero_label`."""
+    ignore_value: int = 255
+    """ade20k: the number of pixels that are neither learned nor scored."""
     json: bool = False
     """Print one JSON document."""
 
 
-def checked(options: Options) -> Report:
-    """What was found in data of the kind."""
-    if options.images is None and options.kind != "imagenet":
-        raise DataError(f"data of kind {options.kind} need the folder of their images, too: check ANNOTATIONS IMAGES")
-    if options.kind == "coco":
-        return check(options.annotations, options.images or options.annotations, progress=True)
-    # PyTorch from here on: neither --help nor a missing argument waits for it
-    from piip.data import open_dataset
-
-    spec = Ade20kSpec(name="custom") if options.kind == "ade20k" else ImageNetSpec(name="custom")
-    source = Source(options.annotations, options.images or options.annotations, options.names)
-    for folder in (source.annotations, source.images):
-        if not folder.is_dir():
-            raise DataError(f"folder not found: {folder}")
-    any_network = Input(resolution=32, mean=(0, 0, 0), std=(1, 1, 1))
-    return check_opened(open_dataset(spec, source, any_network, training=True), progress=True)
-
-
 def main(options: Options) -> int:
     """Run the verb."""
-    report = checked(options)
+    if options.images is None and options.kind != "imagenet":
+        raise DataError(f"data of kind {options.kind} need the folder of their images, too: check ANNOTATIONS IMAGES")
+    images = options.images or options.annotations
+    report = check(options.annotations, images, data=_spec(options), names=options.names, progress=True)
     print(_as_json(report) if options.json else _as_text(report))
     return 0 if report.usable else 1
+
+
+def _spec(options: Options) -> Data:
+    match options.kind:
+        case "coco":
+            return CocoSpec(name="custom")
+        case "ade20k":
+            zero, ignored = options.reduce_zero_label, options.ignore_value
+            return Ade20kSpec(name="custom", reduce_zero_label=zero, ignore_value=ignored)
+        case "imagenet":
+            return ImageNetSpec(name="custom")
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:

@@ -6,20 +6,9 @@ scores on less than one thinks. Here they are found when a file is opened.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong in an annotation file."""
-
-    kind: str
-    """A few words to count by, e.g. `unknown image`."""
-    message: str
-    """One line with the offending id."""
-    fatal: bool = True
-    """False: loading copes, by leaving out the annotation or its mask."""
+from piip.data.problems import Problem
 
 
 def find_problems(document: Mapping[str, Any]) -> Iterator[Problem]:

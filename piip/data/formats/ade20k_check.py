@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from piip.contracts import IGNORE
 from piip.data.formats.ade20k_files import Pair, classes_of, lookup, pairs_of, read_map, unexplained
-from piip.data.formats.coco_faults import Problem
 from piip.data.images import SizeMismatchError, read_image
+from piip.data.problems import Looked, Problem
 from piip.data.sources import DataError, Source
 from piip.spec import Ade20kSpec
 
 
-def find_problems(source: Source, spec: Ade20kSpec) -> tuple[int, int, Iterator[list[Problem]]]:
-    """Names of images and maps, classes, and what is wrong with each name and at last with the classes; to be iterated once.
+def look_at(source: Source, spec: Ade20kSpec) -> Looked:
+    """Every problem of every image and its map, at last of classes that are in no map.
 
     Raises:
         DataError: No maps, one name twice, or nobody says which classes there are, so that nothing can be listed.
@@ -37,7 +37,8 @@ def find_problems(source: Source, spec: Ade20kSpec) -> tuple[int, int, Iterator[
             message = f"{classes[label]['name']!r} (number {classes[label]['id']}) is in no map"
             yield [Problem("class without pixels", message, fatal=False)]
 
-    return len(pairs), len(classes), chain(of_pairs(), of_classes())
+    images, maps = (sum(getattr(pair, part) is not None for pair in pairs) for part in ("image", "map"))
+    return Looked(images, maps, len(classes), chain(of_pairs(), of_classes()))
 
 
 def _of_pair(pair: Pair, source: Source, table: NDArray[np.uint16]) -> tuple[list[Problem], NDArray[Any]]:

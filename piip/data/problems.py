@@ -1,0 +1,48 @@
+"""What a check of data finds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong in a data set's files."""
+
+    kind: str
+    """A few words to count by, e.g. `unknown image`."""
+    message: str
+    """One line with the offending id or file."""
+    fatal: bool = True
+    """False: loading copes."""
+
+
+class Looked(NamedTuple):
+    """What there is to look at, and what is found wrong as one looks."""
+
+    images: int
+    annotations: int
+    """Objects, or label maps."""
+    categories: int
+    problems: Iterator[list[Problem]]
+    """For every image; to be iterated once."""
+
+
+@dataclass
+class Report:
+    """What was looked at and what was found."""
+
+    images: int
+    annotations: int
+    categories: int
+    problems: dict[str, list[Problem]] = field(default_factory=dict)
+    """By kind."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether no problem is fatal."""
+        return not any(problem.fatal for found in self.problems.values() for problem in found)
+
+    def add(self, problem: Problem) -> None:
+        """Files a problem under its kind."""
+        self.problems.setdefault(problem.kind, []).append(problem)
