@@ -157,9 +157,11 @@ def _loaded(dataset: Dataset, keys: Iterator[Key], *, threads: int, processes: i
     """Batches in the order of their keys, loaded ahead; where there is a GPU, in page-locked memory."""
     pin = torch.cuda.is_available()
     if processes:
-        # batch_size None: an item of the data set is a batch already
+        # batch_size None: an item of the data set is a batch already; a generator of its own: it would draw its processes' seed from
+        # the one that training draws from
         batches = DataLoader(
-            _ByKey(dataset), sampler=keys, batch_size=None, num_workers=processes, prefetch_factor=2, pin_memory=pin  # pyright: ignore[reportArgumentType]
+            _ByKey(dataset), sampler=keys, batch_size=None, num_workers=processes, prefetch_factor=2, pin_memory=pin,  # pyright: ignore[reportArgumentType]
+            generator=torch.Generator(),
         )  # fmt: skip
     else:
         batches = _ahead(keys, partial(_load, dataset, pin=pin), threads=threads)

@@ -1,6 +1,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny import ROWS
@@ -225,3 +226,18 @@ def _home() -> str:
     import os
 
     return os.environ["PIIP_HOME"]
+
+
+def test_what_a_worker_may_take_is_passed_on(capsys, monkeypatch):
+    launched = []
+    monkeypatch.setattr("piip.data.demo.make.ensure_demo", lambda folder: folder)
+    monkeypatch.setattr(
+        "piip.sweeps.launch.run_sweep", lambda sweep: launched.append(sweep) or SimpleNamespace(failed=[])
+    )
+    monkeypatch.setattr("piip.sweeps.summary.print_outcome", lambda *_, **__: None)
+
+    with pytest.raises(SystemExit):
+        main(ROWS, experiment="tiny", description="", arguments=["--workers", "2", "--loader-processes", "3"])
+
+    (sweep,) = launched
+    assert (sweep.resources.workers, sweep.resources.loader_processes) == (2, 3)

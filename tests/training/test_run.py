@@ -305,3 +305,14 @@ def test_compiled_blocks_train_as_plain_ones(sources, monkeypatch):
         losses.append(recorded(choice)["train/loss"])
 
     assert losses[0] == losses[1]
+
+
+def test_processes_that_load_images_change_no_number(straight, sources, monkeypatch):
+    asked = []
+    real = running.TrainLoader
+    monkeypatch.setattr(running, "TrainLoader", lambda *a, **k: asked.append(k["num_processes"]) or real(*a, **k))
+
+    run(begin("processes", SPEC, sources), rank=0, world_size=1, report=lambda metrics: None, loader_processes=1)
+
+    assert asked == [1]
+    assert recorded("processes") == recorded("straight")
