@@ -245,7 +245,7 @@ class Journal:
 
         Args:
             local_path: The file.
-            name: Where it goes among the run's artifacts, e.g. `predictions/val.json`; default: the file's name.
+            name: Where it goes among the run's artifacts, e.g. `predictions/val.parquet`; default: the file's name.
         """
         name = name or Path(local_path).name
         check_name("artifact", name)

@@ -83,11 +83,10 @@ def evaluate_on_ray(
     cpu.load()  # once, here: workers then find the kernel compiled
     # Ray tells of workers that died on stdout, which is for results
     with redirect_stdout(sys.stderr):
-        concurrency(resources, cluster.connect(), cluster.node_resources())
         try:
-            return _evaluated(
-                Job(spec, checkpoint, data.source, len(data), resources.cpus_per_worker), data, resources, progress
-            )
+            concurrency(resources, cluster.connect(), cluster.node_resources())
+            job = Job(spec, checkpoint, data.source, len(data), resources.cpus_per_worker)
+            return _evaluated(job, data, resources, progress)
         except RayError as error:
             raise ValueError(f"a worker failed: {reason_of(error)}") from error
         finally:
