@@ -155,10 +155,10 @@ class CocoAP:
         # rows as hotcoco takes them: image, x, y, width, height, score, category
         rows = [(entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"]) for entry in result]
         found = np.array(rows, dtype=np.float64).reshape(-1, 7)
+        # the result decides its own area, small or large, by what is scored: its mask, so it comes without its box, or its box
+        masked = [{k: v for k, v in entry.items() if k != "bbox"} for entry in result] if "mask" in matching else []
         for name, evaluation in matching.items():
-            # the result decides its own area, small or large, by what is scored: its box, or its mask
-            masks = [entry["segmentation"] for entry in result] if name == "mask" else None
-            evaluation.update(images, annotations, found, segmentation=masks)
+            evaluation.update(images, annotations, masked if name == "mask" else found)
 
 
 def _numbers(matching: StreamingEval) -> list[float]:

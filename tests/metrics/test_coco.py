@@ -88,6 +88,7 @@ guesses = st.fixed_dictionaries(
         "shift": st.tuples(*[st.integers(-5, 5)] * 4),
         "category": st.sampled_from([2, 7, 9, 11]),  # no object is an 11
         "score": st.sampled_from([0.25, 0.5, 0.5, 0.75]),  # ties
+        "fill": st.sampled_from([1.0, 0.5]),  # of its box that its mask fills: another area, small or large
     }
 )
 images = st.tuples(
@@ -116,7 +117,7 @@ def case_of(drawn):
             )
             results.append(
                 {"image_id": image_id, "category_id": guess["category"], "bbox": [float(v) for v in (x, y, w, h)],
-                 "score": guess["score"], "segmentation": compressed(rectangle(x, y, w, h))}
+                 "score": guess["score"], "segmentation": compressed(rectangle(x, y, w, max(2, h * guess["fill"])))}
             )  # fmt: skip
     return document, results
 
