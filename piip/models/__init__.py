@@ -1,4 +1,4 @@
-"""Networks: `build_model` is the one place where a spec's types choose code."""
+"""Networks: a spec's types choose code here, backbones in `build_backbone`, heads in `build_model`, and nowhere else."""
 
 from typing import assert_never
 

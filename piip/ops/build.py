@@ -55,7 +55,7 @@ def _compile() -> int:
 
 
 def _compile_cuda() -> int:
-    """For the GPUs here, or for all supported ones where there is none."""
+    """Compiles for the GPUs here, or for all supported ones where there is none."""
     from piip.ops.compiled import cuda
 
     cuda.log.setLevel(logging.INFO)

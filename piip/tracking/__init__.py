@@ -1,1 +1,1 @@
-"""Journals to MLflow, and runs back from it. `store` is the one file that knows MLflow."""
+"""Journals to MLflow, and runs back from it. MLflow is known in this folder and nowhere else."""

@@ -1,1 +1,1 @@
-"""From batches and a model to a trained, scored one. Knows neither Ray nor MLflow."""
+"""Trains and scores a model on batches. Knows neither Ray nor MLflow."""

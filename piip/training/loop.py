@@ -33,7 +33,7 @@ class Timer:
     """Seconds spent inside `with timer:`, added up."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        """Count on from `seconds`."""
+        """Counts on from `seconds`."""
         self.seconds = seconds
         self._since = 0.0
 
@@ -45,19 +45,19 @@ class Timer:
 
 
 class StepLosses:
-    """Loss parts of a step: means over its micro batches and over ranks, as numbers. The one synchronisation of a step.
+    """Averages the loss parts of a step over its micro batches and over ranks. The one synchronisation of a step.
 
     From a GPU they set out with the last forward pass and are waited for after the backward pass has been queued: the GPU is never
     without work, and the numbers are there before the weights change.
     """
 
     def __init__(self, micro_batches: int) -> None:
-        """Of a step that begins."""
+        """Starts a step of so many micro batches."""
         self._totals: dict[str, Tensor] = {}
         self._micro_batches = self._missing = micro_batches
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        """A micro batch's, before its backward pass. Collective with the last one."""
+        """Adds a micro batch's losses, before its backward pass. The last one's call is collective."""
         for name, loss in losses.items():
             self._totals[name] = self._totals.get(name, 0) + loss.detach() / self._micro_batches
         self._missing -= 1

@@ -95,3 +95,10 @@ def test_names_are_found_whatever_form_their_accents_have(tmp_path):
     assert found is not None
     assert read_image(found).shape == (3, 4, 4)
     assert missing is None
+
+
+def test_black_stays_black_in_16_bits(tmp_path):
+    values = np.array([[0, 257, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "grey.png")
+
+    assert read_image(tmp_path / "grey.png", (1, 3))[0].tolist() == [[0, 1, 255]]

@@ -102,6 +102,13 @@ def test_resized_images_touch_a_limit_and_pass_none(height, width, resolution, s
     assert max(size) >= long_limit - 0.5 or min(size) >= short_limit - 0.5
 
 
+def test_a_pixel_of_which_an_object_covers_one_half_belongs_to_it():
+    masks = torch.tensor([[[1, 0, 0, 0, 1, 1]]], dtype=torch.uint8)
+
+    assert transforms.resize_masks(masks[..., :2], (1, 1)).tolist() == [[[1]]]
+    assert transforms.resize_masks(masks[..., 1:4], (1, 1)).tolist() == [[[0]]]
+
+
 def test_masks_are_cut_at_half_a_pixel():
     masks = torch.zeros(1, 1, 12, dtype=torch.uint8)
     masks[..., :6] = 1

@@ -56,7 +56,7 @@ class Library:
 
     @property
     def lines(self) -> str:
-        """For people."""
+        """Says what was compiled, for people."""
         time = f"{self.seconds:.1f} s" if self.seconds else "0 s, it was compiled before"
         return f"compiler  {self.compiler}\ntime      {time}\nlibrary   {self.path}"
 
