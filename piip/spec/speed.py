@@ -50,4 +50,5 @@ class SpeedSpec(Spec):
     @property
     def anywhere(self) -> Self:
         """The switches that decide about rounding; those that ask something of the machine, at their defaults."""
-        return type(self)(windows=self.windows, interactions=self.interactions, heads=self.heads)
+        kernel = "reference" if self.kernel == "reference" else "auto"  # which every machine has
+        return type(self)(kernel=kernel, windows=self.windows, interactions=self.interactions, heads=self.heads)

@@ -53,8 +53,6 @@ def trained(trained_once, monkeypatch) -> Trained:
 def nothing_is_made_twice(monkeypatch) -> None:
     """The row asks for the reference kernel, so none is compiled; its demo data stay the few images they are."""
     monkeypatch.setattr(cpu, "load", lambda: False)
-    # elsewhere a run is free to take another kernel, whose last bits are others
-    monkeypatch.setenv("PIIP_KERNEL", "reference")
     monkeypatch.setattr(demo, "ensure_demo", lambda root: root)
 
 
