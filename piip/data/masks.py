@@ -81,6 +81,8 @@ def results_of(
     boxes = prediction["boxes"].detach().double().cpu().numpy() / (scale_x, scale_y, scale_x, scale_y)
     boxes = boxes.clip(0, (info.width, info.height, info.width, info.height))
     labels, scores = prediction["labels"].tolist(), prediction["scores"].tolist()
+    if outside := sorted({label for label in labels if not 1 <= label <= len(categories)}):
+        raise ValueError(f"labels go from 1 to {len(categories)}, the head predicts {outside[:3]}")
     masks = prediction["masks"].detach().float().cpu().numpy() if "masks" in prediction else None
     results = []
     for number, (x0, y0, x1, y1) in enumerate(boxes.tolist()):

@@ -102,3 +102,12 @@ def test_nothing_found_is_no_result_and_boxes_alone_have_no_segmentation():
 
     assert results_of(prediction([]), info, CATEGORIES) == []
     assert "segmentation" not in results_of(only_boxes, info, CATEGORIES)[0]
+
+
+@pytest.mark.parametrize("label", [0, 3, -1])
+def test_a_label_that_is_no_class_is_refused(label):
+    info = ImageInfo(image_id=5, file_name="a.jpg", height=50, width=100)
+    said = prediction([[1, 1, 9, 9]]) | {"labels": torch.tensor([label])}
+
+    with pytest.raises(ValueError, match=rf"labels go from 1 to 2, the head predicts \[{label}\]"):
+        results_of(said, info, CATEGORIES)

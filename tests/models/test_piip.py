@@ -347,3 +347,15 @@ def test_without_ffn_a_unit_adds_what_was_found_and_nothing_else():
     found = injector.attn(injector.query_norm(high), injector.feat_norm(unit.proj_to_high(low)), (5, 7), (4, 3))
     torch.testing.assert_close(new_high, high + found)
     assert not [name for name in unit.state_dict() if "ffn" in name]
+
+
+def test_a_cnn_builds_no_layer_that_the_head_does_not_ask_for():
+    spec = CNNSpec(arch="resnet18", resolution=64)
+
+    fine, whole = (build_backbone(spec, wish, pretrained=False) for wish in (Maps((4,)), Maps()))
+    (map_,) = fine(torch.rand(1, 3, 64, 64))
+    map_.mean().backward()
+
+    assert (map_.shape[1], fine.out_channels) == (64, [64])
+    assert all(parameter.grad is not None for parameter in fine.parameters())
+    assert sum(p.numel() for p in fine.parameters()) < 0.02 * sum(p.numel() for p in whole.parameters())

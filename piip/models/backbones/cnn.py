@@ -34,7 +34,7 @@ class CNN(nn.Module):
                 spec.arch,
                 pretrained=pretrained,
                 features_only=True,
-                out_indices=(-4, -3, -2, -1),
+                out_indices=tuple(STRIDES.index(stride) - len(STRIDES) for stride in self.strides),
                 pretrained_cfg_overlay=overlay,
             )
         except (OSError, RuntimeError) as error:
@@ -44,17 +44,15 @@ class CNN(nn.Module):
                 "or set model.backbone.pretrained=false"
             ) from error
         info: FeatureInfo = self.body.feature_info  # type: ignore[assignment]
-        if info.reduction() != list(STRIDES):
+        if info.reduction() != list(self.strides):
             raise ValueError(
-                f"{spec.arch!r} gives maps at strides {info.reduction()}; a backbone needs {list(STRIDES)}, as resnet18 has"
+                f"{spec.arch!r} gives maps at strides {info.reduction()}; a backbone needs {list(self.strides)}, as resnet18 has"
             )
-        self._given = [STRIDES.index(stride) for stride in self.strides]
-        self.out_channels: list[int] = [info.channels()[level] for level in self._given]
+        self.out_channels: list[int] = info.channels()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> maps (B, C_i, H/s, W/s), s in `strides`."""
-        maps = self.body(images)
-        return [maps[level] for level in self._given]
+        return self.body(images)
 
     def part_of(self, name: str) -> str:
         """All of it is one row of the cost table."""
