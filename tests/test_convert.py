@@ -10,6 +10,7 @@ from piip import eval as eval_verb
 from piip.data.demo.make import Recipe, make_demo
 from piip.evaluation.rebuild import rebuild
 from piip.models import build_model
+from piip.models.speed import switch_network
 from piip.ops.compiled import cpu
 from piip.tracking.store import Store
 from piip.training import checkpoint
@@ -60,6 +61,7 @@ def model(spec):
         for name, parameter in model.named_parameters():
             if "gamma" in name:
                 parameter.fill_(0.5)  # interactions that matter
+    switch_network(model, spec.speed)
     return model.eval()
 
 
@@ -210,10 +212,10 @@ def test_leftovers_are_an_error_unless_allowed(capsys, path, official):
 def test_what_is_missing_starts_from_random_weights_when_allowed(capsys, path, official):
     torch.save({name: value for name, value in official.items() if "mask_head" not in name}, path)
 
-    assert "Missing: roi_heads.mask_head.0.0.weight" in refused(capsys, path)
+    assert "Missing: head.roi_heads.mask_head.0.0.weight" in refused(capsys, path)
     document = converted(capsys, path, "--allow", "missing")
     weights = checkpoint.last(home.checkpoint_dir(document["checkpoint"].rpartition("/")[2])).model()
-    assert weights["roi_heads.mask_head.0.0.weight"].std() > 0
+    assert weights["head.roi_heads.mask_head.0.0.weight"].std() > 0
 
 
 def test_classes_must_be_as_many_as_the_heads(capsys, path):
@@ -223,6 +225,7 @@ def test_classes_must_be_as_many_as_the_heads(capsys, path):
 def test_fine_tuning_starts_from_a_converted_run_without_its_optimizer(capsys, path, model, spec):
     folder = converted(capsys, path)["checkpoint"]
     fresh = build_model(spec.model, pretrained=False).eval()
+    switch_network(fresh, spec.speed)
     names = [c["name"] for c in checkpoint.last(home.storage() / folder.rpartition("/")[2]).manifest.categories]
 
     report = start_from(fresh, spec.model.override({"weights": folder}), names)
@@ -235,13 +238,15 @@ def test_fine_tuning_to_other_classes_takes_all_but_their_rows(path, model, spec
     other = spec.override({"model.head.num_classes": 3, "model.weights": str(path)}).model
     fresh = build_model(other, pretrained=False)
 
-    with pytest.raises(WeightsError, match=r"Missing: roi_heads.box_predictor.cls_score.weight"):
+    with pytest.raises(WeightsError, match=r"Missing: head.roi_heads.box_predictor.cls_score.weight"):
         start_from(fresh, other, ("a", "b", "c"))
     report = start_from(fresh, other.override({"weights_partial": True}), ("a", "b", "c"))
 
     assert {name.rpartition(".")[0] for name in report.missing} == {
-        "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred", "roi_heads.mask_predictor.mask_fcn_logits",
-    }  # fmt: skip
+        "head.roi_heads.box_predictor.cls_score",
+        "head.roi_heads.box_predictor.bbox_pred",
+        "head.roi_heads.mask_predictor.mask_fcn_logits",
+    }
     assert torch.equal(fresh.backbone.branches[0].pos_embed, model.backbone.branches[0].pos_embed)
 
 

@@ -66,15 +66,16 @@ def test_nothing_is_missing_and_nothing_unexplained(config):
 
 @pytest.mark.parametrize("config", SHAPES)
 def test_a_file_of_those_tensors_loads_whole(config):
-    """The backbone's tensors as the official manifest has them, a detector's neck and heads as mmdet does."""
+    """The backbone's tensors as the official manifest has them, neck and heads as mmdet and mmsegmentation do."""
     network, spec = whole(config), ROWS[config].model
     prefix = "" if spec.head.kind == "classifier" else "backbone."
     file = {prefix + name: torch.empty(shape, device="meta") for name, shape in SHAPES[config].items()}
     for name, value in network.state_dict().items():
-        if spec.head.kind == "mask_rcnn" and not name.startswith("backbone."):
+        if spec.head.kind in ("mask_rcnn", "upernet") and not name.startswith("backbone."):
             theirs = released_name(name, spec)
-            # the background has no boxes and no mask in mmdet
-            file[theirs] = value[4 if "fc_reg" in theirs else 1 if "conv_logits" in theirs else 0 :]
+            # the background has no boxes and no mask in mmdet; mmsegmentation has none at all
+            background = 4 if "fc_reg" in theirs else 1 if "conv_logits" in theirs else 0
+            file[theirs] = value[background:] if background else value
     file |= {f"{start}x.weight": torch.empty(1, device="meta") for start in HEADS.get(spec.head.kind, ())}
 
     fitted, report = fit_weights(Weights(file, config), network, spec)
