@@ -2,24 +2,52 @@
 
 import re
 
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
 LONGEST = 200
-"""Characters of a reason that Ray gave."""
+"""Characters of a reason in Ray's words."""
+OURS = 400
+"""Characters of another error's message: ours end in what to do."""
+_FRAME = re.compile(r"\s+File ")
 _LOW_ON_MEMORY = re.compile(r"low on memory|memory monitor", re.IGNORECASE)
 _IN_USE = re.compile(r"([\d.]+) ?GB used / ([\d.]+) ?GB limit")
 
 
 def reason_of(error: Exception) -> str:
-    """What ended a trial: for memory one sentence with what to do, else the last line of Ray's text, cut to `LONGEST`.
+    """What ended a trial, in one line: for memory a sentence with what to do, else the exception's type and whole message, cut.
 
     Args:
-        error: Of Ray Train or Ray Tune; what happened to workers stands in its text.
+        error: Of Ray Train or Ray Tune, which wrap what happened to workers, or what happened itself.
     """
     text = str(error).strip() or type(error).__name__
     if isinstance(error, OutOfMemoryError) or _LOW_ON_MEMORY.search(text):
         return _out_of_memory(text)
-    return cut(text.splitlines()[-1])
+    inner = _unwrapped(error)
+    if isinstance(inner, RayError | TrainingFailedError):
+        return cut(_without_frames(str(inner)) or type(inner).__name__)
+    return cut(f"{type(inner).__name__}: {inner}".removesuffix(": "), OURS)
+
+
+def _unwrapped(error: Exception) -> Exception:
+    """What a worker, the one of the lowest rank, or a controller raised; `error` where Ray gives no more than its text."""
+    match error:
+        case WorkerGroupError(worker_failures=failures) if failures:
+            return _unwrapped(failures[min(failures)])
+        case ControllerError():
+            return _unwrapped(error.controller_failure)
+        case RayTaskError(cause=Exception() as cause):
+            return _unwrapped(cause)
+        case _:
+            return error
+
+
+def _without_frames(text: str) -> str:
+    """A text from the message under its last traceback on; all of it where there is none."""
+    lines = text.splitlines()
+    frames = [number for number, line in enumerate(lines) if _FRAME.match(line)]
+    said = [number for number, line in enumerate(lines) if frames and number > frames[-1] and not line.startswith(" ")]
+    return "\n".join(lines[said[0] :]) if said else text
 
 
 def cut(text: str, longest: int = LONGEST) -> str:

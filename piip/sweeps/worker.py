@@ -18,7 +18,7 @@ from piip import home
 from piip.record.journal import Journal, read_metrics, read_status
 from piip.record.trial import Trial
 from piip.sweeps import cluster
-from piip.sweeps.reasons import cut, reason_of
+from piip.sweeps.reasons import reason_of
 from piip.sweeps.resources import Resources
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,7 @@ def train_worker(config: dict[str, Any]) -> None:
         )
     except FINAL_ERRORS as error:
         log.exception("trial %s failed", launch.trial.spec.name)
-        # our own words end in what to do: they may take more room than Ray's
-        _fail(launch.trial.key, cut(f"{type(error).__name__}: {error}", 400))
+        _fail(launch.trial.key, reason_of(error))
         if world_size > 1:
             raise  # Ray ends the others too, who may be waiting for this one in a collective
 

@@ -1,8 +1,9 @@
 import pytest
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 
-from piip.sweeps.reasons import LONGEST, cut, reason_of
+from piip.spec import OptimSpec
+from piip.sweeps.reasons import LONGEST, OURS, cut, reason_of
 
 # as Ray 2.56 words it, its middle and its end shortened
 KILLED = (
@@ -39,15 +40,40 @@ def test_memory_without_figures_is_told_without():
     assert reason_of(OutOfMemoryError("killed")).startswith("the machine ran out of memory: the same command")
 
 
-def test_any_other_reason_is_rays_last_line_cut_between_words():
+ADVICE = "3 of 20 images cannot be used:\n  a.jpg: truncated\n  b.jpg: not there\nTo leave them out: --set data.broken_images=skip"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError(ADVICE),
+        WorkerGroupError("[Rank 1 Error Snippet]:\n ..", {2: RuntimeError("gone"), 1: ValueError(ADVICE)}),
+        ControllerError(ValueError(ADVICE)),
+        RayTaskError("part", f"Traceback:\n  File x\nValueError: {ADVICE}", ValueError(ADVICE)).as_instanceof_cause(),
+        WorkerGroupError(f'Traceback:\n  File "x", line 2\n    read()\n    ^^^^\nValueError: {ADVICE}', {}),
+    ],
+)
+def test_an_error_of_several_lines_is_told_from_its_first_line_to_its_last(error):
+    assert reason_of(error) == f"ValueError: {' '.join(ADVICE.split())}"
+
+
+def test_an_error_of_pydantic_says_of_what_and_where():
+    with pytest.raises(ValueError, match="lr") as refused:
+        OptimSpec(lr=-1)
+
+    assert reason_of(refused.value).startswith("ValidationError: 1 validation error for OptimSpec lr Input should be")
+
+
+def test_a_reason_is_cut_between_words():
     said = reason_of(WorkerGroupError("[Rank 0]:\n  File x\nRuntimeError: " + 100 * "word ", {}))
 
     assert said.startswith("RuntimeError: word word")
     assert said.endswith("word ...")
     assert LONGEST - 10 < len(said) <= LONGEST
+    assert LONGEST < len(reason_of(RuntimeError(100 * "word "))) <= OURS
     # a GPU's memory is another matter: its own text says which
     gpu = WorkerGroupError("File x\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", {})
-    assert reason_of(gpu) == "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert reason_of(gpu).endswith("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
     assert reason_of(RuntimeError()) == "RuntimeError"
 
 
