@@ -6,19 +6,57 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import replace
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args
 
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    UnsupportedTypeAnnotationError,
+)
 
 Options = TypeVar("Options")
 
 NOBODY_READS = 128 + signal.SIGPIPE
 """Exit code of a verb whose output nobody reads to its end (`| head`), as of any command."""
+FLAGS = ConstructorRegistry()
+"""How flags are read, beside what tyro knows."""
+
+
+@FLAGS.primitive_rule
+def _nobody_types_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | UnsupportedTypeAnnotationError | None:
+    """A flag of `X | None` takes an X; None is one that was not given."""
+    kinds = [kind for kind in get_args(info.type) if kind is not NoneType]
+    if info.type_origin not in (Union, UnionType) or len(kinds) != 1:
+        return None
+    only = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[0], info.markers))
+    if isinstance(only, UnsupportedTypeAnnotationError):
+        return only
+    return replace(
+        only,
+        is_instance=lambda value: value is None or only.is_instance(value),
+        str_from_instance=lambda value: ["none"] if value is None else only.str_from_instance(value),
+    )
 
 
 def setup_logging() -> None:
     """Logs to stderr, one line each; libraries only when something is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+
+
+def parse(options: Any, *, prog: str | None, description: str | None, arguments: Sequence[str] | None) -> Any:
+    """A command line as `options`, a dataclass, or as the arguments of a function, which is then called. See `run_verb`."""
+    return tyro.cli(
+        options,
+        prog=prog,
+        description=description,
+        args=arguments,
+        registry=FLAGS,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
 
 
 def run_verb(
@@ -36,7 +74,7 @@ def run_verb(
     """
 
     def run() -> int:
-        given = tyro.cli(options, prog=prog, description=description, args=arguments)
+        given = parse(options, prog=prog, description=description, arguments=arguments)
         setup_logging()
         return action(given)
 

@@ -36,21 +36,22 @@ if TYPE_CHECKING:
 class Options:
     """What `python -m piip.convert` is told."""
 
-    file: tyro.conf.Positional[Path]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """Official .pth, .pt or .safetensors, a DeepSpeed folder, or a checkpoint of ours."""
     row: str | None = None
-    """The row the weights are of (`python -m piip.rows --names`); default: that of the official configuration the file is called
-    after."""
+    """The row the weights are of (`python -m piip.rows --names`).
+    Not given: that of the official configuration the file is named after."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Override a field of the row, e.g. --set model.head.num_classes=12."""
     allow: Annotated[tuple[Literal["missing", "unexplained", "resized"], ...], tyro.conf.UseAppendAction] = ()
-    """missing: the rest starts from random weights. unexplained: the file has tensors the row has no place for. resized: position
-    embeddings, patch kernels or bias tables were of another size."""
+    """missing: what the file lacks starts from random weights.
+    unexplained: the file has tensors that the row has no place for.
+    resized: position embeddings, patch kernels or bias tables were of another size."""
     sha256: str | None = None
     """The file's digest, or its first digits, as its publisher gives it."""
     annotations: Path | None = None
-    """COCO-format JSON, or folder of class folders, whose classes the labels are; default: COCO's 80, ImageNet's 1000, or those of
-    the row's data on this machine."""
+    """Where the classes that the labels mean are written: a COCO-format JSON, or the folder of class folders.
+    Not given: COCO's 80, ImageNet's 1000, or those of the row's data on this machine."""
     experiment: str = "released"
     """MLflow experiment the run goes to."""
     dry_run: bool = False

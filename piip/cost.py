@@ -14,13 +14,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from piip.catalogue.listing import entry, list_rows
+from piip.catalogue.listing import counting, entry, list_rows
 from piip.catalogue.preflight import cost_of, largest_input, memory_of
 from piip.catalogue.rows import all_rows, find_row
 from piip.console import run_verb
@@ -32,12 +32,12 @@ from piip.sweeps.cli import parse_override
 class Options:
     """What `python -m piip.cost` is told."""
 
-    rows: tyro.conf.Positional[tuple[str, ...]] = ()
+    rows: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[ROW ...]")] = ()
     """Names of rows, or patterns with * and ?; none: all rows the papers print, as a table."""
     size: tuple[int, int] | None = None
-    """Height and width of the padded input in pixels; default: the row's largest."""
+    """Height and width of the padded input in pixels; not given: the largest that the row trains on."""
     workers: int = 1
-    """Of a trial; for the predicted memory of one."""
+    """Workers that share a batch; the predicted memory is that of one of them."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Override a field of every row, e.g. --set train.zero_stage=3."""
     markdown: bool = False
@@ -56,7 +56,7 @@ def main(options: Options) -> int:
     chosen = [row.override(changes) for row in choose(options.rows)]
     if not options.rows or options.markdown:
         return list_rows(chosen, as_json=options.json, markdown=options.markdown, size=options.size)
-    documents = [describe(spec, options) for spec in chosen]
+    documents = [describe(spec, options) for spec in counting(chosen, quiet=options.json)]
     if options.json:
         print(json.dumps(documents))
         return 0
@@ -105,8 +105,8 @@ def show(document: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "part" else "right")
     for name, part in document["parts"].items():
         table.add_row(name, f"{part['gflops']:.2f}", f"{part['params_m']:.2f}")
-    sums = {"backbone": document["backbone"]} | ({"whole network": document} if document["whole"] else {})
-    for name, part in sums.items():
+    sums = {"backbone": document["backbone"]} if "backbone" not in document["parts"] else {}  # else it has no parts
+    for name, part in (sums | ({"whole network": document} if document["whole"] else {})).items():
         table.add_row(f"[bold]{name}", f"{part['gflops']:.2f}", f"{part['params_m']:.2f}")
     published, paper = document["published"], document["paper"]
     if published:

@@ -39,26 +39,26 @@ class Options:
     """What `python -m piip.eval` is told."""
 
     run_id: str
-    """Of a trial; the sweep's table and MLflow's UI show it."""
+    """The run to score, by its id or the first digits of it; the sweep's table and MLflow's UI show ids."""
     split: str = "val"
-    """A split other than `val` is logged with its name in front (test/...)."""
+    """val, or a name of yours for your own files: their figures are logged with it in front (test/...)."""
     checkpoint: Literal["last", "best"] = "last"
-    """best: of the best validation score so far."""
+    """last: the newest. best: that of the best validation score so far."""
     annotations: Path | None = None
-    """The truth to score on instead of the run's own, as the run's kind of data has it (a COCO-format JSON, a folder of maps); needs
-    --images and a --split other than val."""
+    """The truth to score on instead of the run's own: a COCO-format JSON, the folder of label maps.
+    Needs --images, and a --split other than val."""
     images: Path | None = None
     """The folder its images are in."""
     max_images: int | None = None
-    """Score the first so many only; logged nowhere."""
+    """Score only the first so many images; these figures are logged nowhere."""
     workers: int | None = None
     """Ray workers that share the images; not given: this process, without Ray."""
     cpus_per_worker: int = 1
-    """Threads of a worker."""
+    """With --workers: CPU threads of each."""
     gpus_per_worker: int = 0
-    """1 for a GPU cluster."""
+    """With --workers: 1 gives each a GPU."""
     out: Path | None = None
-    """Folder for predictions.json and predictions.parquet; default: under PIIP_HOME/eval."""
+    """Folder for predictions.json and predictions.parquet; not given: under PIIP_HOME/eval."""
     json: bool = False
     """One JSON document on stdout instead of the table."""
 

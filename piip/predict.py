@@ -24,14 +24,14 @@ from piip.console import run_verb
 class Options:
     """What `python -m piip.predict` is told."""
 
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
     """Image files of any kind."""
     run_id: str
-    """Of a trial; the sweep's table and MLflow's UI show it."""
+    """The run that looks at them, by its id or the first digits of it; the sweep's table and MLflow's UI show ids."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder for the pictures and predictions.json."""
     checkpoint: Literal["last", "best"] = "last"
-    """best: of the best validation score so far."""
+    """last: the newest. best: that of the best validation score so far."""
     score_threshold: float = 0.5
     """Only predictions at least this sure are drawn; predictions.json has them all."""
     json: bool = False

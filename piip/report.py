@@ -5,9 +5,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
 from rich.console import Console
 
 from piip.console import run_verb
@@ -25,7 +24,7 @@ What the score is, the data say; trials of several scores are ranked apart.
 Reads MLflow only (MLFLOW_TRACKING_URI, or mlflow.db under PIIP_HOME), so it
 runs anywhere, also while trials are still training.
 
-examples:
+Examples:
   python -m piip.report --experiment sweep_resolutions_pico
   python -m piip.report --experiment sweep_resolutions_pico --out /tmp/report
   python -m piip.report --experiment sweep_resolutions_pico --json | python -c \\
@@ -41,8 +40,8 @@ class Options:
     experiment: str
     """Name of the MLflow experiment; a wrong one is answered with those there are."""
     out: Path | None = None
-    """Folder to write to; default: reports/<experiment> under PIIP_HOME."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Folder to write to; not given: reports/<experiment> under PIIP_HOME."""
+    json: bool = False
     """Print one JSON document (trials, rankings, paths) instead of the table; logs go to stderr."""
 
 

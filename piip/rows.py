@@ -21,7 +21,7 @@ class Options:
     """What `python -m piip.rows` is told."""
 
     names: bool = False
-    """Names only, one a line: at once, where counting every network takes a minute."""
+    """Names only, one a line: at once; counting what every network costs takes a minute."""
     json: bool = False
     """One JSON document on stdout."""
 

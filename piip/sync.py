@@ -1,4 +1,4 @@
-"""Bring what runs recorded to MLflow, each metric and step exactly once however often it is run.
+"""Bring what runs recorded to MLflow, each metric and step exactly once however often this is typed.
 
 Training never waits for MLflow: it writes to journals under $PIIP_HOME/journals, and a background thread delivers them.
 Run this after the server was down, or after a machine died. A run missing in MLflow is made again from its journal; one
@@ -16,9 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
-
-from piip.console import guarded, setup_logging
+from piip.console import guarded, parse, setup_logging
 from piip.home import home
 from piip.record.journal import read_record
 from piip.tracking.connection import UnreachableError
@@ -113,7 +111,7 @@ def _line(result: Synced) -> str:
 
 def cli(arguments: Sequence[str] | None = None) -> int:
     """Parse and run."""
-    return guarded(lambda: tyro.cli(main, prog="python -m piip.sync", description=__doc__, args=arguments))
+    return guarded(lambda: parse(main, prog="python -m piip.sync", description=__doc__, arguments=arguments))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train one row of experiments/ on Ray; a repeated command continues where it stopped.
 
-The same as a sweep of one row, with the same flags. `python -m piip.rows` lists the rows.
+ROW is one of those that `python -m piip.rows --names` lists. The flags are those of a sweep.
 
 Examples:
   python -m piip.train mask_rcnn_piip_tb_192_128_pico1200 --workers 2

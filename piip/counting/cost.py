@@ -69,7 +69,10 @@ def cost(spec: ModelSpec, height: int, width: int) -> Cost:
 def _head_parts(head: Any, features: Any) -> dict[str, tuple[float, float]]:
     """Counts of the head's probe, part by part; a part's parameters are those under its name, or all of a head of one part."""
     probe = head.probe(features)
-    params = {name: _params_m(getattr(head, name, head) if len(probe) > 1 else head) for name in probe}
+    inside = [name for name, _ in head.named_children()]
+    strange = [name for name in probe if len(probe) > 1 and name not in inside]
+    assert not strange, f"{type(head).__name__}.probe names {strange}, which are no submodules: {inside}"
+    params = {name: _params_m(getattr(head, name) if len(probe) > 1 else head) for name in probe}
     assert abs(sum(params.values()) - _params_m(head)) < 1e-9, (
         f"{type(head).__name__}.probe leaves parameters out: {params}"
     )

@@ -1,4 +1,4 @@
-"""Checks data: every contradiction in the annotations, every image and label map decoded.
+"""Find what is wrong in data before anything trains on it: contradictions in annotations, images that cannot be decoded.
 
     python -m piip.data.check JSON IMAGES                                          detection, COCO-format
     python -m piip.data.check MAPS IMAGES --kind ade20k --names classes.txt        segmentation
@@ -145,15 +145,15 @@ class Options:
     images: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="IMAGES")] = None
     """The folder of the images; class folders are their own."""
     kind: Literal["coco", "ade20k", "imagenet"] = "coco"
-    """Of the data, as in `data.kind`."""
+    """coco: detection. ade20k: segmentation. imagenet: classification."""
     names: Path | None = None
-    """ade20k: the file that names the classes, a line each, the first one of number 0; default: classes.txt beside the maps."""
+    """ade20k: the file that names the classes, a line each, the first one of number 0; not given: classes.txt beside the maps."""
     reduce_zero_label: bool = True
-    """ade20k: number 0 is no class, as `data.reduce_zero_label`."""
+    """ade20k: classes count from 0 in the maps; else 0 is no class (data.reduce_zero_label=false)."""
     ignore_value: int = 255
     """ade20k: the number of pixels that are neither learned nor scored."""
     json: bool = False
-    """Print one JSON document."""
+    """One JSON document on stdout instead of lines."""
 
 
 def main(options: Options) -> int:

@@ -1,4 +1,4 @@
-"""Compiles the kernels of `csrc/` for this machine, unless that is done, and says which kernel will run."""
+"""Compile the kernels of csrc/ for this machine, unless that is done, and say which kernel will run."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from piip.console import run_verb
 
 HELP = """Compile the kernels of csrc/ for this machine, unless that is done, and say which kernel will run.
 
-examples:
+Examples:
   python -m piip.ops.build
   python -m piip.ops.build --cuda              # the CUDA kernels too: for the GPUs here, or all supported ones where there is none
   python -m piip.ops.build --cuda --check      # registers, spills and vector instructions of the CUDA kernels; needs no GPU
@@ -26,7 +26,7 @@ class Options:
     cuda: bool = False
     """Compile the CUDA kernels with nvcc."""
     check: bool = False
-    """With --cuda: compile for every architecture and look at the code."""
+    """With --cuda: compile for every architecture and print what the compiler made of it: registers, spills."""
 
 
 def main(options: Options) -> int:

@@ -28,37 +28,38 @@ Rows = Mapping[str, Sequence[ExperimentSpec]]
 class Options:
     """Train the rows of an experiment on Ray and compare them in MLflow; a repeated command continues where it stopped."""
 
-    rows: tyro.conf.Positional[tuple[str, ...]] = ()
+    rows: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[ROW ...]")] = ()
     """Names of the rows to run; none: all of them (see --list)."""
     scale: str | None = None
-    """pico: networks and made-up data that fit two CPU cores. coco, ade20k, imagenet: the paper's networks on that data (under
-    $PIIP_DATA). Not given: the paper's where its data exists, else pico."""
+    """pico: small networks on data made here, for two CPU cores.
+    coco, ade20k, imagenet: the paper's networks on that data, under $PIIP_DATA.
+    Not given: the paper's where its data is there, else pico."""
     list: bool = False
     """Print the rows with their cost and the paper's figures, and start nothing."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Override a field of every row, e.g. --set optim.lr=3e-4 --set model.backbone.branches.0.resolution=320."""
+    """Change a field of every row, e.g. --set optim.lr=3e-4 --set model.backbone.branches.0.resolution=320."""
     experiment: str | None = None
-    """MLflow experiment; default: the file's name and the scale."""
+    """The MLflow experiment that runs go to; not given: the file's name and the scale, as sweep_resolutions_pico."""
     workers: int = 1
-    """Ray Train workers per trial; the global batch size stays the same."""
+    """Processes that train one trial together, each with its share of the batch."""
     cpus_per_worker: int = 1
-    """Threads of a worker; as many load images ahead."""
+    """CPU threads that each worker computes with; as many load images ahead."""
     gpus_per_worker: int = 0
-    """0 trains on the CPU; 1 for a GPU cluster."""
+    """1 gives each worker a GPU; 0 trains on the CPU."""
     loader_processes: int = 0
-    """Processes of a worker that load images (large images, a fast GPU); 0: its threads do. Numbers are the same."""
+    """Processes that load images for each worker, where threads are too slow for its GPU; the numbers stay the same."""
     concurrent: int | None = None
-    """Trials at once; default: as many as fit."""
+    """Trials at once; not given: as many as fit."""
     asha: bool = False
-    """Stop the weak half at each evaluation (needs --set train.eval_every=...)."""
+    """Stop the weaker half of the trials at each evaluation; needs --set train.eval_every=STEPS."""
     fresh: bool = False
-    """Train again what is finished already."""
+    """Train again from the start, also what is finished already."""
     max_gflops: float | None = None
     """Refuse rows whose whole network costs more, before anything starts; --list leaves them out."""
     max_memory_gb: float | None = None
     """Refuse rows whose training is predicted to take more on a worker; --list leaves them out."""
     max_eval_images: int | None = None
-    """Score on the first so many validation images only."""
+    """Score on only the first so many validation images."""
     own: Annotated[OwnData, tyro.conf.arg(name="")] = field(default_factory=OwnData)
     json: bool = False
     """One JSON document on stdout instead of tables; logs go to stderr."""
@@ -70,7 +71,7 @@ def main(
     """Run an experiment file's command line; exits non-zero when something failed."""
     sys.exit(
         run_verb(
-            _with_scales(rows),
+            _options_of(rows),
             lambda options: _main(rows, experiment, options),
             prog=prog,
             description=description,
@@ -79,12 +80,14 @@ def main(
     )
 
 
-def _with_scales(rows: Rows) -> type[Options]:
-    """`Options` that says which scales this file has."""
+def _options_of(rows: Rows) -> type[Options]:
+    """`Options` that says which scales this file has; of no rows (a verb whose one row was named before) neither scales nor rows."""
     choices: Any = Optional[Literal[tuple(rows)]]  # noqa: UP045 (made here, from strings)
-    return make_dataclass(
-        Options.__name__, [("scale", choices, None)], bases=(Options,), namespace={"__doc__": Options.__doc__}
-    )
+    fields: list[Any] = [("scale", choices, None)]
+    if not rows:
+        hidden = tyro.conf.Suppress
+        fields = [("rows", hidden[tuple[str, ...]], ()), ("scale", hidden[str | None], None)]
+    return make_dataclass(Options.__name__, fields, bases=(Options,), namespace={"__doc__": Options.__doc__})
 
 
 def _main(rows: Rows, experiment: str, options: Options) -> int:

@@ -13,12 +13,14 @@ class OwnData:
     """Flags of the user's own data; every experiment has them."""
 
     train_annotations: Path | None = None
-    """Your own data. Detection: COCO-format JSON for training. Segmentation: the folder of label maps. Classification: none, folders
-    name the classes."""
+    """Your own data for training. Detection: a COCO-format JSON. Segmentation: the folder of label maps.
+    Classification needs none: folders name the classes."""
     train_images: Path | None = None
-    """The folder of its images; both for validation too."""
+    """The folder of its images; classification: a folder of images for each class."""
     val_annotations: Path | None = None
+    """Of your validation data, the same."""
     val_images: Path | None = None
+    """The folder of its images."""
     names: Path | None = None
     """Segmentation: a file that names the classes, a line each."""
 

@@ -55,12 +55,19 @@ def plan_trials(
     check(specs, workers=resources.workers, gpus_per_worker=resources.gpus_per_worker)
     splits = Splits(custom)
     trials: list[tuple[Trial, dict[str, Split]]] = []
+    changed: dict[tuple[int, int], str] = {}
     for given in specs:
         data = splits.of(given)
         spec = _with_absolute_weights(fit_classes(given, data))
+        changed.setdefault(
+            (given.model.head.num_classes, spec.model.head.num_classes), str(data["train"].source.annotations)
+        )
         key = trial_key(spec, data_tags(data), fresh=fresh, max_eval_images=max_eval_images)
         sources = {name: split.source for name, split in data.items()}
         trials.append((Trial(spec, key, sources, max_eval_images), data))
+    for (said, there), file in changed.items():
+        if said != there:
+            log.warning("model.head.num_classes is %d, not %d: as many classes as there are in %s", there, said, file)
     parent_key = record_sweep([trial.key for trial, _ in trials], experiment)
     return parent_key, [_planned(trial, data, experiment, parent_key) for trial, data in trials]
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from piip.counting.cost import cost
+from piip.counting.cost import _head_parts, cost
 from piip.counting.memory import training_memory
 from piip.models import build_model, speed
 from piip.presets import PICO, PICO_HEAD, mask_rcnn_1x, mask_rcnn_pico, pico, piip
@@ -80,6 +80,19 @@ def test_the_real_tsb_backbone_costs_what_the_official_detection_counter_says():
     assert sum(
         counted.parts[name][1] for name in counted.parts if name not in ("neck", "rpn", "roi_heads")
     ) == pytest.approx(175.04, abs=0.01)
+
+
+def test_a_probe_whose_parts_are_no_submodules_is_told_so():
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def probe(self, features):
+            return {"one": lambda: [self.one(features)], "to": lambda: [self.two(features)]}
+
+    with pytest.raises(AssertionError, match=r"Head.probe names \['to'\], which are no submodules: \['one', 'two'\]"):
+        _head_parts(Head(), torch.ones(1, 2))
 
 
 class Held(TorchDispatchMode):

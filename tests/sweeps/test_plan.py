@@ -102,6 +102,16 @@ def test_planning_opens_a_sweep_and_its_trials_once(tiny_coco):
         assert sum("spec.json" in line for line in lines) == 1
 
 
+def test_other_numbers_of_classes_than_the_datas_are_said_once(tiny_coco, caplog):
+    row = SPEC.override({"data.name": "custom"})
+    rows = [row.override({"model.head.num_classes": n, "name": f"{n}_{i}"}) for n in (3, 7) for i in (0, 1)]
+
+    plan_trials(rows, experiment="e", resources=Resources(), custom={"train": tiny_coco, "val": tiny_coco})
+
+    said = f"model.head.num_classes is 3, not 7: as many classes as there are in {tiny_coco.annotations}"
+    assert [record.getMessage() for record in caplog.records if "num_classes" in record.getMessage()] == [said]
+
+
 def test_a_split_is_opened_once_whatever_the_rows(tiny_coco, monkeypatch):
     opened = []
     real = splits.open_dataset

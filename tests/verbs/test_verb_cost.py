@@ -4,7 +4,8 @@ import pytest
 from verbing import spec_to_train
 
 from piip import cost as cost_verb
-from piip.spec import PaperResult
+from piip import presets
+from piip.spec import CNNSpec, PaperResult
 
 
 class TestCost:
@@ -43,6 +44,19 @@ class TestCost:
         assert large["gflops"] > 1.2 * small["gflops"]
         assert large["params_m"] == small["params_m"]
         assert "--size 16 128 is too small" in say(cost_verb.cli, "tiny", "--size", 16, 128).error
+
+    def test_a_backbone_of_one_part_is_one_line(self, say, two_rows, monkeypatch):
+        cnn = presets.mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=96, pretrained=False), steps=1)
+        monkeypatch.setattr(cost_verb, "find_row", lambda _: cnn)
+
+        assert say(cost_verb.cli, "cnn", "--size", 64, 64).out.count(" backbone ") == 1
+
+    def test_a_size_of_one_number_is_answered_plainly(self, say):
+        said = say(cost_verb.cli, self.TSB, "--size", 100)
+
+        assert said.code == 2
+        assert "'--size'. Expected 2 values" in said.err
+        assert "[bold]" not in said.err
 
     def test_no_name_is_every_row_with_printed_figures(self, say, two_rows):
         shown = say(cost_verb.cli).out

@@ -148,6 +148,21 @@ class TestHelp:
         assert re.search(rf"^ *(\w+=\S+ )?python (-m )?{re.escape(name)}", said.out, re.MULTILINE), said.out
         assert said.err == ""
 
+    @pytest.mark.parametrize("name", HELP)
+    def test_help_offers_nothing_that_nobody_types(self, say, name):
+        said = say(HELP[name], "--help").out
+
+        assert "{None" not in said
+        assert "None" not in re.findall(r"\(default: (\w+)\)", said)
+        assert "[STR" not in said
+        assert "--no-json" not in said
+
+    def test_scales_are_offered_where_there_are_some(self, say):
+        assert "--scale {pico,coco}" in say(sweep_file, "--help").out
+        alone = say(train.cli, "--help").out
+        assert "--scale" not in alone
+        assert "Names of the rows" not in alone  # its row comes first
+
     def test_the_rows_it_names_exist(self, say):
         said = say(train.cli, "--help")
 

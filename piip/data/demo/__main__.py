@@ -1,4 +1,4 @@
-"""Makes the demo data: drawn objects on photographs, in COCO's, ADE20K's and ImageNet's layouts.
+"""Make the demo data: drawn objects on photographs, in COCO's, ADE20K's and ImageNet's layouts.
 
     python -m piip.data.demo OUT [--train 280 --val 80 --seed 0 --sides 160 288 --objects 20 120]
 
@@ -35,7 +35,7 @@ class Options:
     objects: tuple[int, int] = Recipe.objects
     """Least and most pixels of an object's longer side."""
     json: bool = False
-    """Print the counts as one JSON document."""
+    """One JSON document on stdout instead of a line."""
 
 
 def main(options: Options) -> int:
