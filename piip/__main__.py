@@ -4,12 +4,12 @@ import ast
 import re
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
 from piip import home
 from piip.console import guarded
+from piip.nearest import nearest
 
 PACKAGE = Path(__file__).parent
 END = re.compile(r"[.:;](?:\s|$)")
@@ -37,7 +37,7 @@ def cli(arguments: Sequence[str]) -> int:
         name = ".".join(arguments[:words])
         if name in found:
             return load(found[name])(arguments[words:])
-    print(f"error: {answer(arguments[0], found)}", file=sys.stderr)
+    print(f"error: {answer(arguments, found)}", file=sys.stderr)
     return 2
 
 
@@ -46,12 +46,14 @@ def load(file: Path) -> Callable[[Sequence[str]], int]:
     return import_module(".".join(("piip", *file.relative_to(PACKAGE).with_suffix("").parts))).cli
 
 
-def answer(typed: str, found: dict[str, Path]) -> str:
+def answer(typed: Sequence[str], found: dict[str, Path]) -> str:
     """What there is instead of a verb that is none."""
-    below = [name.replace(".", " ") for name in found if name.startswith(f"{typed}.")]
+    below = [name.replace(".", " ") for name in found if name.startswith(f"{typed[0]}.")]
     if below:
-        return f"{typed!r} takes one word more: {', '.join(f'piip {name}' for name in below)}"
-    return f"no verb {typed!r}. Nearest: {get_close_matches(typed, found, n=1, cutoff=0.0)[0]!r}. All: piip --help"
+        further = typed[1:] and not typed[1].startswith("-")
+        said = f"no verb {' '.join(typed[:2])!r}. There are" if further else f"{typed[0]!r} takes one word more"
+        return f"{said}: {', '.join(f'piip {name}' for name in below)}"
+    return f"no verb {typed[0]!r}. {nearest(typed[0], found)} All: piip --help"
 
 
 def show(found: dict[str, Path]) -> None:

@@ -118,6 +118,19 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong, nearest):
     assert f"Nearest: {nearest!r}" in str(failure.value)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "fields"),
+    [
+        ("colour", "Fields: name, model, data, optim"),
+        ("optim.momentum", "Fields of optim: lr, betas"),
+        ("model.head.foo", "Fields of model.head: kind, num_classes"),
+    ],
+)
+def test_a_name_like_nothing_is_answered_with_what_there_is(wrong, fields):
+    with pytest.raises(ValueError, match=f"no field '{wrong}' in ExperimentSpec. {fields}"):
+        TSB.override({wrong: 1})
+
+
 def test_a_wrong_name_is_answered_with_the_fields_beside_the_nearest():
     with pytest.raises(ValueError, match="Fields of train: batch_size, micro_batch, steps, epochs, precision"):
         TSB.override({"epoch": 3})

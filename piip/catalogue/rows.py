@@ -2,10 +2,10 @@
 
 import importlib.util
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from piip import home
+from piip.nearest import nearest
 from piip.spec import ExperimentSpec
 
 
@@ -36,10 +36,9 @@ def load_tables(file: Path) -> dict[str, Sequence[ExperimentSpec]]:
 
 
 def find_row(name: str) -> ExperimentSpec:
-    """One row by its name, or by that of its official configuration; a wrong name is answered with the nearest."""
+    """One row by its name, or by that of its official configuration; a wrong name is answered with what it is like."""
     rows = all_rows()
     official = {row.paper.config: row for row in rows.values() if row.paper and row.paper.config}
     if name not in rows and name not in official:
-        close = get_close_matches(name, [*rows, *official], n=1, cutoff=0.0)
-        raise ValueError(f"no row {name!r}. Nearest: {close[0]!r}. All rows: python -m piip.rows --names")
+        raise ValueError(f"no row {name!r}. {nearest(name, [*rows, *official])} All rows: python -m piip.rows --names")
     return rows.get(name) or official[name]

@@ -2,10 +2,14 @@
 
 import difflib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+ALIKE = 0.8
+"""Likeness of words (`_words`, 0 to 2.5) from which on a name may be meant."""
 
 
 @dataclass(frozen=True)
@@ -103,23 +107,37 @@ def _problem(error: Any) -> str:
 
 
 def _nearest(path: str, spec: Spec) -> str:
-    """The end of an error message: the field that `path` most likely means, and what else is in its section."""
+    """The end of an error message: the field that `path` most likely means, if any is like it, and what else is in its section."""
     names = list(spec.flat())
     nearest = max(names, key=lambda name: (_likeness(path, name), name))
-    section = nearest.rpartition(".")[0]
+    alike = _words(path, nearest) >= ALIKE
+    section = nearest.rpartition(".")[0] if alike else _section(path, names)
     prefix = f"{section}." if section else ""
     fields = dict.fromkeys(name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix))
-    return f" Nearest: {nearest!r}. Fields{section and f' of {section}'}: {', '.join(fields)}"
+    said = f" Nearest: {nearest!r}." if alike else ""
+    return f"{said} Fields{section and f' of {section}'}: {', '.join(fields)}"
+
+
+def _section(path: str, names: Sequence[str]) -> str:
+    """The innermost section that `path` begins with and that there is; empty: none."""
+    sections = (path.rsplit(".", words)[0] for words in range(1, path.count(".") + 1))
+    return next((section for section in sections if any(name.startswith(f"{section}.") for name in names)), "")
 
 
 def _likeness(path: str, name: str) -> float:
-    """How likely `path` means the field `name`: by the last word of both, the section, the whole."""
-    (section, _, word), (its_section, _, its_word) = path.rpartition("."), name.rpartition(".")
+    """How likely `path` means the field `name`, rather than another one: an equal section counts, too."""
+    return _words(path, name) + 0.5 * (path.rpartition(".")[0] == name.rpartition(".")[0])
+
+
+def _words(path: str, name: str) -> float:
+    """How much the words of `path` are those of the field `name`: the last one of both, and the whole."""
+    path = path.lower()
+    word, its_word = path.rpartition(".")[2], name.rpartition(".")[2]
     pair = sorted((word, its_word), key=len)
     # lr of learning_rate, batch of batch_size, epochs of num_epochs
     short_form = len(pair[0]) > 1 and (pair[0] in pair[1] or pair[0] == "".join(p[:1] for p in pair[1].split("_")))
     words = 1.0 if word == its_word else 0.9 if short_form else _ratio(word, its_word)
-    return words + 0.5 * (section == its_section) + 0.5 * _ratio(path, name) + path.startswith(f"{name}.")
+    return words + 0.5 * _ratio(path, name) + path.startswith(f"{name}.")
 
 
 def _ratio(one: str, other: str) -> float:

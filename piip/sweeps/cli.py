@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, make_dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
@@ -17,6 +16,7 @@ from piip.catalogue.listing import list_rows
 from piip.catalogue.preflight import check, check_device, over_budget, sources_of
 from piip.console import run_verb
 from piip.data.sources import Source
+from piip.nearest import nearest
 from piip.spec import ExperimentSpec
 from piip.sweeps.own_data import OwnData, own_sources
 
@@ -172,8 +172,7 @@ def select(rows: Sequence[ExperimentSpec], options: Options) -> list[ExperimentS
     by_name = {row.name: row for row in rows}
     for name in options.rows:
         if name not in by_name:
-            close = get_close_matches(name, by_name, n=1, cutoff=0.0)
-            raise ValueError(f"no row {name!r}. Nearest: {close[0]!r}. All rows: --list")
+            raise ValueError(f"no row {name!r}. {nearest(name, by_name)} All rows: --list")
     changes = dict(map(parse_override, options.set))
     if options.own.given:
         changes["data.name"] = "custom"

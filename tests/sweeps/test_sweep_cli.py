@@ -197,7 +197,7 @@ def test_the_list_has_the_papers_columns_where_the_paper_has_figures(capsys):
     ("arguments", "message"),
     [
         (["--set", "train.batch_size=three"], "batch_size"),
-        (["no_such_row"], "error: no row 'no_such_row'. Nearest: "),
+        (["no_such_row"], f"error: no row 'no_such_row'. There are: {', '.join(NAMES)}. All rows: --list"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_1(arguments, message, capsys):

@@ -129,7 +129,9 @@ class TestVerbsWithASpace:
         [
             (["evla", "--run-id", "x"], "error: no verb 'evla'. Nearest: 'eval'. All: piip --help"),
             (["data"], "error: 'data' takes one word more: piip data check, piip data demo"),
-            (["--run-id", "x"], "error: no verb '--run-id'."),
+            (["data", "chekc", "x"], "error: no verb 'data chekc'. There are: piip data check, piip data demo"),
+            (["data", "--help"], "error: 'data' takes one word more: piip data check, piip data demo"),
+            (["--run-id", "x"], "error: no verb '--run-id'. There are: convert, cost, eval"),
         ],
     )
     def test_one_that_there_is_not_is_answered_with_what_there_is(self, say, typed, answer):

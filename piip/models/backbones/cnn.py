@@ -1,7 +1,5 @@
 """Convolutional backbones through timm: the peers PIIP is compared with."""
 
-import difflib
-
 import timm
 from timm.models import FeatureInfo
 from torch import Tensor, nn
@@ -9,6 +7,7 @@ from torch import Tensor, nn
 from piip.contracts import Maps, Wish
 from piip.models.backbones.wishes import STRIDES, strides_of
 from piip.models.branches.pretraining import hub_overlay
+from piip.nearest import nearest
 from piip.spec import CNNSpec
 from piip.weights.read import WeightsError
 
@@ -25,8 +24,7 @@ class CNN(nn.Module):
         self.strides = strides_of(wish, STRIDES, what=f"{spec.arch!r}, a convolutional network,")
         name = spec.arch.split(".")[0]
         if not timm.is_model(name):
-            close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.0)
-            raise ValueError(f"timm {timm.__version__} has no network {name!r}. Nearest: {close[0]!r}")
+            raise ValueError(f"timm {timm.__version__} has no network {name!r}. {nearest(name, timm.list_models())}")
         pretrained = pretrained and spec.pretrained
         try:
             overlay = hub_overlay(spec.arch, otherwise="set model.backbone.pretrained=false") if pretrained else None

@@ -1,6 +1,5 @@
 """A branch: one timm Vision Transformer that sees one image size, without final norm."""
 
-import difflib
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -18,6 +17,7 @@ from piip.models.branches.attention import is_bare, take_over_beit
 from piip.models.branches.convnext import ConvNeXtBranch
 from piip.models.branches.pretraining import hub_overlay, load_pretraining
 from piip.models.branches.windows import window_attention
+from piip.nearest import nearest
 from piip.spec import BranchSpec
 from piip.weights.read import WeightsError
 from piip.weights.resizing import Grid, resize_patches, resize_positions, resized_positions
@@ -276,8 +276,10 @@ def _why_no_branch(net: nn.Module) -> str | None:
 def _create(spec: BranchSpec, pretrained: bool, num_classes: int) -> nn.Module:
     name = spec.arch.split(".")[0]
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(["*patch1*", "convnext*"]) + list(pico.GEOMETRY), n=1)
-        raise ValueError(f"timm {timm.__version__} has no network {name!r} (branch {spec.arch!r}). Nearest: {close}")
+        names = timm.list_models(["*patch1*", "convnext*"]) + list(pico.GEOMETRY)
+        raise ValueError(
+            f"timm {timm.__version__} has no network {name!r} (branch {spec.arch!r}). {nearest(name, names)}"
+        )
     if pretrained:
         pico.require_weights(spec.arch)
         if name in (*internvit.default_cfgs, *uniperceiver.default_cfgs):
