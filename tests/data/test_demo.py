@@ -171,6 +171,41 @@ def test_an_interrupted_drawing_leaves_what_was_there(small, tmp_path, monkeypat
     assert content(tmp_path / "demo") == content(small)
 
 
+@pytest.mark.parametrize("neighbour", ["demo.old", "demo.tmp", ".demo.building", ".demo.old"])
+def test_neighbours_stay_as_they_are(neighbour, tmp_path):
+    (tmp_path / neighbour).mkdir()
+    (tmp_path / neighbour / "labels.json").write_text("x")
+
+    for _ in range(2):  # the second time there is a folder to replace
+        make_demo(tmp_path / "demo", Recipe(train=1, val=1))
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["demo", neighbour])
+    assert (tmp_path / neighbour / "labels.json").read_text() == "x"
+
+
+def test_a_link_stays_a_link_and_the_folder_behind_it_is_filled(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "demo").symlink_to(tmp_path / "disk")
+
+    make_demo(tmp_path / "demo", Recipe(train=1, val=1))
+
+    assert (tmp_path / "demo").is_symlink()
+    assert (tmp_path / "disk" / "recipe.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "disk"]
+
+
+@pytest.mark.parametrize("mine", ["labels.json", "annotations/mine.json", "train/holiday.jpg", "imagenet/val/star/a.jpg"])
+def test_files_that_somebody_put_into_the_demo_are_not_deleted_with_it(mine, tmp_path):
+    make_demo(tmp_path / "demo", Recipe(train=1, val=1))
+    (tmp_path / "demo" / mine).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "demo" / mine).write_text("years of work")
+
+    with pytest.raises(ValueError, match=f"holds 1 files that are not demo data, first {mine}"):
+        make_demo(tmp_path / "demo", Recipe(train=2, val=1))
+
+    assert (tmp_path / "demo" / mine).read_text() == "years of work"
+
+
 def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="exists and is not demo data"):
@@ -178,7 +213,7 @@ def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"train": 0}, {"sides": (288, 160)}, {"sides": (20, 30)}, {"objects": (2, 120)}])
+@pytest.mark.parametrize("wrong", [{"train": 0}, {"seed": -1}, {"sides": (288, 160)}, {"sides": (20, 30)}, {"objects": (2, 120)}])
 def test_a_recipe_that_cannot_be_drawn_is_refused(wrong):
     with pytest.raises(ValueError, match=r"got|needs"):
         Recipe(**wrong)

@@ -7,9 +7,10 @@ import hashlib
 import json
 import logging
 import os
-import shutil
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -39,6 +40,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.train < 1 or self.val < 1:
             raise ValueError(f"a split needs at least one image, got train {self.train}, val {self.val}")
+        if self.seed < 0:
+            raise ValueError(f"a seed is a whole number from 0 on, got {self.seed}")
         if not 0 < self.sides[0] <= self.sides[1] <= 1024:
             raise ValueError(f"image sides go from small to large, at most 1024 px, got {self.sides}")
         if not 4 <= self.objects[0] <= min(self.objects[1], 0.8 * self.sides[0]):
@@ -62,12 +65,19 @@ def make_demo(out: Path, recipe: Recipe = Recipe()) -> dict[str, int]:
         imagenet/{train,val}/<class>/*.jpg: crops of single objects
         recipe.json: what was asked for
     """
-    out = out.absolute()
-    if out.exists() and any(out.iterdir()) and not (out / "recipe.json").exists():
-        raise ValueError(f"{out} exists and is not demo data (it has no recipe.json). Give a new folder.")
-    building = out.with_name(f"{out.name}.tmp")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
+    out = out.resolve()  # of a link, the folder behind it
+    _check_ours(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # beside it, under a name that nobody else has or guesses; whatever happens, what is in there goes again
+    with TemporaryDirectory(prefix=f".{out.name}.building-", dir=out.parent) as scratch:
+        counts = _draw(Path(scratch) / "new", recipe)
+        _replace(Path(scratch) / "new", out, old=Path(scratch) / "old")
+    return counts
+
+
+def _draw(building: Path, recipe: Recipe) -> dict[str, int]:
+    """Everything of `make_demo`, into a folder that nobody reads yet."""
+    building.mkdir()
     counts: dict[str, int] = {}
     splits: tuple[tuple[Literal["train", "val"], int], ...] = (("train", recipe.train), ("val", recipe.val))
     for number, (split, num_images) in enumerate(splits):
@@ -85,18 +95,44 @@ def make_demo(out: Path, recipe: Recipe = Recipe()) -> dict[str, int]:
         counts |= {f"{split}_images": num_images, f"{split}_objects": len(coco.document["annotations"])}
     (building / "ade20k" / "classes.txt").write_text("".join(f"{name}\n" for name in ("other", *SHAPES)))
     (building / "recipe.json").write_text(json.dumps({"digest": recipe.digest, **asdict(recipe), **counts}, indent=1))
-    _replace(building, out)
     return counts
 
 
-def _replace(new: Path, out: Path) -> None:
-    """Puts the folder `new` where `out` is; a reader sees the old one or the new one."""
-    old = out.with_name(f"{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+MADE = re.compile(
+    r"recipe\.json|annotations/instances_(train|val)\.json|(train|val)/\d{6,}\.jpg|ade20k/classes\.txt"
+    r"|ade20k/(images|annotations)/(training|validation)/ADE_(train|val)_\d{8,}\.(jpg|png)|imagenet/(train|val)/\w+/\d{6,}_\d+\.jpg"
+)
+"""Paths, below the folder, of all files that drawing makes."""
+
+
+def _check_ours(out: Path) -> None:
+    """Refuses a folder with anything in it that was not drawn: it would be gone with what is replaced.
+
+    Raises:
+        ValueError: Naming the first such file.
+    """
+    if not out.exists():
+        return
+    if any(out.iterdir()) and not (out / "recipe.json").exists():
+        raise ValueError(f"{out} exists and is not demo data (it has no recipe.json). Give a new folder.")
+    files = (path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if not path.is_dir())
+    if foreign := [file for file in files if not MADE.fullmatch(file)]:
+        raise ValueError(
+            f"{out} holds {len(foreign)} files that are not demo data, first {foreign[0]}; drawing anew would delete them. "
+            "Move them, or give a new folder."
+        )
+
+
+def _replace(new: Path, out: Path, *, old: Path) -> None:
+    """Puts the folder `new` where `out` is, and `out` where `old` is; a reader sees the old one or the new one."""
     if out.exists():
         os.rename(out, old)
-    os.rename(new, out)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        os.rename(new, out)
+    except BaseException:
+        if old.exists():
+            os.rename(old, out)
+        raise
 
 
 def demo_root() -> Path:
