@@ -1,11 +1,12 @@
 """Draw what a run sees in your images: boxes and masks, maps or classes, with names and scores.
 
 The pictures and predictions.json (the results of every image; COCO's entries, of a detector) go to a folder. Pictures come out upright
-where the camera noted a rotation; boxes and masks are in their pixels.
+where the camera noted a rotation; boxes and masks are in their pixels. An image that cannot be used is named at the end, and the
+exit code is 1; the others are done.
 
 Examples:
   python -m piip.predict --run-id 546c935d8a7f4c1e9d20 photo.jpg more/*.png -o drawn/
-  python -m piip.predict --run-id 546c935d8a7f4c1e9d20 photo.jpg -o drawn/ --score-threshold 0.3 --json
+  python -m piip.predict --run-id 546c935d8a7f4c1e9d20 photos/ -o drawn/ --score-threshold 0.3 --json
 """
 
 import json
@@ -13,11 +14,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from piip.console import run_verb
+from piip.data.sources import DataError
+
+if TYPE_CHECKING:
+    from piip.evaluation.rebuild import Rebuilt
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+"""Of what is an image in a folder."""
 
 
 @dataclass
@@ -25,7 +33,7 @@ class Options:
     """What `python -m piip.predict` is told."""
 
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
-    """Image files of any kind."""
+    """Image files of any kind, or folders of them."""
     run_id: str
     """The run that looks at them, by its id or the first digits of it; the sweep's table and MLflow's UI show ids."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
@@ -40,34 +48,70 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the verb."""
-    if not options.images:
-        raise ValueError("no images given: name one or more image files before the flags")
-    missing = [str(path) for path in options.images if not path.is_file()]
-    if missing:
-        raise ValueError(f"no such image: {', '.join(missing)}")
+    images = images_of(options.images)
     from piip.tracking.store import Store
 
     store = Store()
     run_id = store.find_run(options.run_id).run_id
     # PyTorch from here on: a wrong id does not wait for it
     from piip.evaluation.rebuild import rebuild
-    from piip.evaluation.score import format_of, predict_file, rows_of
 
     rebuilt = rebuild(store, run_id, options.checkpoint)
-    form = format_of(rebuilt)
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {}
-    for number, path in enumerate(options.images, start=1):
-        image, info, result = predict_file(rebuilt, form, path)
-        found[str(path)] = rows_of(form.to_table([(info, result)]).drop_columns(["file_name"]))
-        target = options.out / f"{number:03d}_{path.stem}.png"
-        form.draw(image, result, score_threshold=options.score_threshold).save(target)
-        said = form.describe(result, score_threshold=options.score_threshold)
-        print(f"{path} -> {target}: {said}", file=sys.stderr)
-    (options.out / "predictions.json").write_text(json.dumps(found))
-    if options.json:
+    broken: list[DataError] = []
+    try:
+        for number, path in enumerate(images, start=1):
+            target = options.out / f"{number:03d}_{path.stem}.png"
+            try:
+                found[str(path)] = predicted(rebuilt, path, target, options.score_threshold)
+            except DataError as error:  # its neighbours are not to blame
+                broken.append(error)
+    finally:  # whatever ends the work: what was done is kept
+        (options.out / "predictions.json").write_text(json.dumps(found))
+    if options.json and found:
         print(json.dumps(found))
+    if broken:
+        raise DataError(
+            f"{len(broken)} of {len(images)} images cannot be used: {'; '.join(map(str, broken))}. The others are in {options.out}"
+        )
     return 0
+
+
+def images_of(given: Sequence[Path]) -> list[Path]:
+    """The image files that were named, of folders those in them, by name.
+
+    Raises:
+        ValueError: Nothing was named, something is not there, or a folder is without images.
+    """
+    if not given:
+        raise ValueError("no images given: name one or more image files, or a folder, before the flags")
+    missing = [str(path) for path in given if not path.exists()]
+    if missing:
+        raise ValueError(f"no such image: {', '.join(missing)}")
+    images: list[Path] = []
+    for path in given:
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise ValueError(f"no images in the folder {path}: no file there ends in {', '.join(SUFFIXES)}")
+        images += inside
+    return images
+
+
+def predicted(rebuilt: "Rebuilt", path: Path, target: Path, score_threshold: float) -> list[dict[str, Any]]:
+    """What a run sees in an image file, as rows; the picture goes to `target`.
+
+    Raises:
+        DataError: The file cannot be used.
+    """
+    from piip.evaluation.score import format_of, predict_file, rows_of
+
+    form = format_of(rebuilt)
+    image, info, result = predict_file(rebuilt, form, path)
+    form.draw(image, result, score_threshold=score_threshold).save(target)
+    said = form.describe(result, score_threshold=score_threshold)
+    print(f"{path} -> {target}: {said}", file=sys.stderr)
+    return rows_of(form.to_table([(info, result)]).drop_columns(["file_name"]))
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:

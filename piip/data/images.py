@@ -2,15 +2,25 @@
 
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from piip.data.sources import DataError
+
+MOST_PIXELS = 178_956_970
+"""Of an image: what Pillow unpacks at most, so that a small file cannot fill the memory. Decoded it takes some two gigabytes."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""EXIF's orientation -> what makes the image upright; 1 and anything else: it is."""
 
 
 class SizeMismatchError(DataError):
@@ -28,11 +38,43 @@ def find_images(folder: Path, file_names: Iterable[str]) -> list[Path | None]:
         below, name = os.path.split(file_name)
         if below not in listed:
             directory = folder / below
-            names = os.listdir(directory) if directory.is_dir() else []
+            names = os.listdir(directory) if os.path.isdir(directory) else []
             listed[below] = {unicodedata.normalize("NFC", entry): entry for entry in names}
         entry = listed[below].get(unicodedata.normalize("NFC", name))
         paths.append(folder / below / entry if entry else None)
     return paths
+
+
+@contextmanager
+def opened(path: Path, what: str = "image") -> Iterator[Image.Image]:
+    """An image file. Whatever is wrong with it, there or in what the caller has Pillow do with it, names the file.
+
+    Args:
+        path: The file.
+        what: In messages.
+
+    Raises:
+        DataError: Missing, not an image, cut off, damaged, or larger than `MOST_PIXELS`.
+    """
+    try:
+        with Image.open(path) as stored:
+            if stored.height * stored.width > MOST_PIXELS:
+                raise Image.DecompressionBombError
+            yield stored
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{what} not found: {path}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: not an image ({path.stat().st_size} bytes)") from None
+    except Image.DecompressionBombError:
+        raise DataError(
+            f"{path}: more than {MOST_PIXELS // 10**6} megapixels, the most that is read. Cut it into tiles or make it smaller, and its "
+            "annotations with it"
+        ) from None
+    except Exception as error:  # decoders raise all there is: OSError, SyntaxError, TypeError, struct.error, ..
+        said = str(error) or "no reason given"
+        raise DataError(f"{path}: cannot be decoded ({type(error).__name__}: {said})") from None
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
@@ -41,41 +83,54 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     COCO's coordinates count in pixels of the width and height its JSON gives. Cameras store some images turned, with an
     EXIF note; annotators mostly saw them upright. So whichever of the two, upright first, has the JSON's size is used.
 
+    16 bits become 8 by one rule for all images: 65535 is white, 257 is 1. What says nothing of its range, floating point or whole
+    numbers of 32 bits, is refused: a scale guessed from each image would make equal things look different.
+
     Args:
         path: The file.
         size: (height, width) the annotations are in; None takes the image upright.
 
     Raises:
-        DataError: Missing, not an image, truncated, or of neither size.
+        DataError: As `opened`; of neither size; or of pixels without a range.
     """
-    try:
-        with Image.open(path) as stored:
-            upright = ImageOps.exif_transpose(stored)
-            image = upright
-            if size is not None and _size(upright) != size:
-                image = stored
-                image.load()
-            if size is not None and _size(image) != size:
-                raise SizeMismatchError(f"{path} is {_size(stored)} (height, width), but its annotations say {size}")
-            pixels = np.array(_rgb(image))
-    except FileNotFoundError:
-        raise DataError(f"image not found: {path}") from None
-    except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image ({path.stat().st_size} bytes)") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises SyntaxError for broken PNGs
-        raise DataError(f"{path}: cannot be decoded ({error})") from None
+    with opened(path) as stored:
+        turn = TURNS.get(_orientation(stored))
+        if size is not None and turn is not None and _turned(_size(stored), turn) != size:
+            turn = None
+        if size is not None and (_size(stored) if turn is None else _turned(_size(stored), turn)) != size:
+            raise SizeMismatchError(f"{path} is {_size(stored)} (height, width), but its annotations say {size}")
+        upright = stored if turn is None else stored.transpose(turn)
+        pixels = np.array(_rgb(upright, path))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _orientation(stored: Image.Image) -> int:
+    """EXIF's, 1 where there is none that can be read: notes of a camera are no reason to lose its image."""
+    try:
+        said = stored.getexif().get(0x0112)
+    except Exception:  # of bytes that only look like EXIF, Pillow raises SyntaxError, struct.error, ValueError, ..
+        return 1
+    return said if isinstance(said, int) else 1
+
+
+def _turned(size: tuple[int, int], turn: Image.Transpose) -> tuple[int, int]:
+    sideways = turn in (TURNS[5], TURNS[6], TURNS[7], TURNS[8])
+    return (size[1], size[0]) if sideways else size
 
 
 def _size(image: Image.Image) -> tuple[int, int]:
     return image.height, image.width
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, path: Path) -> Image.Image:
     """Three channels of 8 bits."""
-    if image.mode.startswith(("I", "F")):
-        # 16-bit grey: PIL's own conversion clips everything above 255 to white.
-        values = np.asarray(image, dtype=np.float32)
-        scale = 257.0 if values.max(initial=0) > 255 else 1.0
-        image = Image.fromarray((values / scale).clip(0, 255).astype(np.uint8))
+    # Pillow opens greymaps (.pgm) of more than 8 bits as 32, with 65535 as white
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        # its own conversion clips everything above 255 to white
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        kind = "floating point" if image.mode == "F" else "whole numbers of 32 bits"
+        raise DataError(
+            f"{path}: pixels are {kind}, and the file does not say what is white. Save it with 8 or 16 bits"
+        )
     return image.convert("RGB")

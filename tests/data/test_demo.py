@@ -194,7 +194,9 @@ def test_a_link_stays_a_link_and_the_folder_behind_it_is_filled(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "disk"]
 
 
-@pytest.mark.parametrize("mine", ["labels.json", "annotations/mine.json", "train/holiday.jpg", "imagenet/val/star/a.jpg"])
+@pytest.mark.parametrize(
+    "mine", ["labels.json", "annotations/mine.json", "train/holiday.jpg", "imagenet/val/star/a.jpg"]
+)
 def test_files_that_somebody_put_into_the_demo_are_not_deleted_with_it(mine, tmp_path):
     make_demo(tmp_path / "demo", Recipe(train=1, val=1))
     (tmp_path / "demo" / mine).parent.mkdir(parents=True, exist_ok=True)
@@ -213,7 +215,9 @@ def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"train": 0}, {"seed": -1}, {"sides": (288, 160)}, {"sides": (20, 30)}, {"objects": (2, 120)}])
+@pytest.mark.parametrize(
+    "wrong", [{"train": 0}, {"seed": -1}, {"sides": (288, 160)}, {"sides": (20, 30)}, {"objects": (2, 120)}]
+)
 def test_a_recipe_that_cannot_be_drawn_is_refused(wrong):
     with pytest.raises(ValueError, match=r"got|needs"):
         Recipe(**wrong)

@@ -68,6 +68,59 @@ class TestPredict:
 
         assert error == "error: no such image: nothere.jpg"
 
+    def test_a_folder_stands_for_its_images(self, trained, say, photo, tmp_path):
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        for name in ("b.png", "a.JPG", "notes.txt"):
+            (folder / name).write_bytes(photo.read_bytes())
+
+        said = say(predict.cli, folder, photo, "--run-id", trained.run_id, "-o", tmp_path / "drawn", "--json")
+
+        assert said.code == 0, said.err
+        assert list(said.document) == [str(folder / "a.JPG"), str(folder / "b.png"), str(photo)]
+
+    def test_a_folder_without_images_is_named(self, say, tmp_path):
+        (tmp_path / "notes.txt").write_text("x")
+
+        assert (
+            f"no images in the folder {tmp_path}" in say(predict.cli, tmp_path, "--run-id", "any", "-o", tmp_path).error
+        )
+
+    def test_broken_images_lose_nobody_elses_predictions(self, trained, say, photo, tmp_path):
+        broken, text, good = tmp_path / "broken.jpg", tmp_path / "text.png", tmp_path / "good.jpg"
+        broken.write_bytes(photo.read_bytes()[:900])
+        text.write_text("hello")
+        good.write_bytes(photo.read_bytes())
+
+        said = say(
+            predict.cli, photo, broken, text, good, "--run-id", trained.run_id, "-o", tmp_path / "drawn", "--json"
+        )
+
+        assert said.code == 1
+        assert list(said.document) == [str(photo), str(good)]
+        assert said.document[str(photo)] == said.document[str(good)]
+        assert json.loads((tmp_path / "drawn" / "predictions.json").read_text()) == said.document
+        assert (tmp_path / "drawn" / "004_good.png").is_file()
+        (error,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+        assert "2 of 4 images cannot be used" in error
+        assert f"{broken}: cannot be decoded" in error
+        assert f"{text}: not an image" in error
+
+    def test_what_was_done_before_an_interruption_is_kept(self, trained, say, photo, tmp_path, monkeypatch):
+        real = predict.predicted
+
+        def until_the_second(rebuilt, path, target, threshold):
+            if target.name.startswith("002"):
+                raise KeyboardInterrupt
+            return real(rebuilt, path, target, threshold)
+
+        monkeypatch.setattr(predict, "predicted", until_the_second)
+        again = tmp_path / "again.jpg"
+        again.write_bytes(photo.read_bytes())
+
+        assert say(predict.cli, photo, again, "--run-id", trained.run_id, "-o", tmp_path / "drawn").code == 130
+        assert list(json.loads((tmp_path / "drawn" / "predictions.json").read_text())) == [str(photo)]
+
     def test_no_images_at_all(self, say, tmp_path):
         assert "no images given" in say(predict.cli, "--run-id", "any", "-o", tmp_path).error
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from piip.contracts import IGNORE
 from piip.data.formats.ade20k_classes import ADE20K
+from piip.data.images import opened
 from piip.data.sources import DataError, Source
 from piip.spec import Ade20kSpec
 
@@ -110,17 +110,10 @@ def read_map(path: Path) -> NDArray[Any]:
     Raises:
         DataError: Missing, cannot be decoded, or of more than one channel.
     """
-    try:
-        with Image.open(path) as stored:
-            if len(stored.getbands()) > 1 or stored.mode == "F":
-                raise DataError(f"{path}: {stored.mode} pixels; a label map has one whole number a pixel")
-            numbers = np.array(stored)
-    except FileNotFoundError:
-        raise DataError(f"label map not found: {path}") from None
-    except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image ({path.stat().st_size} bytes)") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises SyntaxError for broken PNGs
-        raise DataError(f"{path}: cannot be decoded ({error})") from None
+    with opened(path, "label map") as stored:
+        if len(stored.getbands()) > 1 or stored.mode == "F":
+            raise DataError(f"{path}: {stored.mode} pixels; a label map has one whole number a pixel")
+        numbers = np.array(stored)
     return numbers.astype(np.uint8) if numbers.dtype == bool else numbers
 
 
@@ -148,9 +141,9 @@ def unexplained(numbers: NDArray[Any], table: NDArray[np.uint16]) -> dict[int, i
 def size_of(path: Path) -> tuple[int, int]:
     """(height, width) of an image by its header; (0, 0) of one that cannot be read, which whoever reads it says."""
     try:
-        with Image.open(path) as stored:
+        with opened(path) as stored:
             return stored.height, stored.width
-    except (OSError, SyntaxError, Image.DecompressionBombError):
+    except DataError:
         return 0, 0
 
 
