@@ -25,6 +25,7 @@ from rich.table import Table
 from piip import home
 from piip.console import run_verb
 from piip.data.sources import DataError, Source
+from piip.spec import Data
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,7 +49,7 @@ class Options:
     """The truth to score on instead of the run's own: a COCO-format JSON, the folder of label maps.
     Needs --images, and a --split other than val."""
     images: Path | None = None
-    """The folder its images are in."""
+    """The folder its images are in; class folders are named by this alone."""
     max_images: int | None = None
     """Score only the first so many images; these figures are logged nowhere."""
     workers: int | None = None
@@ -65,11 +66,12 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the verb."""
-    given = given_source(options)
     from piip.tracking.store import Store
 
     store = Store()
     run_id = store.find_run(options.run_id).run_id
+    own = options.annotations or options.images
+    given = given_source(options, store.load_spec(run_id).data) if own else {}
     # PyTorch from here on: a wrong id does not wait for it
     from piip.evaluation.rebuild import rebuild
     from piip.evaluation.score import compared, open_split, write_predictions
@@ -110,25 +112,23 @@ def evaluated(options: Options, rebuilt: "Rebuilt", data: "Dataset") -> "tuple[d
         return evaluate_on_ray(rebuilt.spec, rebuilt.checkpoint, data, resources, progress=progress)
 
 
-def given_source(options: Options) -> Mapping[str, Source]:
-    """The user's own files, under their split.
+def given_source(options: Options, data: Data) -> Mapping[str, Source]:
+    """The user's own files, under their split; class folders are named once, by --images.
 
     Raises:
         DataError: One of two paths is missing, or they would pass for the run's own validation split.
     """
-    if (options.annotations is None) != (options.images is None):
+    annotations, images = options.annotations, options.images
+    if not next(iter(data.places.values())).apart:
+        annotations, images = annotations or images, images or annotations
+    if annotations is None or images is None:
         raise DataError("--annotations and --images go together: the truth and the folder its images are in")
-    if options.annotations is None or options.images is None:
-        return {}
     if options.split == "val":
         raise DataError("your own files need a --split name of their own (val is the run's): e.g. --split test")
-    for path, found in (
-        (options.annotations, options.annotations.exists()),
-        (options.images, options.images.is_dir()),
-    ):
+    for path, found in ((annotations, annotations.exists()), (images, images.is_dir())):
         if not found:
             raise DataError(f"{options.split} data not found: {path}")
-    return {options.split: Source(options.annotations.absolute(), options.images.absolute())}
+    return {options.split: Source(annotations.absolute(), images.absolute())}
 
 
 def show(options: Options, rebuilt: "Rebuilt", scored: "Scored", folder: Path) -> None:

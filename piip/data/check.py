@@ -11,6 +11,7 @@ is not found.
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = 3
 SECONDS_BETWEEN_LINES = 5.0
+OWN_NAMES = "ade20k"
+"""Instead of a file of names: the data set whose classes are known without one."""
 
 
 def check(
@@ -104,16 +107,24 @@ def refuse_broken(dataset: "Dataset", stamps: Path) -> None:
     if broken:
         raise DataError(
             f"{len(broken)} of {total} images cannot be used, first {broken[0]}. "
-            f"All: python -m piip.data.check {dataset.source.annotations} {dataset.source.images}{_flags(dataset)}. "
+            f"All: {command_of(dataset.source, dataset.spec)} "
             "To leave them out: --set data.broken_images=skip"
         )
     stamps.mkdir(parents=True, exist_ok=True)
     (stamps / dataset.digest).touch()
 
 
-def _flags(dataset: "Dataset") -> str:
-    kind = dataset.spec.kind
-    return "" if kind == "coco" else f" --kind {kind}"
+def command_of(source: Source, data: Data) -> str:
+    """What to type to see all that is wrong in a split, whatever its kind of data."""
+    words = [str(source.annotations)]
+    words += [str(source.images)] if source.images != source.annotations else []
+    words += ["--kind", data.kind] if data.kind != "coco" else []
+    if isinstance(data, Ade20kSpec):
+        names = OWN_NAMES if data.name == OWN_NAMES else source.names
+        words += ["--names", str(names)] if names else []
+        words += [] if data.reduce_zero_label else ["--no-reduce-zero-label"]
+        words += ["--ignore-value", str(data.ignore_value)] if data.ignore_value != Options.ignore_value else []
+    return shlex.join(["python", "-m", "piip.data.check", *words])
 
 
 def _as_text(report: Report) -> str:
@@ -147,7 +158,8 @@ class Options:
     kind: Literal["coco", "ade20k", "imagenet"] = "coco"
     """coco: detection. ade20k: segmentation. imagenet: classification."""
     names: Path | None = None
-    """ade20k: the file that names the classes, a line each, the first one of number 0; not given: classes.txt beside the maps."""
+    """ade20k: the file that names the classes, a line each, the first one of number 0; the word ade20k: that data set's own 150.
+    Not given: classes.txt beside the maps."""
     reduce_zero_label: bool = True
     """ade20k: classes count from 0 in the maps; else 0 is no class (data.reduce_zero_label=false)."""
     ignore_value: int = 255
@@ -171,8 +183,9 @@ def _spec(options: Options) -> Data:
         case "coco":
             return CocoSpec(name="custom")
         case "ade20k":
+            name = OWN_NAMES if str(options.names) == OWN_NAMES else "custom"
             zero, ignored = options.reduce_zero_label, options.ignore_value
-            return Ade20kSpec(name="custom", reduce_zero_label=zero, ignore_value=ignored)
+            return Ade20kSpec(name=name, reduce_zero_label=zero, ignore_value=ignored)
         case "imagenet":
             return ImageNetSpec(name="custom")
 

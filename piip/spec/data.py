@@ -19,6 +19,11 @@ class Places(NamedTuple):
     names: str | None = None
     """The file that names the classes, where annotations do not."""
 
+    @property
+    def apart(self) -> bool:
+        """Whether annotations lie elsewhere than images; class folders are both."""
+        return self.annotations != self.images
+
 
 Limits = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 """Of the long side and of the short side, in pixels."""

@@ -66,11 +66,10 @@ def own_sources(own: OwnData, specs: Sequence[ExperimentSpec]) -> dict[str, Sour
 def _flags(data: Data) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a kind of data needs, and what it may have: as the places of its named data sets are."""
     place = next(iter(data.places.values()))
-    apart = place.annotations != place.images
     wanted = [
         f"--{split}-{what}"
         for split in ("train", "val")
         for what in ("annotations", "images")
-        if apart or what == "images"
+        if place.apart or what == "images"
     ]
     return tuple(wanted), ("--names",) if place.names else ()

@@ -1,14 +1,17 @@
+import contextlib
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 from inputs import grey
 from PIL import Image
 
 from piip.data import check as checking
-from piip.data.check import check, cli, refuse_broken
+from piip.data.check import check, cli, command_of, refuse_broken
 from piip.data.formats.coco import CocoDataset
 from piip.data.sources import DataError, Source
-from piip.spec import CocoSpec
+from piip.spec import Ade20kSpec, CocoSpec, ImageNetSpec
 
 
 @pytest.fixture
@@ -144,3 +147,31 @@ def test_detection_needs_the_folder_of_its_images(tmp_path, run):
 
     assert status != 0
     assert "data of kind coco need the folder of their images" in error
+
+
+@pytest.mark.parametrize(
+    ("data", "files", "words"),
+    [
+        (CocoSpec(), Source(Path("a b.json"), Path("i")), "'a b.json' i"),
+        (ImageNetSpec(), Source(Path("f"), Path("f")), "f --kind imagenet"),
+        (Ade20kSpec(), Source(Path("m"), Path("i")), "m i --kind ade20k --names ade20k"),
+        (
+            Ade20kSpec(name="custom", reduce_zero_label=False, ignore_value=7),
+            Source(Path("m"), Path("i"), Path("n.txt")),
+            "m i --kind ade20k --names n.txt --no-reduce-zero-label --ignore-value 7",
+        ),
+    ],
+)
+def test_the_command_to_see_all_asks_for_the_same_data(data, files, words, monkeypatch):
+    command = command_of(files, data)
+
+    assert command == f"python -m piip.data.check {words}"
+    looked = []
+    monkeypatch.setattr(checking, "check", lambda *paths, data, names, **_: looked.append((paths, data, names)))
+    with contextlib.suppress(AttributeError):  # there is no report
+        cli(shlex.split(command)[3:])
+    ((paths, asked, names),) = looked
+    assert paths == (files.annotations, files.images)
+    assert asked.model_dump(exclude={"name"}) == data.model_dump(exclude={"name"})
+    assert (asked.name == "ade20k") == (data.name == "ade20k")
+    assert names in (files.names, Path("ade20k"))

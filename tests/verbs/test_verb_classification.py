@@ -91,6 +91,10 @@ def test_a_trained_classifier_is_scored_again_to_the_same_numbers(row, capsys, h
     assert len(now) == 5 * len(images) == 5 * 24
     assert Image.open(Store().download(run_id, "predictions/val_0.png")).width > 500
 
+    folder = home / "data/demo/imagenet/val"
+    own = said(capsys, eval_verb.cli, "--run-id", run_id, "--split", "own", "--images", folder, "--json")
+    assert own["metrics"] == {f"own/{name}": value for name, value in again["metrics"].items()}
+
     drawn = said(capsys, predict_verb.cli, images[0], "--run-id", run_id, "-o", tmp_path, "--json")
 
     alone = [entry["score"] for entry in drawn[str(images[0])]]
