@@ -23,7 +23,7 @@ class TopK:
         self._counts: Counts = (0, 0, 0)
 
     def update(self, result: Sequence[Mapping[str, Any]], info: "ImageInfo") -> None:
-        """Adds an image's classes, the surest first (see piip/data/formats/folders.py)."""
+        """Adds an image's classes, the surest first (see piip/data/formats/folder_format.py)."""
         if info.image_id not in self._classes:
             raise ValueError(f"a result for an image that is not scored, id {info.image_id} ({info.file_name})")
         said = [entry["category_id"] for entry in result]

@@ -126,7 +126,7 @@ def test_a_broken_image_is_skipped_for_the_next_good_one(tiny_coco, caplog):
 def test_where_every_image_is_broken_skipping_ends(tiny_coco):
     for path in tiny_coco.images.iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match="none of 4 images can be decoded"):
+    with pytest.raises(DataError, match="none of 4 images can be used"):
         opened(tiny_coco, spec=PLAIN.override({"broken_images": "skip"})).sample(0, 0)
 
 

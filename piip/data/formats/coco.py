@@ -4,13 +4,13 @@ import hashlib
 import logging
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from piip.contracts import Input
+from piip.data.formats.base import ImageDataset
 from piip.data.formats.coco_format import CocoFormat
 from piip.data.formats.coco_json import Document, read_checked
 from piip.data.formats.coco_objects import Objects, objects_of
@@ -25,7 +25,7 @@ from piip.spec import CocoSpec
 log = logging.getLogger(__name__)
 
 
-class CocoDataset(CocoFormat):
+class CocoDataset(CocoFormat, ImageDataset):
     """The images of a source, resized as the spec says; in training with targets, flips and scale jitter.
 
     Category ids may have gaps: label k (from 1) is `classes[k - 1]`, in order of id. Images without annotations
@@ -46,70 +46,26 @@ class CocoDataset(CocoFormat):
     eval_batch = 1
 
     def __init__(self, source: Source, spec: CocoSpec, wanted: Input, *, training: bool, max_images: int | None = None):
-        self.source, self.training = source, training
-        self.broken_images: Literal["refuse", "skip"] = spec.broken_images
+        ImageDataset.__init__(self, source, spec.broken_images, training=training)
         document = read_checked(source.annotations)
         classes = ({"id": c["id"], "name": c["name"]} for c in document["categories"])
-        super().__init__(spec, wanted, sorted(classes, key=lambda c: c["id"]))
+        CocoFormat.__init__(self, spec, wanted, sorted(classes, key=lambda c: c["id"]))
         images = sorted(document["images"], key=lambda image: image["id"])[:max_images]
         if not images:
             raise DataError(f"{source.annotations}: no images")
         self.infos = [ImageInfo(i["id"], i["file_name"], i["height"], i["width"]) for i in images]
         self._files = _existing(source, self.infos, required=spec.broken_images == "refuse")
-        self.broken: dict[str, str] = {}
-        """Images this process could not read, by file name: why."""
-        self._digest: str | None = None
         # evaluation keeps the document for the metric; of training's, twenty times as large, only what is learned stays
         self._document = None if training else document
         self._objects = self._learned(document) if training else {}
 
-    def __len__(self) -> int:
-        return len(self.infos)
-
-    @property
-    def digest(self) -> str:
-        """Sixteen hex digits of the annotations and of the names and sizes in bytes of the image files."""
-        if self._digest is None:
-            content = hashlib.sha256(self.source.annotations.read_bytes())
-            for info, path in zip(self.infos, self._files, strict=True):
-                size = path.stat().st_size if path.exists() else -1
-                content.update(f"{info.file_name}\0{size}\0".encode())
-            self._digest = content.hexdigest()[:16]
-        return self._digest
-
-    def sample(self, index: int, seed: int) -> Sample:
-        """The image at `index` with the augmentation that (`index`, `seed`) draws.
-
-        Where it cannot be decoded and the spec says `skip`, training gets the next one that can be, so that epochs keep
-        their length, and evaluation an error of its own (see EvalLoader).
-        """
-        for offset in range(len(self)):
-            at = (index + offset) % len(self)
-            try:
-                info = self.infos[at]
-                image = read_image(self._files[at], (info.height, info.width))
-            except DataError as error:
-                if self.spec.broken_images == "refuse" or not self.training:
-                    raise
-                self.note_broken(at, error)
-                continue
-            return self._augmented(image, info, seed, index) if self.training else self.prepare(image, info)
-        raise DataError(f"{self.source.images}: none of {len(self)} images can be decoded")
-
-    def image_error(self, index: int) -> DataError | None:
-        """Why the image at `index` cannot be used; None where it can."""
-        try:
-            read_image(self._files[index], (self.infos[index].height, self.infos[index].width))
-        except DataError as error:
-            return error
-        return None
-
-    def note_broken(self, index: int, error: DataError) -> None:
-        """Counts an image that is skipped; the first time it says so."""
-        name = self.infos[index].file_name
-        if name not in self.broken:
-            log.warning("skipped: %s", error)
-        self.broken[name] = str(error)
+    def _fingerprint(self) -> str:
+        """Made of the annotations and of the names and sizes in bytes of the image files."""
+        content = hashlib.sha256(self.source.annotations.read_bytes())
+        for info, path in zip(self.infos, self._files, strict=True):
+            size = path.stat().st_size if path.exists() else -1
+            content.update(f"{info.file_name}\0{size}\0".encode())
+        return content.hexdigest()
 
     def metric(self) -> CocoAP:
         """COCO's numbers over the images of this split."""
@@ -138,19 +94,23 @@ class CocoDataset(CocoFormat):
             log.warning("%s: %d boxes with nothing inside their image left out", self.source.annotations, dropped)
         return objects
 
-    def _augmented(self, image: Tensor, info: ImageInfo, seed: int, index: int) -> Sample:
+    def _read(self, index: int) -> tuple[Tensor, Objects]:
+        info = self.infos[index]
+        image = read_image(self._files[index], (info.height, info.width))
+        return image, self._objects.get(info.image_id, Objects())
+
+    def _augmented(self, image: Tensor, learned: Objects, info: ImageInfo, seed: int, index: int) -> Sample:
         rng = np.random.default_rng([seed, index])
         # Both draws always happen, so that one setting does not shift the other's numbers.
         scale, flipped = float(rng.choice(self.spec.train_scales)), rng.random() < self.spec.flip
         size = self._size(info, training=True, scale=scale)
-        objects = self._objects.get(info.image_id, Objects())
         image = transforms.resize_image(image, size)
-        boxes = transforms.resize_boxes(objects.boxes_in(info), size)
-        masks = transforms.resize_masks(objects.masks_in(info), size) if self.wanted.masks else None
+        boxes = transforms.resize_boxes(learned.boxes_in(info), size)
+        masks = transforms.resize_masks(learned.masks_in(info), size) if self.wanted.masks else None
         if flipped:
             image, boxes, masks = transforms.flip(image, boxes, masks)
         boxes, keep = transforms.usable(boxes)
-        target = {"boxes": boxes[keep], "labels": torch.tensor(objects.labels, dtype=torch.int64)[keep]}
+        target = {"boxes": boxes[keep], "labels": torch.tensor(learned.labels, dtype=torch.int64)[keep]}
         if masks is not None:
             target["masks"] = masks.as_subclass(Tensor)[keep]
         return self._sample(image, target, info, size)
