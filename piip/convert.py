@@ -146,7 +146,8 @@ def make_run(
         The run's id, and the folder of its checkpoint.
     """
     from piip.catalogue.preflight import cost_of
-    from piip.record.journal import Journal, read_status
+    from piip.record.events import read_status
+    from piip.record.journal import Journal
     from piip.record.trial import Trial
     from piip.sweeps.plan import record_trial
     from piip.tracking.delivery import deliver, read_delivered

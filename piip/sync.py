@@ -18,7 +18,7 @@ from pathlib import Path
 
 from piip.console import guarded, parse, setup_logging
 from piip.home import home
-from piip.record.journal import read_record
+from piip.record.runs import read_record
 from piip.tracking.connection import UnreachableError
 from piip.tracking.delivery import deliver, journals, read_delivered
 from piip.tracking.store import Store

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from piip.record.journal import Seen, read_doing, read_events
+from piip.record.events import Seen, read_doing, read_events
 
 
 class Follower:

@@ -18,170 +18,20 @@ import json
 import logging
 import operator
 import os
-import posixpath
-import re
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from piip.home import journal_dir
 from piip.record.durable import copy_atomic, end_of_last_line, exclusive, write_atomic
+from piip.record.events import ARTIFACTS, DOING, EVENTS, Event, Seen, Status, read_events
+from piip.record.runs import check_name, now_ms, read_record
 
 logger = logging.getLogger(__name__)
-
-Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED", "STOPPED"]
-Event = dict[str, Any]
-
-EVENTS = "events.jsonl"
-ARTIFACTS = "artifacts"
-DOING = "doing"
-# mlflow.utils.validation: letters, digits and _ - . space : / ; a path in normal form; 250 characters
-_NAME = re.compile(r"[\w.\- :/]+", re.ASCII)
-_NAME_LENGTH = 250
 
 
 class Fenced(RuntimeError):  # noqa: N818 - it reads as what happened to the writer
     """This attempt may write no more: a newer one has opened the journal."""
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """Who a trial (or a sweep, the parent of trials) is; what an MLflow run is created from."""
-
-    trial_key: str
-    """Names the journal's folder: letters, digits and `_ - .`."""
-    name: str
-    """What people see in lists."""
-    experiment: str
-    parent_key: str | None
-    """Trial key of the sweep this trial belongs to; None for a sweep and for a trial of its own."""
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    created_ms: int = field(default_factory=lambda: now_ms())
-    """Together with the key it is the run's identity: a journal begun anew is a new run in MLflow."""
-
-    def __post_init__(self) -> None:
-        for key in (self.trial_key, self.parent_key):
-            if key is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", key):
-                raise ValueError(f"trial key {key!r} names a folder: use letters, digits and _ - . only")
-        for kind, names in {"param": self.params, "tag": self.tags}.items():
-            for name in names:
-                check_name(kind, name)
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970, as MLflow counts."""
-    return time.time_ns() // 1_000_000
-
-
-def check_name(kind: str, name: str) -> None:
-    """Refuses a name here that MLflow would refuse hours later, when nobody looks.
-
-    Raises:
-        ValueError: `name` has a character MLflow does not take, is longer than 250, or is not a path in normal form.
-    """
-    if not _NAME.fullmatch(name):
-        bad = sorted(set(_NAME.sub("", name)))
-        raise ValueError(f"{kind} name {name!r}: {bad or 'empty'} not allowed; use letters, digits and _ - . space : /")
-    if len(name) > _NAME_LENGTH:
-        raise ValueError(f"{kind} name {name[:40]!r}... has {len(name)} characters, at most {_NAME_LENGTH} fit")
-    if posixpath.normpath(name) != name or name.startswith(("/", "..")) or name == ".":
-        raise ValueError(f"{kind} name {name!r} is not a plain path. Try {posixpath.normpath('/' + name).strip('/')!r}")
-
-
-def create_run(record: RunRecord) -> Path:
-    """Writes down that a run exists, once; a record of the same key that is already there is kept.
-
-    Returns:
-        The journal's folder, for `Journal(folder, attempt)`.
-    """
-    folder = journal_dir(record.trial_key)
-    folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder / EVENTS):
-        if not (folder / "run.json").exists():
-            write_atomic(folder / "run.json", json.dumps(asdict(record), indent=1))
-    return folder
-
-
-def read_record(folder: Path) -> RunRecord:
-    """The record `create_run` wrote."""
-    path = Path(folder) / "run.json"
-    if not path.exists():
-        raise ValueError(f"{folder} is no journal: it has no run.json. Journals are begun by create_run(record)")
-    return RunRecord(**json.loads(path.read_text()))
-
-
-def read_events(folder: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
-    """Events from byte `offset` on, each with the byte after it; a line that is still being written is left out."""
-    with (Path(folder) / EVENTS).open("rb") as lines:
-        lines.seek(offset)
-        for line in lines:
-            if not line.endswith(b"\n"):
-                return
-            offset += len(line)
-            try:
-                event = json.loads(line)
-            except ValueError:
-                logger.warning("%s: skipped a damaged line of %d bytes before byte %d", lines.name, len(line), offset)
-                continue
-            yield event, offset
-
-
-def read_status(folder: Path) -> Status | Literal["PENDING"]:
-    """The trial's last status; PENDING before its first attempt."""
-    return _read(folder).status
-
-
-def read_metrics(folder: Path) -> dict[str, list[tuple[int, float, int]]]:
-    """Each metric's (step, value, timestamp in ms), in the order they were recorded."""
-    return {
-        name: [(step, value, ms) for step, (value, ms) in steps.items()]
-        for name, steps in _read(folder).metrics.items()
-    }
-
-
-def read_tags(folder: Path) -> dict[str, str]:
-    """Each tag's last value; those the run was created with are in its record."""
-    return dict(_read(folder).tags)
-
-
-def read_doing(folder: Path) -> str:
-    """What the trial said last that it is at; empty where it never said anything."""
-    path = Path(folder) / DOING
-    return path.read_text() if path.exists() else ""
-
-
-class Seen:
-    """What a journal's events add up to; of two records of one (metric, step) the first counts."""
-
-    def __init__(self) -> None:
-        self.metrics: dict[str, dict[int, tuple[float, int]]] = {}
-        self.tags: dict[str, str] = {}
-        self.artifacts: dict[str, str] = {}
-        self.status: Status | Literal["PENDING"] = "PENDING"
-
-    def add(self, event: Event) -> None:
-        """Take in the next one."""
-        match event["kind"]:
-            case "metric":
-                for name, value in event["values"].items():
-                    self.metrics.setdefault(name, {}).setdefault(event["step"], (float(value), event["ms"]))
-            case "tag":
-                self.tags |= event["tags"]
-            case "artifact":
-                self.artifacts[event["name"]] = event["sha256"]
-            case "status":
-                self.status = event["status"]
-
-
-def _read(folder: Path) -> Seen:
-    seen = Seen()
-    for event, _ in read_events(folder):
-        seen.add(event)
-    return seen
 
 
 class Journal:

@@ -15,7 +15,8 @@ from piip import home
 from piip.data.sources import Source
 from piip.evaluation import pictures
 from piip.ops.compiled import cpu
-from piip.record.journal import Journal, read_metrics, read_status
+from piip.record.events import read_metrics, read_status
+from piip.record.journal import Journal
 from piip.spec import ExperimentSpec
 from piip.sweeps import cluster
 from piip.sweeps.asha import asha, shared_score

@@ -15,7 +15,9 @@ from piip.counting.cost import Cost
 from piip.counting.published import published
 from piip.data.sources import Source
 from piip.record.code import code_digest
-from piip.record.journal import Journal, RunRecord, create_run, now_ms, read_status
+from piip.record.events import read_status
+from piip.record.journal import Journal
+from piip.record.runs import RunRecord, create_run, now_ms
 from piip.record.scores import as_tags
 from piip.record.trial import Trial
 from piip.spec import ExperimentSpec

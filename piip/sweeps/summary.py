@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from piip import home
-from piip.record.journal import read_record, read_tags
+from piip.record.events import read_tags
+from piip.record.runs import read_record
 from piip.record.trial import Trial
 from piip.reports.build import build_report
 from piip.reports.ranking import Ranking, rankings, trials_in

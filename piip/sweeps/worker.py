@@ -15,7 +15,8 @@ from ray import tune
 from ray.train.torch import TorchTrainer
 
 from piip import home
-from piip.record.journal import Journal, read_metrics, read_status
+from piip.record.events import read_metrics, read_status
+from piip.record.journal import Journal
 from piip.record.trial import Trial
 from piip.sweeps import cluster
 from piip.sweeps.reasons import reason_of

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from piip.record.durable import locked, write_atomic
-from piip.record.journal import ARTIFACTS, EVENTS, Event, RunRecord, read_events, read_record
+from piip.record.events import ARTIFACTS, EVENTS, Event, read_events
+from piip.record.runs import RunRecord, read_record
 from piip.tracking.writer import METRICS_PER_BATCH, Measurement, RunDeletedError, Writer, deleted
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from piip.home import home
-from piip.record.journal import EVENTS
+from piip.record.events import EVENTS
 from piip.tracking.connection import UnreachableError
 from piip.tracking.delivery import deliver, journals, pending
 from piip.tracking.store import Store

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piip.home import home, tracking_uri
-from piip.record.journal import check_name, now_ms
+from piip.record.runs import check_name, now_ms
 from piip.spec import ExperimentSpec
 from piip.tracking.connection import RefusedError
 from piip.tracking.writer import STATUS_TAG, Measurement, RunDeletedError, Writer, deleted

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from piip.home import home
-from piip.record.journal import RunRecord
+from piip.record.runs import RunRecord
 from piip.tracking.connection import Connection, RefusedError
 
 if TYPE_CHECKING:

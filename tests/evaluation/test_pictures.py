@@ -8,7 +8,7 @@ from piip.data.formats import coco_results
 from piip.data.sources import DataError
 from piip.evaluation import pictures
 from piip.presets import mask_rcnn_pico, pico
-from piip.record.journal import RunRecord, create_run
+from piip.record.runs import RunRecord, create_run
 from piip.record.trial import Trial
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)

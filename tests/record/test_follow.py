@@ -2,8 +2,10 @@
 
 import json
 
+from piip.record.events import read_metrics, read_status
 from piip.record.follow import Follower
-from piip.record.journal import Journal, RunRecord, create_run, read_metrics, read_status
+from piip.record.journal import Journal
+from piip.record.runs import RunRecord, create_run
 
 
 def test_looks_add_up_to_what_reading_the_whole_gives():

@@ -1,79 +1,26 @@
-import json
-import math
 import multiprocessing
 import os
 import resource
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from journals import begin, lines, metric_lines
 
 import piip
-from piip.record.journal import (
-    Fenced,
-    Journal,
-    RunRecord,
-    create_run,
-    read_events,
-    read_metrics,
-    read_record,
-    read_status,
-)
+from piip.record.events import read_events, read_metrics, read_status
+from piip.record.journal import Fenced, Journal
 
 ROOT = str(Path(piip.__file__).parent.parent)
-
-
-def begin(key="trial", **changes) -> Path:
-    fields = {"trial_key": key, "name": f"name of {key}", "experiment": "tests", "parent_key": None, "created_ms": 1000}
-    return create_run(RunRecord(**{**fields, **changes}))
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-
-
-def metric_lines(folder: Path) -> list[dict]:
-    return [event for event in lines(folder) if event["kind"] == "metric"]
-
-
-def test_a_record_is_written_once():
-    folder = begin(params={"optim.lr": "0.1"}, tags={"piip.engine": "ddp"})
-
-    again = begin(params={"optim.lr": "0.2"}, created_ms=2000)
-
-    assert again == folder
-    assert read_record(folder).params == {"optim.lr": "0.1"}
-    assert read_record(folder).created_ms == 1000
-    assert read_status(folder) == "PENDING"
 
 
 def test_a_folder_without_a_record_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no run"):
         Journal(tmp_path, "1")
-
-
-@pytest.mark.parametrize("key", ["a/b", "..", "", "a b"])
-def test_a_key_that_is_no_folder_name_is_refused(key):
-    with pytest.raises(ValueError, match="trial key"):
-        begin(key)
-
-
-def test_what_is_logged_is_read_back_in_order():
-    folder = begin()
-    journal = Journal(folder, "1")
-
-    journal.log(1, {"train/lr": 0.5, "train/loss_mask": 2})
-    journal.log(3, {"train/lr": 0.25})
-
-    assert journal.history("train/lr") == [(1, 0.5), (3, 0.25)]
-    assert [(step, value) for step, value, _ in read_metrics(folder)["train/lr"]] == [(1, 0.5), (3, 0.25)]
-    assert read_metrics(folder)["train/loss_mask"][0][:2] == (1, 2.0)
-    assert journal.history("no/such") == []
 
 
 def test_the_first_record_of_a_step_wins_across_attempts():
@@ -114,18 +61,6 @@ def test_a_handle_cuts_what_another_one_left_torn():
 
     assert second.history("loss") == [(1, 1.0), (2, 2.0)]
     assert [event["step"] for event in metric_lines(folder)] == [1, 2]
-
-
-def test_a_damaged_line_is_skipped_and_said(caplog):
-    folder = begin()
-    journal = Journal(folder, "1")
-    journal.log(1, {"loss": 1.0})
-    with (folder / "events.jsonl").open("ab") as file:
-        file.write(b"\x00\x00\n")
-    journal.log(2, {"loss": 2.0})
-
-    assert [step for step, _, _ in read_metrics(folder)["loss"]] == [1, 2]
-    assert "damaged line of 3 bytes" in caplog.text
 
 
 def test_a_newer_attempt_fences_the_older():
@@ -214,33 +149,6 @@ def test_tags_and_artifacts_are_recorded_when_they_change(tmp_path):
     assert list((folder / "artifacts" / "spec").iterdir()) == [folder / "artifacts" / "spec" / "spec.json"]
 
 
-@pytest.mark.parametrize(
-    "name", ["coco/AP@[.5:.95]", "", "/lead", "a/../b", "a//b", "../up", ".", "ä", "x" * 251, "a\nb"]
-)
-def test_names_mlflow_would_refuse_are_refused_at_once(name):
-    folder = begin()
-    journal = Journal(folder, "1")
-
-    with pytest.raises(ValueError, match="metric name"):
-        journal.log(1, {"fine": 1.0, name: 1.0})
-    with pytest.raises(ValueError, match="tag name"):
-        journal.tag({name: "x"})
-    with pytest.raises(ValueError, match="param name"):
-        begin("other", params={name: "x"})
-    assert metric_lines(folder) == []
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_values_that_are_no_numbers_are_kept_as_such(value):
-    folder = begin()
-    Journal(folder, "1").log(1, {"loss": value})
-
-    stored = Journal(folder, "2").history("loss")[0][1]
-
-    assert stored == value or (math.isnan(stored) and math.isnan(value))
-    assert isinstance(metric_lines(folder)[0]["values"]["loss"], str)  # strict JSON has no NaN
-
-
 def test_a_full_disk_raises_and_leaves_the_journal_whole():
     folder = begin()
     journal = Journal(folder, "1")
@@ -258,30 +166,6 @@ def test_a_full_disk_raises_and_leaves_the_journal_whole():
     assert (folder / "events.jsonl").read_bytes() == whole
     journal.log(2, {"loss": 0.5})
     assert journal.history("loss") == [(1, 1.0), (2, 0.5)]
-
-
-def test_a_reader_beside_a_writer_sees_whole_events_only():
-    folder = begin()
-    journal = Journal(folder, "1")
-    done = threading.Event()
-    seen: list[int] = []
-
-    def follow():
-        offset = 0
-        while not done.is_set() or offset < (folder / "events.jsonl").stat().st_size:
-            for event, after in read_events(folder, offset):
-                offset = after
-                if event["kind"] == "metric":
-                    seen.append(event["step"])
-
-    reader = threading.Thread(target=follow)
-    reader.start()
-    for step in range(300):
-        journal.log(step, {"loss": 1.0 / (step + 1)})
-    done.set()
-    reader.join(60)
-
-    assert seen == list(range(300))
 
 
 def _log_all_steps(folder: Path, worker: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from piip.record.journal import RunRecord
+from piip.record.runs import RunRecord
 from piip.tracking.connection import UnreachableError
 from piip.tracking.writer import Measurement, Writer
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from piip import presets
 from piip.data.sources import Source
-from piip.record.journal import RunRecord, create_run
+from piip.record.runs import RunRecord, create_run
 from piip.record.trial import Trial
 from piip.spec import ExperimentSpec
 

@@ -13,7 +13,8 @@ from typing import Any, Self
 
 import psutil
 
-from piip.record.journal import read_metrics, read_record, read_status
+from piip.record.events import read_metrics, read_status
+from piip.record.runs import read_record
 
 ROOT = Path(__file__).parents[2]
 LONG = 900

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from piip import home
 from piip.data.sources import locate
-from piip.record.journal import RunRecord, create_run
+from piip.record.runs import RunRecord, create_run
 from piip.record.trial import Trial
 from piip.spec import CocoSpec, ExperimentSpec
 from piip.training.run import run

@@ -10,7 +10,8 @@ from tiny import ROWS
 
 from piip import home
 from piip.contracts import Score
-from piip.record.journal import Journal, read_events, read_status, read_tags
+from piip.record.events import read_events, read_status, read_tags
+from piip.record.journal import Journal
 from piip.spec import Ade20kSpec
 from piip.sweeps import launch
 from piip.sweeps.asha import asha, shared_score

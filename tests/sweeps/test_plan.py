@@ -6,7 +6,9 @@ from tiny import ROWS
 from piip.catalogue.preflight import check
 from piip.data.sources import Source
 from piip.presets import pico, upernet_pico
-from piip.record.journal import Journal, read_record, read_status
+from piip.record.events import read_status
+from piip.record.journal import Journal
+from piip.record.runs import read_record
 from piip.record.scores import SCORE, scores_of
 from piip.spec import ExperimentSpec
 from piip.sweeps import plan, splits

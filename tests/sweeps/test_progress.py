@@ -10,7 +10,8 @@ from tiny import ROWS
 from piip.contracts import Score
 from piip.counting.cost import Cost
 from piip.record import follow
-from piip.record.journal import Journal, RunRecord, create_run
+from piip.record.journal import Journal
+from piip.record.runs import RunRecord, create_run
 from piip.record.trial import Trial
 from piip.sweeps.plan import Planned
 from piip.sweeps.progress import Progress, State, line, news

@@ -11,7 +11,8 @@ from tiny import ROWS
 
 from piip import home
 from piip.counting.cost import Cost
-from piip.record.journal import Journal, RunRecord, create_run
+from piip.record.journal import Journal
+from piip.record.runs import RunRecord, create_run
 from piip.record.trial import Trial
 from piip.reports.ranking import rankings
 from piip.spec import Ade20kSpec

@@ -9,7 +9,7 @@ from server import MLflowServer
 from sweeping import SweepCommand, journaled, journals, last_step, outcome, tracked, wait_for, worker_pid
 from tiny import ROWS
 
-from piip.record.journal import read_metrics
+from piip.record.events import read_metrics
 
 pytestmark = pytest.mark.slow
 

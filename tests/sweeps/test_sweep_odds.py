@@ -9,7 +9,7 @@ import pytest
 from sweeping import SweepCommand, journaled, journals, tracked
 from tiny import ROWS
 
-from piip.record.journal import read_events, read_metrics, read_status
+from piip.record.events import read_events, read_metrics, read_status
 from piip.tracking.store import Store
 
 pytestmark = pytest.mark.slow

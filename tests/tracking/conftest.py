@@ -3,7 +3,8 @@ from collections.abc import Callable
 
 import pytest
 
-from piip.record.journal import Journal, RunRecord, create_run
+from piip.record.journal import Journal
+from piip.record.runs import RunRecord, create_run
 from piip.tracking.store import Store
 
 Begin = Callable[..., Journal]

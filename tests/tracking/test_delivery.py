@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from piip.record.durable import locked
-from piip.record.journal import Journal, RunRecord, create_run
+from piip.record.journal import Journal
+from piip.record.runs import RunRecord, create_run
 from piip.tracking.connection import UnreachableError
 from piip.tracking.delivery import deliver, pending, read_delivered
 from piip.tracking.writer import METRICS_PER_BATCH

@@ -11,7 +11,7 @@ import pytest
 from server import free_port
 
 from piip.presets import PICO, mask_rcnn_pico, piip
-from piip.record.journal import RunRecord
+from piip.record.runs import RunRecord
 from piip.tracking import store as store_module
 from piip.tracking.connection import RefusedError, UnreachableError
 from piip.tracking.store import RunInfo, Store, age

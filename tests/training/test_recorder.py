@@ -5,7 +5,8 @@ import pytest
 
 from piip import home
 from piip.contracts import Score
-from piip.record.journal import RunRecord, create_run, read_events
+from piip.record.events import read_events
+from piip.record.runs import RunRecord, create_run
 from piip.training import checkpoint
 from piip.training.checkpoint import Manifest
 from piip.training.recorder import Recorder, best_so_far

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from piip import home
 from piip.data import open_dataset
 from piip.data.sources import locate
-from piip.record.journal import Fenced, Journal, read_events, read_metrics, read_status
+from piip.record.events import read_events, read_metrics, read_status
+from piip.record.journal import Fenced, Journal
 from piip.spec import CocoSpec
 from piip.training import checkpoint
 from piip.training import run as running

@@ -18,7 +18,7 @@ from piip import home
 from piip.data.formats.coco import CocoDataset
 from piip.data.sources import locate
 from piip.models import build_model
-from piip.record.journal import read_metrics
+from piip.record.events import read_metrics
 from piip.spec import CocoSpec
 from piip.training import checkpoint
 from piip.training.evaluate import evaluate

@@ -12,7 +12,7 @@ from piip import convert, predict, presets, sync
 from piip import eval as eval_verb
 from piip.data.demo.make import Recipe, make_demo
 from piip.evaluation.rebuild import rebuild
-from piip.record.journal import read_metrics
+from piip.record.events import read_metrics
 from piip.sweeps.plan import plan_trials
 from piip.sweeps.resources import Resources
 from piip.tracking.store import Store
