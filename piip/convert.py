@@ -146,6 +146,7 @@ def make_run(
         The run's id, and the folder of its checkpoint.
     """
     from piip.catalogue.preflight import cost_of
+    from piip.record.driving import driving
     from piip.record.events import read_status
     from piip.record.journal import Journal
     from piip.record.trial import Trial
@@ -165,16 +166,17 @@ def make_run(
         experiment=options.experiment,
         parent_key=None,
     )
-    if read_status(folder) != "FINISHED" or checkpoint.last(root) is None:
-        root.mkdir(parents=True, exist_ok=True)
-        journal = Journal(folder, attempt=f"convert-{uuid.uuid4()}")
-        manifest = checkpoint.Manifest(0, key, 1, "converted", categories)
-        checkpoint.save(root, manifest, model=state, state={}, rank=0, barrier=lambda: None)
-        listed = folder / "weights.txt"
-        listed.write_text("\n".join(report.lines()) + "\n")
-        journal.artifact(listed, "weights.txt")
-        journal.tag({"piip.checkpoint": str(root), "piip.note": f"released weights, {options.file.name}"})
-        journal.finish("FINISHED")
+    with driving(folder, "convert"):  # twice at once: one makes it
+        if read_status(folder) != "FINISHED" or checkpoint.last(root) is None:
+            root.mkdir(parents=True, exist_ok=True)
+            journal = Journal(folder, attempt=f"convert-{uuid.uuid4()}")
+            manifest = checkpoint.Manifest(0, key, 1, "converted", categories)
+            checkpoint.save(root, manifest, model=state, state={}, rank=0, barrier=lambda: None)
+            listed = folder / "weights.txt"
+            listed.write_text("\n".join(report.lines()) + "\n")
+            journal.artifact(listed, "weights.txt")
+            journal.tag({"piip.checkpoint": str(root), "piip.note": f"released weights, {options.file.name}"})
+            journal.finish("FINISHED")
     store = Store()
     deliver(folder, store)
     run_id = read_delivered(folder, store).run_id

@@ -1,6 +1,7 @@
 """Files that a crash leaves whole: written atomically, appended under a lock, cut back to their last full line."""
 
 import hashlib
+import logging
 import os
 import shutil
 import time
@@ -10,23 +11,37 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-POLL_S = 0.005
-"""Between two looks at a lock; the journal's is held for a line and its fsync."""
+logger = logging.getLogger(__name__)
+
+POLL_S, SLOW_POLL_S = 0.005, 0.5
+"""Between two looks at a lock (the journal's is held for a line and its fsync), and at one that is held long."""
+LONG_S = 30.0
+"""Longer than anybody holds a lock who is alive and does not drive a trial."""
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, *, patience: float | None = None) -> Iterator[None]:
     """Of all who come here with one lock file, in this process or another, lets in one after the other.
 
+    Args:
+        path: The lock file; the kernel lets go of it when its holder dies.
+        patience: Seconds to wait for who is in; None: as long as it takes, and who waits long is told for what.
+
     Raises:
-        BlockingIOError: Somebody is in, and `wait` is False.
+        BlockingIOError: Somebody is in, longer than `patience`.
     """
+    lock = FileLock(path, poll_interval=POLL_S)
     try:
-        lock = FileLock(path, timeout=-1 if wait else 0, poll_interval=POLL_S).acquire()
+        lock.acquire(timeout=LONG_S if patience is None else patience)
     except Timeout:
-        raise BlockingIOError(f"{path} is held by another process") from None
-    with lock:
+        if patience is not None:
+            raise BlockingIOError(f"{path} is held by another process") from None
+        logger.warning("waiting for another process that holds %s", path)
+        lock.acquire(timeout=-1, poll_interval=SLOW_POLL_S)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class Fenced(RuntimeError):  # noqa: N818 - it reads as what happened to the wri
 
 
 class Journal:
-    """The writing end of one trial's journal. Opening it fences every attempt that opened it before.
+    """The writing end of one trial's journal. Opening it fences every attempt that opened it before, but not as a guest.
 
     Several handles of one attempt may write at once, from any thread or process: each append holds a lock on the file
     and first reads what others appended. Opening records the status RUNNING unless the trial is FINISHED.
@@ -43,7 +43,7 @@ class Journal:
     Args:
         folder: What `create_run` returned.
         attempt: Names this start of the trial; every start needs its own (a uuid, say), handles of one start share it.
-        running: False for who only adds to the record of a trial that is yet to run, or has run: the status stays.
+        running: False for a guest, who only adds to the record, whoever trains: the status stays, nobody is fenced.
     """
 
     def __init__(self, folder: Path, attempt: str, *, running: bool = True) -> None:
@@ -53,7 +53,7 @@ class Journal:
         self._seen = Seen()
         self._offset = 0
         with exclusive(self.folder / EVENTS) as file:
-            self._generation = _take_over(self.folder, attempt)
+            self._generation = _take_over(self.folder, attempt) if running else None
             self._catch_up(file)
             if running and self._seen.status not in ("RUNNING", "FINISHED"):
                 self._append(file, {"kind": "status", "status": "RUNNING", "attempt": attempt})
@@ -125,7 +125,7 @@ class Journal:
     def _writing(self) -> Iterator[int]:
         with exclusive(self.folder / EVENTS) as file:
             owner = _read_attempt(self.folder)
-            if owner["generation"] != self._generation:
+            if self._generation not in (None, owner["generation"]):
                 raise Fenced(f"attempt {self.attempt!r} must stop: {owner['attempt']!r} took over {self.folder}")
             self._catch_up(file)
             yield file

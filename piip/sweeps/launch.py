@@ -15,6 +15,7 @@ from piip import home
 from piip.data.sources import Source
 from piip.evaluation import pictures
 from piip.ops.compiled import cpu
+from piip.record.driving import PATIENCE_S, driving, who_drives
 from piip.record.events import read_metrics, read_status
 from piip.record.journal import Journal
 from piip.spec import ExperimentSpec
@@ -51,6 +52,8 @@ class Sweep:
     max_eval_images: int | None = None
     custom: Mapping[str, Source] = field(default_factory=dict)
     """Split -> files of a data set of the user's own (data.name = custom)."""
+    command: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Tells this call from others of the same rows, that may run beside it."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def run_sweep(sweep: Sweep) -> Outcome:
     try:
         if todo:
             slots, problems = _run(sweep, todo)
-        statuses = [_settle(p, asha=sweep.asha, problem=problems.get(p.trial.key, "")) for p in planned]
+        statuses = [_settle(p, sweep, problems.get(p.trial.key, "")) for p in planned]
         _close_parent(parent_key, statuses)
         delivered = sender.flush(timeout=60)
     finally:
@@ -120,7 +123,7 @@ def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str]]:
             "%d trials, %d at once, %d worker(s) each, on %s",
             len(todo), slots, sweep.resources.workers, _describe(resources),
         )  # fmt: skip
-        with Progress(todo):
+        with Progress(todo, command=sweep.command):
             results = _tuner(sweep, todo, slots).fit()
     finally:
         ray.shutdown()
@@ -129,7 +132,7 @@ def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str]]:
 
 
 def _tuner(sweep: Sweep, todo: Sequence[Planned], slots: int) -> tune.Tuner:
-    launches = {p.trial.key: Launch(p.trial, sweep.resources) for p in todo}
+    launches = {p.trial.key: Launch(p.trial, sweep.resources, sweep.command) for p in todo}
     trainable = tune.with_resources(tune.with_parameters(trial_driver, launches=launches), DRIVER)
     return tune.Tuner(
         trainable,
@@ -152,21 +155,34 @@ def _describe(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{resources[name]:g} {name}" for name in ("CPU", "GPU") if resources.get(name))
 
 
-def _settle(planned: Planned, *, asha: bool, problem: str) -> str:
-    """The trial's status once nothing runs any more, and the pictures of its predictions."""
+def _settle(planned: Planned, sweep: Sweep, problem: str = "") -> str:
+    """The trial's status once nothing of this sweep runs any more, and the pictures of its predictions.
+
+    RUNNING where another command drives it, which then settles it.
+    """
     folder = home.journal_dir(planned.trial.key)
-    status = read_status(folder)
-    if status in ("RUNNING", "PENDING") or (status == "FAILED" and problem):
-        # its driver was stopped before the end: by ASHA, or for good after too many failures (with an earlier command's reason yet)
-        stopped = asha and not problem and planned.trial.score.name in read_metrics(folder)
-        status = "STOPPED" if stopped else "FAILED"
-        journal = Journal(folder, attempt=f"driver-{uuid.uuid4()}")
-        if status == "FAILED":
-            journal.tag({"piip.failure": f"its driver died too often: {problem or 'see the Ray logs'}"})
-        journal.finish(status)
-    if status == "FINISHED":
-        pictures.keep(planned.trial)
-    return status
+    try:
+        # this sweep's own driver may be dying yet
+        with driving(folder, sweep.command, patience=PATIENCE_S):
+            status = read_status(folder)
+            if status in ("RUNNING", "PENDING") or (status == "FAILED" and problem):
+                _close(planned, asha=sweep.asha, problem=problem)
+            if status == "FINISHED":
+                pictures.keep(planned.trial)
+    except BlockingIOError:
+        log.warning("%s is left to %s", planned.trial.spec.name, who_drives(folder) or "another command")
+    return read_status(folder)
+
+
+def _close(planned: Planned, *, asha: bool, problem: str) -> None:
+    """Record the end of a trial that nobody trains any more."""
+    folder = home.journal_dir(planned.trial.key)
+    # its driver was stopped before the end: by ASHA, or for good after too many failures (with an earlier command's reason yet)
+    stopped = asha and not problem and planned.trial.score.name in read_metrics(folder)
+    journal = Journal(folder, attempt=f"driver-{uuid.uuid4()}")
+    if not stopped:
+        journal.tag({"piip.failure": f"its driver died too often: {problem or 'see the Ray logs'}"})
+    journal.finish("STOPPED" if stopped else "FAILED")
 
 
 def _close_parent(parent_key: str, statuses: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Self, TextIO
 
 from piip import home
 from piip.contracts import Score
+from piip.record.driving import who_drives
 from piip.record.follow import Follower
 from piip.sweeps.plan import Planned
 from piip.tracking.store import age
@@ -35,6 +36,8 @@ class State:
     images_per_second: float = 0.0
     score: tuple[int, float] | None = None
     """(step, value) of the last evaluation that had the score."""
+    elsewhere: str = ""
+    """Who trains it, where that is another command."""
 
     @classmethod
     def of(cls, journal: Follower, score: Score) -> Self:
@@ -64,12 +67,21 @@ class Progress:
         self,
         planned: Sequence[Planned],
         *,
+        command: str = "",
         every: float = 5.0,
         out: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Watch the trials of `planned`; look every `every` seconds of `clock`; print to `out` (stderr)."""
-        self._planned = planned
+        """Watch trials and print what is new.
+
+        Args:
+            planned: The trials.
+            command: This sweep's; what another one trains is said to be.
+            every: Seconds.
+            out: Default: stderr.
+            clock: In seconds.
+        """
+        self._planned, self._command = planned, command
         self._every, self._out, self._clock = every, out or sys.stderr, clock
         self._stop = threading.Event()
         self._began = clock()
@@ -78,7 +90,7 @@ class Progress:
             journal.look()
         # by earlier commands: it is no news, and says nothing of this one's pace
         self._past = [str(journal.seen.status) for journal in self._journals]
-        self._seen = self._now()
+        self._seen = [replace(state, elsewhere="") for state in self._now()]
         self._before = [seen.step for seen in self._seen]
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
@@ -119,6 +131,9 @@ class Progress:
                 trials[i] = replace(now, status="PENDING")
             else:
                 self._past[i] = "RUNNING"  # by this command
+            driver = who_drives(self._journals[i].folder) if now.status != "FINISHED" else None
+            if driver and driver.command != self._command:
+                trials[i] = replace(trials[i], elsewhere=str(driver))
         return trials
 
     def _left(self, trials: Sequence[State]) -> str:
@@ -140,6 +155,8 @@ class Progress:
 
 def news(before: State, now: State, plan: Plan, score: Score) -> str:
     """What there is to say of a trial since the last look; empty where nothing moved."""
+    if now.elsewhere not in ("", before.elsewhere):
+        return f"{now.elsewhere} trains it: waiting for that"
     if now.status == "RUNNING" and now.step == before.step:
         return now.doing if now.doing != before.doing else ""
     return line(now, plan, score) if (now.step, now.status) != (before.step, before.status) else ""

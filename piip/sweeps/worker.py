@@ -15,6 +15,7 @@ from ray import tune
 from ray.train.torch import TorchTrainer
 
 from piip import home
+from piip.record.driving import driving
 from piip.record.events import read_metrics, read_status
 from piip.record.journal import Journal
 from piip.record.trial import Trial
@@ -34,6 +35,8 @@ class Launch:
 
     trial: Trial
     resources: Resources
+    command: str
+    """Of the sweep: a name that no other call has."""
     max_failures: int = 3
 
 
@@ -78,39 +81,49 @@ def _nodes(world_size: int) -> list[str]:
 
 
 def trial_driver(config: dict[str, Any], launches: Mapping[str, Launch]) -> None:
-    """One trial under Tune: start its workers, hand their metrics on, and finish with what the journal says."""
+    """One trial under Tune: start its workers, hand their metrics on, and finish with what the journal says.
+
+    Where another command drives the trial, this one waits until that is done, or dead, and takes what it left.
+    """
     launch = launches[config["trial_key"]]
     folder = home.journal_dir(launch.trial.key)
-    if read_status(folder) != "FINISHED":
-        cluster.remove_left_placement_groups()  # of this trial's driver before, where it was killed
-        # RUNNING from here on, also where an earlier command had left it FAILED
-        failed, workers = read_status(folder) == "FAILED", launch.resources.workers
-        journal = _journal(launch.trial.key)
-        journal.tag({"piip.failure": ""} if failed else {})
-        journal.doing("starting its worker" if workers == 1 else f"starting {workers} workers")
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config={"launch": launch},
-            scaling_config=ray_train.ScalingConfig(
-                num_workers=launch.resources.workers,
-                use_gpu=launch.resources.gpus_per_worker > 0,
-                resources_per_worker=_per_worker(launch.resources),
-            ),
-            run_config=ray_train.RunConfig(
-                name=launch.trial.key,
-                storage_path=str(home.storage() / "ray_train"),
-                failure_config=ray_train.FailureConfig(max_failures=launch.max_failures, controller_failure_limit=3),
-                callbacks=[_report_to_tune()],
-                logging_config=ray_train.LoggingConfig(log_level="WARNING"),
-            ),
-        )
-        try:
-            trainer.fit()
-        except (ray_train.TrainingFailedError, ray_train.ControllerError) as error:
-            _fail(launch.trial.key, reason_of(error))
+    with driving(folder, launch.command):
+        if read_status(folder) != "FINISHED":
+            _train(launch)
     # the journal, not Ray's result: after a crash Ray's is stale
     final = {name: history[-1][1] for name, history in read_metrics(folder).items() if history}
     tune.report({"status": read_status(folder), **final})
+
+
+def _train(launch: Launch) -> None:
+    """The workers of a trial, to its end; what ended it otherwise is in the journal."""
+    key, workers = launch.trial.key, launch.resources.workers
+    cluster.remove_left_placement_groups()  # of this trial's driver before, where it was killed
+    # RUNNING from here on, also where an earlier command had left it FAILED
+    failed = read_status(home.journal_dir(key)) == "FAILED"
+    journal = _journal(key)
+    journal.tag({"piip.failure": ""} if failed else {})
+    journal.doing("starting its worker" if workers == 1 else f"starting {workers} workers")
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"launch": launch},
+        scaling_config=ray_train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=launch.resources.gpus_per_worker > 0,
+            resources_per_worker=_per_worker(launch.resources),
+        ),
+        run_config=ray_train.RunConfig(
+            name=key,
+            storage_path=str(home.storage() / "ray_train"),
+            failure_config=ray_train.FailureConfig(max_failures=launch.max_failures, controller_failure_limit=3),
+            callbacks=[_report_to_tune()],
+            logging_config=ray_train.LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except (ray_train.TrainingFailedError, ray_train.ControllerError) as error:
+        _fail(key, reason_of(error))
 
 
 def _per_worker(resources: Resources) -> dict[str, float]:

@@ -102,7 +102,7 @@ def _note(folder: Path, store: Writer) -> Path:
 def _turn(folder: Path, store: Writer) -> Iterator[Path]:
     note = _note(folder, store)
     note.parent.mkdir(exist_ok=True)
-    with locked(note.with_suffix(".lock"), wait=False):
+    with locked(note.with_suffix(".lock"), patience=0):
         yield note
 
 

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from tiny import ROWS
 
 from piip import home
 from piip.contracts import Score
-from piip.record.events import read_events, read_status, read_tags
+from piip.record.driving import driving
+from piip.record.events import read_events, read_metrics, read_status, read_tags
 from piip.record.journal import Journal
 from piip.spec import Ade20kSpec
 from piip.sweeps import launch
@@ -27,6 +29,10 @@ def planned(tiny_coco) -> Planned:
     return planned
 
 
+def settle(planned: Planned, *, asha: bool = False, problem: str = "") -> str:
+    return launch._settle(planned, launch.Sweep([planned.trial.spec], "e", asha=asha), problem)
+
+
 def failure(planned: Planned) -> str:
     events = (event for event, _ in read_events(home.journal_dir(planned.trial.key)))
     (reason,) = (e["tags"]["piip.failure"] for e in events if e["kind"] == "tag" and "piip.failure" in e["tags"])
@@ -34,7 +40,7 @@ def failure(planned: Planned) -> str:
 
 
 def test_a_trial_that_tune_gave_up_on_has_failed_and_says_why(planned):
-    status = launch._settle(planned, asha=False, problem="No space left on device")
+    status = settle(planned, problem="No space left on device")
 
     assert status == "FAILED" == read_status(home.journal_dir(planned.trial.key))
     assert failure(planned) == "its driver died too often: No space left on device"
@@ -46,9 +52,9 @@ def test_a_trial_that_failed_again_before_its_driver_wrote_anything_has_the_new_
     journal.tag({"piip.failure": "No space left on device"})
     journal.finish("FAILED")
 
-    assert launch._settle(planned, asha=False, problem="") == "FAILED"
+    assert settle(planned) == "FAILED"
     assert read_tags(folder)["piip.failure"] == "No space left on device"
-    assert launch._settle(planned, asha=False, problem="out of memory") == "FAILED"
+    assert settle(planned, problem="out of memory") == "FAILED"
     assert read_tags(folder)["piip.failure"] == "its driver died too often: out of memory"
 
 
@@ -58,7 +64,7 @@ def test_a_trial_that_failed_again_before_its_driver_wrote_anything_has_the_new_
 def test_only_asha_leaves_a_scored_trial_stopped(planned, asha, problem, expected):
     Journal(home.journal_dir(planned.trial.key), "attempt").log(10, {planned.trial.score.name: 0.1})
 
-    assert launch._settle(planned, asha=asha, problem=problem) == expected
+    assert settle(planned, asha=asha, problem=problem) == expected
 
 
 @pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)
@@ -67,7 +73,31 @@ def test_a_trial_without_the_score_of_its_data_was_not_stopped(planned, data):
     journal = Journal(home.journal_dir(planned.trial.key), "attempt")
     journal.log(10, {f"best/{data.scores[0].name}": 0.1, data.scores[1].name: 0.1})
 
-    assert launch._settle(other, asha=True, problem="") == "FAILED"
+    assert settle(other, asha=True) == "FAILED"
+
+
+def test_a_trial_that_another_command_drives_is_left_to_it(planned, caplog, monkeypatch):
+    folder = home.journal_dir(planned.trial.key)
+    monkeypatch.setattr(launch, "PATIENCE_S", 0)
+    worker = Journal(folder, "worker of the other command")
+
+    with driving(folder, "another"):
+        assert settle(planned) == "RUNNING"
+        assert f"{planned.trial.spec.name} is left to process {os.getpid()} on " in caplog.text
+        worker.log(5, {"train/loss": 1.0})  # nobody fenced it off
+
+    assert settle(planned) == "FAILED"  # it has died
+
+
+def test_planning_and_drawing_fence_nobody_off(planned, tiny_coco):
+    folder = home.journal_dir(planned.trial.key)
+    worker = Journal(folder, "worker")
+
+    plan_trials([planned.trial.spec], experiment="e", resources=Resources(), custom=planned.trial.sources)
+    Journal(folder, "a guest", running=False).tag({"hardware.nodes": "1"})
+    worker.log(5, {"train/loss": 1.0})
+
+    assert [step for step, *_ in read_metrics(folder)["train/loss"]] == [5]
 
 
 class Stopped:

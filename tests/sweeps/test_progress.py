@@ -1,6 +1,8 @@
 """What a person is told while trials run, by what the journals hold and the order in which it came."""
 
 import io
+import os
+import socket
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from tiny import ROWS
 from piip.contracts import Score
 from piip.counting.cost import Cost
 from piip.record import follow
+from piip.record.driving import driving
 from piip.record.journal import Journal
 from piip.record.runs import RunRecord, create_run
 from piip.record.trial import Trial
@@ -87,6 +90,25 @@ def test_news_are_what_moved(before, now, said):
 
     assert told.startswith(said)
     assert bool(told) == bool(said)
+
+
+def test_a_trial_that_another_command_trains_is_said_once_with_who_does():
+    watched = Watched(1.0)
+    journal, progress = watched.attempt(0, "worker"), watched.progress()
+    said = f"process {os.getpid()} on {socket.gethostname()} since "
+
+    with driving(journal.folder, "another command"):
+        progress.look()
+        assert watched.said[-1].startswith(said)
+        assert watched.said[-1].endswith(" trains it: waiting for that")
+        log(journal, 5)
+        progress.look()
+        assert watched.said[-1].startswith("step 5/30")
+    progress.look()
+    with driving(journal.folder, ""):  # its turn
+        progress.look()
+
+    assert len(watched.said) == 2
 
 
 @pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)

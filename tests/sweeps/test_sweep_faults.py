@@ -1,6 +1,7 @@
 """kill -9 at every level, and a tracking server that goes away: what is left equals what nothing had happened to."""
 
 import os
+import re
 import signal
 
 import psutil
@@ -9,7 +10,7 @@ from server import MLflowServer
 from sweeping import SweepCommand, journaled, journals, last_step, outcome, tracked, wait_for, worker_pid
 from tiny import ROWS
 
-from piip.record.events import read_metrics
+from piip.record.events import read_events, read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -92,3 +93,23 @@ def test_a_tracking_server_that_dies_and_comes_back_costs_no_step_and_no_number(
         assert tracked(server.folder / "server.db") == journaled(home)
     # steps 20 to 45 were taken while nobody answered: none waited for the server, none is missing
     assert [step for step, _, _ in read_metrics(journal)["train/loss"]] == list(range(1, 61))
+
+
+def test_the_same_sweep_in_two_terminals_trains_once_and_both_end_well(unkilled, new_home, data):
+    home = new_home("twice")
+
+    with SweepCommand(home, data, VIT) as first:
+        journal = first.until_step(VIT, 3)
+        with SweepCommand(home, data, VIT) as second:
+            documents = [first.finish(), second.finish()]
+
+    assert [document["failed"] for document in documents] == [[], []]
+    assert re.search(rf"{VIT}  process \d+ on \S+ since .* trains it: waiting for that", second.stderr)
+    assert "trains it" not in first.stderr
+    assert len(read_statuses(journal)) == 2  # RUNNING, FINISHED: nobody began it anew
+    assert outcome(home, VIT) == outcome(unkilled.home, VIT)
+    assert tracked(home / "mlflow.db") == journaled(home)
+
+
+def read_statuses(journal) -> list[str]:
+    return [event["status"] for event, _ in read_events(journal) if event["kind"] == "status"]
