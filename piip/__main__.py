@@ -13,7 +13,7 @@ from piip.nearest import nearest
 
 PACKAGE = Path(__file__).parent
 END = re.compile(r"[.:;](?:\s|$)")
-"""Of what a docstring says first."""
+"""Where a docstring's first sentence ends."""
 
 
 def verbs() -> dict[str, Path]:

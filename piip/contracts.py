@@ -6,7 +6,7 @@ Types choose code by `match`, in one place each: `models.build_model`, `data.ope
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +55,7 @@ class Tokens:
     """A head's wish: the tokens of every branch, and its class token where it has one."""
 
     num_classes: int | None = None
-    """Of the pretrained classifier every branch is to keep for the head (a final norm and a linear layer); None keeps none."""
+    """Classes of the pretrained classifier (a final norm and a linear layer) that every branch keeps for the head; None keeps none."""
 
 
 Wish = Maps | Tokens
@@ -79,7 +79,7 @@ class Backbone(Protocol):
 
     strides: Sequence[int]
     out_channels: Sequence[int]
-    """Of the maps that the head asked for."""
+    """Channels of each of the maps that the head asked for."""
 
     def __call__(self, images: "Tensor") -> "list[Tensor]":
         """(B, 3, H, W) -> maps (B, out_channels[i], H / strides[i], W / strides[i])."""
@@ -135,6 +135,15 @@ class Metric(Protocol):
 
     def compute(self) -> dict[str, float]:
         """`<task>/<name>` -> number; images of the split that never came count as nothing found. Asking again changes nothing."""
+        ...
+
+
+@runtime_checkable
+class PerClass(Protocol):
+    """What a metric may have besides: its numbers of each class. They are kept with predictions."""
+
+    def per_class(self) -> dict[int, dict[str, float]]:
+        """The files' number of a class -> name -> number, of all that was taken in; a class is left out where nothing says anything."""
         ...
 
 

@@ -153,7 +153,8 @@ def make_run(
     from piip.sweeps.plan import record_trial
     from piip.tracking.delivery import deliver, read_delivered
     from piip.tracking.store import Store
-    from piip.training import checkpoint
+    from piip.training import checkpoint, saving
+    from piip.training.manifest import Manifest
 
     content = weights.sha256 or _digest(state)
     key = "converted-" + hashlib.sha256(f"{spec.digest}:{content}:{sorted(options.allow)}".encode()).hexdigest()[:12]
@@ -170,8 +171,8 @@ def make_run(
         if read_status(folder) != "FINISHED" or checkpoint.last(root) is None:
             root.mkdir(parents=True, exist_ok=True)
             journal = Journal(folder, attempt=f"convert-{uuid.uuid4()}")
-            manifest = checkpoint.Manifest(0, key, 1, "converted", categories)
-            checkpoint.save(root, manifest, model=state, state={}, rank=0, barrier=lambda: None)
+            manifest = Manifest(0, key, 1, "converted", categories)
+            saving.save(root, manifest, model=state, state={}, rank=0, barrier=lambda: None)
             listed = folder / "weights.txt"
             listed.write_text("\n".join(report.lines()) + "\n")
             journal.artifact(listed, "weights.txt")
@@ -185,7 +186,7 @@ def make_run(
 
 
 def _digest(state: "dict[str, Tensor]") -> str:
-    """Of all values, where there is no one file to take a digest of."""
+    """SHA-256 of all values, where there is no one file to take it of."""
     import torch
 
     digest = hashlib.sha256()

@@ -16,9 +16,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -28,11 +29,13 @@ from piip.data.sources import DataError, Source
 from piip.spec import Data
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from piip.contracts import Dataset
     from piip.evaluation.rebuild import Rebuilt
     from piip.evaluation.score import Scored
+    from piip.training.evaluate import Evaluation
+
+SHOWN = 20
+"""Classes that a table of them shows."""
 
 
 @dataclass
@@ -78,19 +81,20 @@ def main(options: Options) -> int:
 
     rebuilt = rebuild(store, run_id, options.checkpoint)
     data = open_split(rebuilt, options.split, given, max_images=options.max_images)
-    metrics, table = evaluated(options, rebuilt, data)
-    scored = compared(store, rebuilt, options.split, metrics)
+    found = evaluated(options, rebuilt, data)
+    scored = compared(store, rebuilt, options.split, found.metrics)
     folder = options.out or home.home() / "eval" / run_id / f"{options.split}-{rebuilt.step}"
-    files = write_predictions(table, folder)
+    assert found.table is not None
+    files = write_predictions(found.table, found.classes, folder)
     if options.max_images is None:
         store.log_metrics(run_id, scored.metrics, rebuilt.step)
         for file in files:
             store.log_artifact(run_id, file, f"eval/{options.split}")
-    show(options, rebuilt, scored, folder)
+    show(options, rebuilt, scored, found.classes, folder)
     return 0
 
 
-def evaluated(options: Options, rebuilt: "Rebuilt", data: "Dataset") -> "tuple[dict[str, float], pa.Table]":
+def evaluated(options: Options, rebuilt: "Rebuilt", data: "Dataset") -> "Evaluation":
     """The numbers and the results, from this process or from workers."""
     from piip.evaluation.score import device
     from piip.training.evaluate import evaluate
@@ -102,9 +106,7 @@ def evaluated(options: Options, rebuilt: "Rebuilt", data: "Dataset") -> "tuple[d
             bar.update(task, completed=done, total=total)
 
         if options.workers is None:
-            metrics, table = evaluate(rebuilt.model.to(device()), data, progress=progress)
-            assert table is not None
-            return metrics, table
+            return evaluate(rebuilt.model.to(device()), data, progress=progress)
         from piip.sweeps.resources import Resources
         from piip.sweeps.scoring import evaluate_on_ray
 
@@ -131,12 +133,15 @@ def given_source(options: Options, data: Data) -> Mapping[str, Source]:
     return {options.split: Source(annotations.absolute(), images.absolute())}
 
 
-def show(options: Options, rebuilt: "Rebuilt", scored: "Scored", folder: Path) -> None:
+def show(
+    options: Options, rebuilt: "Rebuilt", scored: "Scored", classes: Sequence[Mapping[str, Any]], folder: Path
+) -> None:
     """The figures beside what the run had logged at this step and what the paper prints."""
     if options.json:
         document = {
             "run_id": rebuilt.run.run_id, "name": rebuilt.run.name, "split": options.split, "step": rebuilt.step,
-            "metrics": scored.metrics, "logged_before": scored.logged_before, "predictions": str(folder),
+            "metrics": scored.metrics, "logged_before": scored.logged_before, "per_class": list(classes),
+            "predictions": str(folder),
         }  # fmt: skip
         print(json.dumps(document))
         return
@@ -151,7 +156,24 @@ def show(options: Options, rebuilt: "Rebuilt", scored: "Scored", folder: Path) -
             "-" if printed is None else f"{printed:g}",
         )  # fmt: skip
     Console(width=max(100, Console().width)).print(table)
+    if classes:
+        show_classes(classes)
     print(f"predictions: {folder}")
+
+
+def show_classes(classes: Sequence[Mapping[str, Any]]) -> None:
+    """The numbers of every class, or of the weakest where they are many."""
+    names = list(dict.fromkeys(name for row in classes for name in row if name not in ("id", "name")))
+    scored = sorted((row for row in classes if names[0] in row), key=lambda row: row[names[0]])
+    shown, what = (classes, "by class") if len(classes) <= SHOWN else (scored[:SHOWN], f"the weakest {SHOWN} classes")
+    more = f" of {len(classes)}, all in per_class.json" if len(classes) > SHOWN else ""
+    table = Table()
+    for column in ("class", *names):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for row in shown:
+        table.add_row(escape(row["name"]), *(f"{row[name]:.4g}" if name in row else "-" for name in names))
+    print(f"{what}{more}:")
+    Console(width=max(100, Console().width)).print(table)
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:

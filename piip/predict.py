@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from piip.evaluation.rebuild import Rebuilt
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
-"""Of what is an image in a folder."""
+"""Endings of what is taken for an image in a folder."""
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import Tensor
 from piip.data.sources import DataError
 
 MOST_PIXELS = 178_956_970
-"""Of an image: what Pillow unpacks at most, so that a small file cannot fill the memory. Decoded it takes some two gigabytes."""
+"""Pixels of an image that Pillow unpacks at most, so that a small file cannot fill the memory. Decoded it takes some two gigabytes."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,

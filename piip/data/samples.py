@@ -21,7 +21,7 @@ class ImageInfo:
     file_name: str
     height: int
     width: int
-    """Of the file, in pixels."""
+    """Size of the file's image, in pixels."""
     scale: tuple[float, float] = (1.0, 1.0)
     """(y, x) input / original, so original = input / scale."""
 

@@ -31,7 +31,7 @@ class Rebuilt:
     model: nn.Module
     """In evaluation mode, on the CPU."""
     checkpoint: Checkpoint
-    """Of ours; its manifest has the step and the classes."""
+    """The one its weights come from; its manifest has the step and the classes."""
 
     @property
     def step(self) -> int:

@@ -18,6 +18,7 @@ from piip.data.images import read_image
 from piip.data.samples import ImageInfo
 from piip.data.sources import DataError, Source
 from piip.evaluation.rebuild import Rebuilt, source_of
+from piip.record.durable import write_atomic
 from piip.tracking.store import Store
 
 log = logging.getLogger(__name__)
@@ -87,16 +88,24 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
 
 
-def write_predictions(table: pa.Table, folder: Path) -> list[Path]:
-    """Results as JSON and as Parquet, each complete or not there at all; returns the two files."""
+def write_predictions(table: pa.Table, classes: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """Results as JSON and as Parquet, and the numbers of every class where there are some.
+
+    Returns:
+        The files: each is there complete or not at all.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    as_json, as_parquet = folder / "predictions.json", folder / "predictions.parquet"
-    unfinished = [path.with_name(f".{path.name}.tmp") for path in (as_json, as_parquet)]
-    unfinished[0].write_text(json.dumps(rows_of(table)))
-    pq.write_table(table, unfinished[1])
-    unfinished[0].replace(as_json)
-    unfinished[1].replace(as_parquet)
-    return [as_json, as_parquet]
+    as_json, as_parquet, per_class = (
+        folder / name for name in ("predictions.json", "predictions.parquet", "per_class.json")
+    )
+    write_atomic(as_json, json.dumps(rows_of(table)))
+    unfinished = as_parquet.with_name(f".{as_parquet.name}.tmp")
+    pq.write_table(table, unfinished)
+    unfinished.replace(as_parquet)
+    if not classes:
+        return [as_json, as_parquet]
+    write_atomic(per_class, json.dumps(list(classes), indent=1))
+    return [as_json, as_parquet, per_class]
 
 
 def format_of(rebuilt: Rebuilt) -> Format:

@@ -129,12 +129,31 @@ class CocoAP:
 
         What no object is there for (say, large ones) is left out; masks are where truth has them, and results (or there are none).
         """
+        metrics: dict[str, float] = {}
+        for name, found in self._finalized().items():
+            metrics |= {f"coco/{name}_{part}": float(n) for part, n in zip(NUMBERS, found.stats, strict=True) if n > -1}
+        return metrics
+
+    def per_class(self) -> dict[int, dict[str, float]]:
+        """`box_ap` and `mask_ap` of each class that an object is there of, 0..1."""
+        classes: dict[int, dict[str, float]] = {}
+        for name, found in self._finalized().items():
+            # thresholds, recalls, classes, areas (all of them first), limits of detections (100 last)
+            precisions = found.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
+            for number, ap in zip(found.params.cat_ids, precisions, strict=True):
+                if ap > -1:
+                    classes.setdefault(number, {})[f"{name}_ap"] = float(ap)
+        return classes
+
+    def _finalized(self) -> dict[str, Any]:
+        """COCO's evaluations of all images of the split, summed up; what was taken in stays as it is."""
         matching = {name: copy.copy(found) for name, found in self._matching.items()}
         self._match(matching, [image_id for image_id in self.truth.images if image_id not in self._seen], [])
-        metrics: dict[str, float] = {}
-        for name, found in matching.items():
-            metrics |= {f"coco/{name}_{part}": n for part, n in zip(NUMBERS, _numbers(found), strict=True) if n > -1}
-        return metrics
+        evaluations = {name: found.finalize() for name, found in matching.items()}
+        for evaluation in evaluations.values():
+            evaluation.accumulate()
+            evaluation.summary_lines()  # fills `stats`, as summarize() does, which prints
+        return evaluations
 
     def _note_masks(self, seen: set[bool | None]) -> None:
         """Results of a network have masks or have none: without, they are scored as boxes alone."""
@@ -159,14 +178,6 @@ class CocoAP:
         masked = [{k: v for k, v in entry.items() if k != "bbox"} for entry in result] if "mask" in matching else []
         for name, evaluation in matching.items():
             evaluation.update(images, annotations, masked if name == "mask" else found)
-
-
-def _numbers(matching: StreamingEval) -> list[float]:
-    """The twelve numbers; -1 where there is nothing to score. Spends `matching`."""
-    evaluation = matching.finalize()
-    evaluation.accumulate()
-    evaluation.summary_lines()  # fills `stats`, as summarize() does, which prints
-    return [float(number) for number in evaluation.stats]
 
 
 def _complete(annotation: Mapping[str, Any], number: int) -> Entry:

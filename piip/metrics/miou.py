@@ -25,7 +25,7 @@ class MeanIoU:
     def __init__(
         self, ids: Sequence[int], infos: "Sequence[ImageInfo]", truth: "Callable[[ImageInfo], NDArray[Any]]"
     ) -> None:
-        self.count, self._infos, self._truth = len(ids), infos, truth
+        self.ids, self.count, self._infos, self._truth = list(ids), len(ids), infos, truth
         self._label = np.full(2**16, self.count, dtype=np.int64)
         self._label[list(ids)] = np.arange(self.count)
         self._confusion: NDArray[np.int64] = np.zeros((self.count, self.count + 1), dtype=np.int64)
@@ -72,9 +72,15 @@ class MeanIoU:
         pairs = truth[scored].astype(np.int64) * (self.count + 1) + predicted[scored]
         return np.bincount(pairs, minlength=self._confusion.size).reshape(self._confusion.shape)
 
-    def per_class(self) -> NDArray[np.float64]:
-        """(classes,) IoU; nan where a class is neither there nor predicted."""
-        return _iou(self.confusion)
+    def per_class(self) -> dict[int, dict[str, float]]:
+        """`iou`, and `acc` where the class is there; a class that is neither there nor predicted has none."""
+        confusion = self.confusion
+        numbers = {"iou": _iou(confusion), "acc": _divided(confusion.diagonal(), confusion.sum(axis=1))}
+        of_each = {
+            number: {name: float(values[label]) for name, values in numbers.items() if not np.isnan(values[label])}
+            for label, number in enumerate(self.ids)
+        }
+        return {number: found for number, found in of_each.items() if found}
 
     def compute(self) -> dict[str, float]:
         """`ade20k/miou`, `ade20k/acc` (of pixels), `ade20k/macc` (mean over classes), 0..1; none where no pixel is scored."""

@@ -7,7 +7,7 @@ from torch import nn
 from piip.contracts import Maps, Tokens, Wish
 from piip.models.backbones.cnn import CNN
 from piip.models.backbones.piip import PIIP
-from piip.models.branches.vit import build_branch
+from piip.models.branches.build import build_branch
 from piip.models.heads.classifier import Classifier, MapClassifier
 from piip.models.heads.missing import MissingHead
 from piip.models.heads.rcnn import MaskRCNN

@@ -21,7 +21,7 @@ LONG_S = 30.0
 
 @contextmanager
 def locked(path: Path, *, patience: float | None = None) -> Iterator[None]:
-    """Of all who come here with one lock file, in this process or another, lets in one after the other.
+    """Lets in one after the other of all who come with the same lock file, from this process or another.
 
     Args:
         path: The lock file; the kernel lets go of it when its holder dies.

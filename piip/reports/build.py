@@ -18,7 +18,7 @@ class Report:
 
     page: Page
     path: Path
-    """Of report.html."""
+    """Where report.html is."""
     figures: list[Path]
     """On white paper; each lies beside its twin `..._dark.png`."""
 

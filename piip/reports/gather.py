@@ -26,7 +26,9 @@ SHOWN = 3
 """Trials whose predictions are shown."""
 IMAGES = 6
 """Prediction images per trial."""
-OF_ONE_RUN = {"piip.trial_key", "piip.spec_digest", "piip.note", "piip.failure", "piip.status", "piip.checkpoint"}
+OF_ONE_RUN = {
+    "piip.trial_key", "piip.spec_digest", "piip.note", "piip.failure", "piip.status", "piip.checkpoint", "piip.title",
+}  # fmt: skip
 """Tags that say something of one trial alone."""
 
 

@@ -24,7 +24,11 @@ def branches_of(params: Params) -> tuple[list[str], list[int]]:
 
 
 def family_of(run: RunInfo) -> tuple[str, str]:
-    """`("PIIP-TSB", "piip")`, `("ViT-B", "vit")`, `("ResNet-18", "cnn")`; a run without a spec is its own family."""
+    """`("PIIP-TSB", "piip")`, `("ViT-B", "vit")`, `("ResNet-18", "cnn")`.
+
+    Any other backbone is of the family that its spec's title says (a tag of its runs), of the kind `other`; a run without a spec is a
+    family of its own.
+    """
     archs, _ = branches_of(run.params)
     letters = run.params.get("model.backbone.label", "").upper()
     match run.params.get("model.backbone.kind"):
@@ -36,7 +40,7 @@ def family_of(run: RunInfo) -> tuple[str, str]:
             arch = archs[0].split(".")[0]
             return re.sub(r"^resne(x?)t(\d+)", r"ResNe\1t-\2", arch), "cnn"
         case _:
-            return run.name, "unknown"
+            return run.tags.get("piip.title") or run.name, "other"
 
 
 def unique_labels(plain: Sequence[str], params: Sequence[Params]) -> list[str]:

@@ -39,13 +39,13 @@ DARK = Theme(
     vit=("#e8c04c", "#c39b2a"), cnn=("#b4bec9", "#8c96a1"),
 )  # fmt: skip
 
-MARKERS = {"piip": "o", "vit": "s", "cnn": "^", "unknown": "D"}
+MARKERS = {"piip": "o", "vit": "s", "cnn": "^", "other": "D"}
 LINES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
 def family_colors(trials: Sequence[Trial], theme: Theme) -> dict[str, str]:
-    """Colour of each family: PIIP combinations in bright ones, single ViTs and CNN peers in their own quiet ones."""
-    inks = {"piip": theme.piip, "vit": theme.vit, "cnn": theme.cnn, "unknown": theme.cnn}
+    """Colour of each family: PIIP combinations in bright ones, single ViTs and other peers in their own quiet ones."""
+    inks = {"piip": theme.piip, "vit": theme.vit, "cnn": theme.cnn, "other": theme.cnn}
     colors: dict[str, str] = {}
     for kind, palette in inks.items():
         families = sorted({t["family"] for t in trials if t["kind"] == kind})

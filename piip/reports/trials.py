@@ -23,7 +23,7 @@ class Trial(TypedDict):
     family: str
     """`PIIP-TSB`, `ViT-B`, `ResNet-18`: what is drawn in one colour."""
     kind: str
-    """`piip`, `vit`, `cnn` or `unknown`."""
+    """`piip`, `vit`, `cnn` or `other`."""
     branches: list[str]
     """timm names, high to low resolution."""
     resolutions: list[int]

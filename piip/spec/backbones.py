@@ -57,7 +57,7 @@ class BranchSpec(Spec):
     layer_scale: float | None = Field(default=1.0, gt=0)
     """Initial layer scale where the pretraining has none (DeiT-1, MAE, AugReg); None: those blocks get none."""
     activation: Literal["gelu", "gelu_tanh"] = "gelu"
-    """Of the MLPs; `gelu_tanh` is the published fused MLP ("faster training")."""
+    """Activation of the MLPs; `gelu_tanh` is the published fused MLP ("faster training")."""
     class_token: bool = False
     """A class token without position goes through the blocks with the patches and sits out the interactions (classification)."""
     checkpointing: bool = False

@@ -26,7 +26,7 @@ class Places(NamedTuple):
 
 
 Limits = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-"""Of the long side and of the short side, in pixels."""
+"""The most that the long side and the short side may have, in pixels."""
 
 
 class CocoSpec(Spec):

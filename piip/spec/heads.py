@@ -65,13 +65,13 @@ class UPerNetSpec(HeadSpec):
     kind: Literal["upernet"] = "upernet"
     num_classes: int = Field(default=150, gt=0)
     channels: int = Field(default=1536, gt=0)
-    """Of every map inside, the auxiliary head's too."""
+    """Channels of every map inside, the auxiliary head's too."""
     pool_scales: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(1, 2, 3, 6), min_length=1)
     """Sides of the grids on which pyramid pooling averages the coarsest map."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Of whole channels, in front of both classifiers."""
+    """Probability that a whole channel is dropped in front of both classifiers."""
     aux_weight: float = Field(default=0.4, ge=0)
-    """Of the auxiliary head's loss."""
+    """Weight of the auxiliary head's loss."""
     inference: Literal["slide", "whole"] = "slide"
     """`slide`: square crops of the image, each exactly `crop` wide, their logits averaged where they overlap; for networks with
     positions of one size. `whole`: the image at once."""
@@ -108,7 +108,7 @@ class ClassifierSpec(HeadSpec):
     """`tokens` of a PIIP's branches (a single ViT is one of one branch). `map`: the mean of the map at stride 32 and a linear layer,
     as in a ResNet; for any backbone."""
     merge: bool = False
-    """Of tokens. False: a norm and a linear layer per branch, logits averaged (released). True: branches merged, then one of both."""
+    """Tokens only. False: a norm and a linear layer per branch, logits averaged (released). True: branches merged, then one of both."""
     head_token: Literal["first_patch", "class", "mean"] = "mean"
     """What separate heads read. `mean` of all patches. `class` needs class tokens in every branch; what the last interaction gives to
     the patches is then read by nobody, and its parameters learn nothing. `first_patch`, the upper left one, is what the released

@@ -11,8 +11,8 @@ class SpeedSpec(Spec):
     """How the same network is computed sooner. Every switch gives what its plain form gives, to rounding; tests hold them equal."""
 
     kernel: Annotated[Literal["auto", "cpp", "cuda", "triton", "reference"], DecidesNoNumber()] = "auto"
-    """Of deformable attention. `auto`: the compiled operator (on CUDA: else Triton) where it can be built, else the PyTorch reference
-    (one line says so)."""
+    """What computes deformable attention. `auto`: the compiled operator (on CUDA: else Triton) where it can be built, else the
+    PyTorch reference (one line says so)."""
     windows: Literal["exact", "padded"] = "exact"
     """`exact`: window attention on real tokens, padded ones as one key of their number's weight. `padded`: as published."""
     interactions: Literal["mixed", "bf16", "fp32"] = "mixed"
@@ -26,8 +26,8 @@ class SpeedSpec(Spec):
     heads: Literal["bf16", "fp32"] = "fp32"
     """Layers of proposals, box and mask heads under bf16; boxes, RoIAlign, NMS and losses stay fp32. `fp32`: as the official code."""
     layout: Literal["channels_last", "contiguous"] = "channels_last"
-    """Of maps. `channels_last`: as tokens lie, from the first to the last convolution. `contiguous`: copied channels first in front of
-    interactions' depthwise convolutions and of neck and heads, as the official code."""
+    """How maps lie in memory. `channels_last`: as tokens do, from the first to the last convolution. `contiguous`: copied channels
+    first in front of interactions' depthwise convolutions and of neck and heads, as the official code."""
     memory: Annotated[Literal["kept", "returned"], DecidesNoNumber()] = "kept"
     """`kept`: the process keeps the memory that a step frees for the next one; the most it ever held stays resident (glibc only).
     `returned`: as the C library does by itself."""

@@ -18,7 +18,7 @@ class OwnData:
     train_images: Path | None = None
     """The folder of its images; classification: a folder of images for each class."""
     val_annotations: Path | None = None
-    """Of your validation data, the same."""
+    """The same for your validation data."""
     val_images: Path | None = None
     """The folder of its images."""
     names: Path | None = None

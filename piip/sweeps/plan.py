@@ -36,7 +36,7 @@ class Planned:
     trial: Trial
     cost: Cost
     status: str
-    """Of an earlier call with the same key: `FINISHED` trials are never run again."""
+    """What an earlier call with the same key came to: `FINISHED` trials are never run again."""
     plan: loop.Plan
     """In steps; an epoch is as long as the data are many."""
 
@@ -119,7 +119,7 @@ def record_trial(
         **paper,
         **as_tags(trial.spec.data.scores),
     }
-    tags["piip.note"] = start_of(trial.spec)
+    tags |= {"piip.note": start_of(trial.spec), "piip.title": trial.spec.model.backbone.title}
     if trial.max_eval_images:
         tags["piip.max_eval_images"] = str(trial.max_eval_images)
     record = RunRecord(trial.key, trial.spec.name, experiment, parent_key, params, tags, now_ms())

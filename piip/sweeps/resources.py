@@ -12,7 +12,7 @@ class Resources:
     cpus_per_worker: int = 1
     gpus_per_worker: int = 0
     loader_processes: int = 0
-    """Of a worker, that load images; 0: threads do, as many as `cpus_per_worker`. No number depends on it."""
+    """Processes that load images for each worker; 0: threads do, as many as `cpus_per_worker`. No number depends on it."""
 
     @property
     def per_trial(self) -> dict[str, float]:

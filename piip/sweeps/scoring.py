@@ -19,7 +19,7 @@ from piip.sweeps import cluster
 from piip.sweeps.reasons import reason_of
 from piip.sweeps.resources import Resources, concurrency
 from piip.training.checkpoint import Checkpoint
-from piip.training.evaluate import in_order
+from piip.training.evaluate import Evaluation, by_class, in_order
 
 PARTS_PER_WORKER = 8
 """A worker takes the next part when it is done: a slow one holds up the others by an eighth of its share, and progress is seen."""
@@ -67,7 +67,7 @@ def evaluate_on_ray(
     resources: Resources,
     *,
     progress: Callable[[int, int], None],
-) -> tuple[dict[str, float], pa.Table]:
+) -> Evaluation:
     """The numbers of `piip.training.evaluate.evaluate`, to the bit, and its results, in the data set's order.
 
     Args:
@@ -93,9 +93,7 @@ def evaluate_on_ray(
             ray.shutdown()
 
 
-def _evaluated(
-    job: Job, data: Dataset, resources: Resources, progress: Callable[[int, int], None]
-) -> tuple[dict[str, float], pa.Table]:
+def _evaluated(job: Job, data: Dataset, resources: Resources, progress: Callable[[int, int], None]) -> Evaluation:
     options = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
     workers = [ray.remote(Scorer).options(**options).remote(job) for _ in range(resources.workers)]
     parts = min(len(data), PARTS_PER_WORKER * resources.workers)
@@ -110,4 +108,4 @@ def _evaluated(
         progress(done, len(data))
     metric = data.metric()
     metric.merge(states)
-    return metric.compute(), in_order(tables, data)
+    return Evaluation(metric.compute(), in_order(tables, data), by_class(metric, data))

@@ -34,7 +34,7 @@ class Delivered:
     run_id: str | None = None
     offset: int = 0
     created_ms: int = 0
-    """Of the journal these are about; a journal begun anew starts from nothing."""
+    """When the journal these are about was begun; one begun anew starts from nothing."""
 
 
 @dataclass

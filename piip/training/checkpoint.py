@@ -1,4 +1,4 @@
-"""Checkpoints of our own: safetensors, a manifest with digests, an atomic commit, and a walk back to the last good one.
+"""Checkpoints of our own, read: safetensors, a manifest with digests, and a walk back to the last good one. See saving.py.
 
 A checkpoint is a folder `step_00000120/` holding `model.safetensors`, one `state_rank<r>.safetensors` per rank (optimizer) and
 `manifest.json`, written last. Nothing in it is a pickle. torch.load, safetensors and DeepSpeed all load a flipped byte without a
@@ -8,38 +8,18 @@ word, so every file's SHA-256 is in the manifest and is checked before a tensor 
 import hashlib
 import json
 import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from piip.record.durable import sync_directory, write_atomic
-from piip.training.manifest import CheckpointError, Manifest, NewerCheckpointError, digest_of, read_manifest
+from piip.training.manifest import CheckpointError, Manifest, NewerCheckpointError, read_manifest
 from piip.training.upgrade import today
 
-__all__ = [
-    "Checkpoint",
-    "CheckpointError",
-    "Manifest",
-    "best",
-    "best_mark",
-    "last",
-    "load_model",
-    "mark_best",
-    "prune",
-    "save",
-    "verify",
-]
-
 log = logging.getLogger(__name__)
-
-_WRITING = ".writing_"
 
 
 @dataclass(frozen=True)
@@ -64,58 +44,6 @@ class Checkpoint:
         return {today(name, self.manifest.version): tensor.clone() for name, tensor in tensors.items()}
 
 
-def save(
-    root: Path,
-    manifest: Manifest,
-    *,
-    model: dict[str, Tensor] | None,
-    state: dict[str, Tensor],
-    rank: int,
-    barrier: Callable[[], object],
-) -> None:
-    """Write one checkpoint; every rank calls it, rank 0 commits. A crash at any point leaves the earlier checkpoints as they were.
-
-    Args:
-        root: The trial's checkpoint folder, seen by all ranks.
-        manifest: Without `files`.
-        model: Full weights; needed on rank 0 only.
-        state: This rank's optimizer tensors.
-        rank: Of the caller.
-        barrier: Waits for all ranks.
-
-    Raises:
-        OSError: Disk full or not writable; the half-written folder is removed.
-    """
-    final = root / _name(manifest.step)
-    temporary = root / f"{_WRITING}{final.name}"
-    if rank == 0:
-        for left in root.glob(f"{_WRITING}*"):  # by an attempt that was killed
-            shutil.rmtree(left)
-        temporary.mkdir(parents=True)
-    barrier()
-    try:
-        _write(temporary / f"state_rank{rank}.safetensors", state)
-        if rank == 0 and model is not None:
-            _write(temporary / "model.safetensors", model)
-        barrier()
-        if rank == 0:
-            _commit(temporary, final, manifest)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    barrier()
-
-
-def _commit(temporary: Path, final: Path, manifest: Manifest) -> None:
-    """Write the manifest and give the folder its name, after which it is a checkpoint."""
-    files = {f.name: {"size": f.stat().st_size, "sha256": _sha256(f)} for f in sorted(temporary.iterdir())}
-    body = asdict(manifest) | {"files": files}
-    write_atomic(temporary / "manifest.json", json.dumps(body | {"digest": digest_of(body)}, indent=1))
-    shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-    temporary.rename(final)
-    sync_directory(final.parent)
-
-
 def verify(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`, once every byte is what the manifest says.
 
@@ -129,7 +57,7 @@ def verify(folder: Path) -> Checkpoint:
             raise CheckpointError(f"{path} is missing")
         if path.stat().st_size != expected["size"]:
             raise CheckpointError(f"{path} has {path.stat().st_size} bytes, its manifest says {expected['size']}")
-        if _sha256(path) != expected["sha256"]:
+        if sha256_of(path) != expected["sha256"]:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is not the manifest's")
     return Checkpoint(folder, manifest)
 
@@ -141,7 +69,7 @@ def last(root: Path) -> Checkpoint | None:
         CheckpointError: There are checkpoints, and none of them is good; or a later version wrote one.
     """
     problems = []
-    for folder in _newest_first(root):
+    for folder in newest_first(root):
         try:
             found = verify(folder)
         except NewerCheckpointError:
@@ -165,12 +93,7 @@ def best(root: Path) -> Checkpoint | None:
         CheckpointError: It is damaged. (There is no better one to fall back to: ask for the last.)
     """
     mark = best_mark(root)
-    return verify(root / _name(mark[0])) if mark else None
-
-
-def mark_best(root: Path, step: int, score: float) -> None:
-    """Remember the checkpoint of `step` as the best one."""
-    write_atomic(root / "best.json", json.dumps({"step": step, "score": score}))
+    return verify(root / folder_name(mark[0])) if mark else None
 
 
 def best_mark(root: Path) -> tuple[int, float] | None:
@@ -180,14 +103,6 @@ def best_mark(root: Path) -> tuple[int, float] | None:
         return None
     mark = json.loads(pointer.read_text())
     return mark["step"], mark["score"]
-
-
-def prune(root: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints and the best one."""
-    mark = best_mark(root)
-    for folder in list(_newest_first(root))[keep:]:
-        if not mark or folder.name != _name(mark[0]):
-            shutil.rmtree(folder)
 
 
 def load_model(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
@@ -207,25 +122,17 @@ def load_model(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     model.load_state_dict(weights)
 
 
-def _name(step: int) -> str:
+def folder_name(step: int) -> str:
+    """Name of the folder that holds the checkpoint of a step."""
     return f"step_{step:08d}"
 
 
-def _newest_first(root: Path) -> Iterator[Path]:
+def newest_first(root: Path) -> Iterator[Path]:
+    """The folders of checkpoints, whole or damaged."""
     yield from sorted(root.glob("step_*"), reverse=True)
 
 
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    try:
-        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path)
-    except SafetensorError as error:  # what safetensors makes of a full disk
-        raise OSError(
-            f"checkpoint file {path} could not be written: {error}. Earlier checkpoints are intact."
-        ) from error
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Digest of a file's bytes, as manifests have it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

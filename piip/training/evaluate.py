@@ -1,7 +1,7 @@
 """Score a model on a split: every image alone, so that batch size and number of workers never change a number."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -9,12 +9,23 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from piip.contracts import Dataset, Metric
+from piip.contracts import Dataset, Metric, PerClass
 from piip.data.loader import EvalLoader
 from piip.data.samples import ImageInfo
 
 Results = list[tuple[ImageInfo, Any]]
 """Images and what `Dataset.to_file` gave for them."""
+
+
+class Evaluation(NamedTuple):
+    """A model on a split."""
+
+    metrics: dict[str, float]
+    """`<task>/<name>` -> number."""
+    table: pa.Table | None
+    """`Dataset.to_table` of all images, in the data set's order; None where results are not kept."""
+    classes: list[dict[str, Any]]
+    """See `by_class`."""
 
 
 def evaluate(
@@ -25,7 +36,7 @@ def evaluate(
     world_size: int = 1,
     keep: Callable[[dict[str, float]], bool] = lambda _: True,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, float], pa.Table | None]:
+) -> Evaluation:
     """The split's numbers and, where `keep` wants them, its results. Collective over the process group when `world_size` > 1.
 
     Every rank predicts its images and matches them with the truth; only the metric's small state travels, and of the results a
@@ -40,8 +51,7 @@ def evaluate(
         progress: Hears (done, all) of this rank's images.
 
     Returns:
-        On rank 0 the metrics (`<task>/<name>` -> number) and `Dataset.to_table` of all images in the data set's order, or None where
-        they are not kept. ({}, None) on every other rank.
+        On rank 0 all of it, without results and classes where they are not kept; nothing on every other rank.
     """
     if world_size > 1:
         for buffer in model.buffers():  # running statistics differ between ranks; rank 0's are the ones saved
@@ -54,9 +64,17 @@ def evaluate(
         metrics = metric.compute()
     wanted = _from_first(rank == 0 and keep(metrics), world_size)
     if not wanted:
-        return metrics, None
+        return Evaluation(metrics, None, [])
     tables = _gathered(dataset.to_table(results), rank, world_size)
-    return metrics, in_order(tables, dataset) if rank == 0 else None
+    if rank:
+        return Evaluation({}, None, [])
+    return Evaluation(metrics, in_order(tables, dataset), by_class(metric, dataset))
+
+
+def by_class(metric: Metric, dataset: Dataset) -> list[dict[str, Any]]:
+    """The metric's numbers of each class, beside its id and name, in order of label; empty where the metric has none."""
+    found = metric.per_class() if isinstance(metric, PerClass) else {}
+    return [category | found.get(category["id"], {}) for category in dataset.classes] if found else []
 
 
 def score(

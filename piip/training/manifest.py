@@ -32,7 +32,7 @@ class Manifest:
     """What the steps up to here took (`time/...`, seconds; `cost/peak_memory_gb`); a resumed trial counts on from it."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     version: int = VERSION
-    """Of the form it was written in (see upgrade.py)."""
+    """Version of the form it was written in (see upgrade.py)."""
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -61,5 +61,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def digest_of(body: dict[str, Any]) -> str:
-    """Of a manifest's content."""
+    """SHA-256 of a manifest's content."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

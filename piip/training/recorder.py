@@ -1,9 +1,12 @@
 """What a worker writes down of its trial: rank 0 into the journal, the others nothing."""
 
+import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,8 +15,8 @@ import torch.distributed as dist
 from piip import home
 from piip.contracts import Score
 from piip.record.journal import Journal
-from piip.training import checkpoint
-from piip.training.checkpoint import Manifest
+from piip.training import checkpoint, saving
+from piip.training.manifest import Manifest
 
 
 class Recorder:
@@ -48,14 +51,32 @@ class Recorder:
         if self._journal:
             self._journal.tag(tags)
 
-    def keep_predictions(self, results: pa.Table, *, last: bool, best: bool) -> None:
-        """An evaluation's results with the run, where they are those of its end or the best so far."""
-        if self._journal:
-            predictions = self._journal.folder / "predictions.parquet"
+    def keep_predictions(
+        self, results: pa.Table, classes: Sequence[Mapping[str, Any]] = (), *, last: bool, best: bool
+    ) -> None:
+        """Keeps an evaluation's results with the run, where they are those of its end or the best so far.
+
+        Args:
+            results: Of every image.
+            classes: Numbers of every class, for `predictions/val_per_class.json`.
+            last: They are those of the end.
+            best: They are the best so far.
+
+        Raises:
+            Fenced: Another attempt at the trial has begun; nothing of its files was touched.
+        """
+        if not self._journal:
+            return
+        # in a folder of this attempt's own: what others read is replaced whole, and only by who may write
+        with TemporaryDirectory(dir=self._journal.folder, prefix=".predictions-") as own:
+            predictions, per_class = Path(own) / "predictions.parquet", Path(own) / "per_class.json"
             pq.write_table(results, predictions)
-            for name, wanted in {"val": last, "best": best}.items():
-                if wanted:
-                    self._journal.artifact(predictions, f"predictions/{name}.parquet")
+            per_class.write_text(json.dumps(list(classes), indent=1))
+            for name in [name for name, wanted in {"val": last, "best": best}.items() if wanted]:
+                self._journal.artifact(predictions, f"predictions/{name}.parquet")
+                if classes:
+                    self._journal.artifact(per_class, f"predictions/{name}_per_class.json")
+            predictions.replace(self._journal.folder / predictions.name)  # for piip/evaluation/pictures.py to draw
 
     def has(self, name: str, step: int) -> bool:
         """Whether a metric of `step` is recorded; every rank gets rank 0's answer. Collective."""
@@ -88,7 +109,7 @@ def best_so_far(root: Path, score: Score, step: int, metrics: Mapping[str, float
     """
     if not is_best(root, score, step, metrics):
         return {}
-    checkpoint.mark_best(root, step, metrics[score.name])
+    saving.mark_best(root, step, metrics[score.name])
     return {f"best/{name}": value for name, value in metrics.items()}
 
 

@@ -15,11 +15,11 @@ from piip.models import build_model
 from piip.models.layers.statistics import share_statistics
 from piip.models.speed import set_speed
 from piip.record.trial import Trial
-from piip.training import checkpoint, loop, machine
+from piip.training import checkpoint, loop, machine, saving
 from piip.training.accounting import Accounts
-from piip.training.checkpoint import Manifest
 from piip.training.engines import build_engine
 from piip.training.evaluate import evaluate
+from piip.training.manifest import Manifest
 from piip.training.optim import build_optimizer
 from piip.training.recorder import Recorder, best_so_far, is_best
 from piip.training.start import start_from
@@ -91,25 +91,25 @@ def run(
         recorder.tag({"piip.checkpoint": str(root)})  # raises in an attempt that has been replaced
         weights = engine.model_state()
         _check_finite(weights, step)
-        checkpoint.save(
+        saving.save(
             root, Manifest(step, trial.key, world_size, engine.name, train_data.classes, accounts.spent()),
             model=weights, state=engine.optimizer_state(), rank=rank,
             barrier=dist.barrier if world_size > 1 else lambda: None,
         )  # fmt: skip
         if rank == 0:
-            checkpoint.prune(root, spec.train.keep)
+            saving.prune(root, spec.train.keep)
 
     def validate(step: int) -> None:
         """Score the validation split, record it, remember the best, tell the sweep. Collective."""
         last = step == plan.num_steps
         with accounts.evaluation:
-            metrics, results = evaluate(
+            metrics, results, classes = evaluate(
                 engine.eval_model(), val_data, rank=rank, world_size=world_size,
                 keep=lambda metrics: last or is_best(root, score, step, metrics),
             )  # fmt: skip
         if rank == 0:
             if results is not None:
-                recorder.keep_predictions(results, last=last, best=is_best(root, score, step, metrics))
+                recorder.keep_predictions(results, classes, last=last, best=is_best(root, score, step, metrics))
             spent = accounts.spent() | accounts.mean_speed(step * spec.train.batch_size)
             # the score last: where it is missing, a resumed trial evaluates again
             recorder.log(step, best_so_far(root, score, step, metrics) | spent | metrics)

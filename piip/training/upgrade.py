@@ -7,7 +7,7 @@ Version 2: `backbone.*` and `head.*`.
 import re
 
 VERSION = 2
-"""Of the manifests that are written now."""
+"""Version of the manifests that are written now."""
 
 # of a parameter, and of an optimizer's tensor (`name:field`)
 _BESIDE = re.compile(r"^(neck|rpn|roi_heads)\.")

@@ -71,7 +71,7 @@ class Weights:
     origin: str
     """What was read, in words for people."""
     sha256: str | None = None
-    """Of the file; None for a folder."""
+    """Digest of the file; None for a folder."""
     classes: tuple[str, ...] = ()
     """Names of the classes in order of label, where the file says so (mmdet's `meta`)."""
     notes: list[str] = field(default_factory=list)

@@ -312,3 +312,27 @@ def test_annotations_need_no_area_no_crowd_flag_and_may_have_id_zero(coco_folder
     metrics = scored(truth, [{"image_id": image, "category_id": 2, "bbox": [8, 8, 20, 16], "score": 0.5}])
 
     assert metrics["coco/box_ap"] == pytest.approx(1.0)
+
+
+def test_each_class_has_its_own_precision_as_pycocotools_counts_it():
+    categories = [{"id": number, "name": str(number)} for number in (9, 2, 7)]
+    boxes = {2: [[1.0, 1.0, 40.0, 40.0], [60.0, 1.0, 40.0, 40.0]], 7: [[1.0, 60.0, 20.0, 20.0]]}
+    annotations = [
+        {"id": 0, "image_id": 1, "category_id": number, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for number, of_class in boxes.items()
+        for box in of_class
+    ]
+    annotations = [annotation | {"id": k} for k, annotation in enumerate(annotations, start=1)]
+    image = {"id": 1, "file_name": "1.jpg", "height": SIDE, "width": SIDE}
+    document = {"images": [image], "annotations": annotations, "categories": categories}
+    results = [{"image_id": 1, "category_id": 2, "bbox": [1.0, 1.0, 40.0, 36.0], "score": 0.9}]
+    metric = CocoAP(Truth.of(document, [1], masks=False))
+    metric.update(results, info_of(image))
+
+    found = metric.per_class()
+
+    assert found.keys() == {2, 7}  # of 9 there is nothing to find
+    for number, scores in found.items():
+        mine = [{**document, "annotations": [a for a in annotations if a["category_id"] == number]}, results]
+        assert scores == {"box_ap": pytest.approx(pycocotools_numbers(*mine, "bbox")[0] if number == 2 else 0.0)}
+    assert metric.compute()["coco/box_ap"] == pytest.approx(np.mean([scores["box_ap"] for scores in found.values()]))

@@ -45,3 +45,12 @@ def test_what_is_not_of_the_split_or_comes_twice_is_refused():
         metric().update([], ImageInfo(9, "x.jpg", 8, 8))
     with pytest.raises(ValueError, match="4 results for 3 images: an image came twice"):
         metric(1, 1, 2, 3).compute()
+
+
+def test_each_class_has_its_own_share():
+    merged = metric()
+    merged.merge([metric(1).state(), metric(2, 3).state()])
+
+    assert merged.per_class() == {
+        number: {"top1": share, "images": 1.0} for number, share in {0: 1, 3: 0, 7: 0}.items()
+    }

@@ -3,10 +3,11 @@ import timm
 import torch
 from timm.layers import DropPath
 
+from piip.models.branches import build as branches
 from piip.models.branches import pico
-from piip.models.branches import vit as branches
 from piip.models.branches.attention import windowed
-from piip.models.branches.vit import Branch, build_branch
+from piip.models.branches.build import build_branch
+from piip.models.branches.vit import Branch
 from piip.spec import BranchSpec
 
 DEIT_TINY = BranchSpec(arch="deit_tiny_patch16_224.fb_in1k", resolution=224, pretrained=False, window=None)

@@ -9,9 +9,10 @@ from official import fill
 from timm.layers import DropPath
 from timm.models.beit import Beit
 
-from piip.models.branches import vit as branches
+from piip.models.branches import build as branches
+from piip.models.branches.build import build_branch
 from piip.models.branches.convnext import ConvNeXtBranch
-from piip.models.branches.vit import Branch, build_branch
+from piip.models.branches.vit import Branch
 from piip.spec import BranchSpec
 from piip.weights.resizing import resized_positions
 

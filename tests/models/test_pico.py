@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from piip.models import build_backbone
 from piip.models.branches import pico
-from piip.models.branches.vit import build_branch
+from piip.models.branches.build import build_branch
 from piip.presets import PICO
 from piip.presets import pico as pico_spec
 

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 
+from piip.models.branches import build as branches
 from piip.models.branches import pretraining
-from piip.models.branches import vit as branches
+from piip.models.branches.build import build_branch
 from piip.models.branches.pretraining import load_pretraining
-from piip.models.branches.vit import Branch, build_branch
+from piip.models.branches.vit import Branch
 from piip.spec import BranchSpec
 from piip.weights.read import WeightsError
 from piip.weights.resizing import resize_relative_positions

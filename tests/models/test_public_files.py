@@ -16,11 +16,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from piip.counting.meta import on_meta
+from piip.models.branches.build import build_branch
 from piip.models.branches.convnext import ConvNeXtBranch
 from piip.models.branches.internvit import INTERNVIT
 from piip.models.branches.pretraining import load_pretraining
 from piip.models.branches.uniperceiver import UniPerceiver
-from piip.models.branches.vit import Branch, build_branch
+from piip.models.branches.vit import Branch
 from piip.spec import BranchSpec
 from piip.weights.fit import Report
 from piip.weights.names.piip import public_names

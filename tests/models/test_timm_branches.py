@@ -6,9 +6,10 @@ import torch
 from timm.models import beit
 from torch import nn
 
-from piip.models.branches import vit
+from piip.models.branches import build
+from piip.models.branches.build import build_branch
 from piip.models.branches.convnext import ConvNeXtBranch
-from piip.models.branches.vit import Branch, build_branch
+from piip.models.branches.vit import Branch
 from piip.spec import BranchSpec
 
 SAMPLE = [
@@ -57,7 +58,7 @@ def _shallow_networks(monkeypatch):
                 refused = error
         raise refused
 
-    monkeypatch.setattr(vit.timm, "create_model", shallow)
+    monkeypatch.setattr(build.timm, "create_model", shallow)
 
 
 def branch_of(arch, window):

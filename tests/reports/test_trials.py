@@ -50,6 +50,14 @@ def test_families_are_named_as_people_name_them():
     assert families == {("PIIP-TSB", "piip"), ("PIIP-TS", "piip"), ("ViT-B", "vit"), ("ResNet-18", "cnn")}
 
 
+def test_a_backbone_of_another_kind_is_of_the_family_its_title_says():
+    store = sweep()
+    run = store.runs[-1]
+    run.params["model.backbone.kind"], run.tags["piip.title"] = "internimage", "InternImage-T"
+
+    assert ("InternImage-T", "other") in {(row["family"], row["kind"]) for row in ranked(store).trials}
+
+
 def test_front_holds_what_no_trial_beats():
     ranking = ranked(sweep())
     rows = ranking.trials

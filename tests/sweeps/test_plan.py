@@ -97,6 +97,7 @@ def test_planning_opens_a_sweep_and_its_trials_once(tiny_coco):
     assert {read_record(folder).parent_key for folder in folders} == {parent_key}
     assert {scores_of(read_record(folder).tags) for folder in folders} == {specs[0].data.scores}
     assert {read_record(folder).tags[SCORE] for folder in folders} == {"coco/box_ap"}
+    assert [read_record(folder).tags["piip.title"] for folder in folders] == [s.model.backbone.title for s in specs]
     assert all(p.trial.spec.model.head.num_classes == 3 for p in planned)  # as many as the data has
     for folder in folders:
         lines = (folder / "events.jsonl").read_text().splitlines()

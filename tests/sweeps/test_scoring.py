@@ -11,9 +11,10 @@ from piip.data import open_dataset
 from piip.models import build_model
 from piip.sweeps.resources import Resources
 from piip.sweeps.scoring import evaluate_on_ray
-from piip.training import checkpoint
-from piip.training.checkpoint import Checkpoint, Manifest
+from piip.training import checkpoint, saving
+from piip.training.checkpoint import Checkpoint
 from piip.training.evaluate import evaluate
+from piip.training.manifest import Manifest
 
 SPEC = pico_spec(model__head__score_threshold=0.0)
 
@@ -24,7 +25,7 @@ def kept(tmp_path) -> Checkpoint:
     torch.manual_seed(0)
     model = build_model(SPEC.model, pretrained=False)
     manifest = Manifest(3, "key", 1, "ddp", [])
-    checkpoint.save(tmp_path, manifest, model=model.state_dict(), state={}, rank=0, barrier=lambda: None)
+    saving.save(tmp_path, manifest, model=model.state_dict(), state={}, rank=0, barrier=lambda: None)
     return checkpoint.verify(tmp_path / "step_00000003")
 
 
@@ -40,15 +41,16 @@ def test_one_two_and_three_workers_give_the_numbers_of_none(kept, data):
     from piip.evaluation.rebuild import network_of
 
     torch.set_num_threads(1)
-    metrics, table = evaluate(network_of(SPEC, kept), data)
+    metrics, table, expected = evaluate(network_of(SPEC, kept), data)
     heard = []
 
     for workers in (1, 2, 3):
-        found, rows = evaluate_on_ray(
+        found, rows, classes = evaluate_on_ray(
             SPEC, kept, data, Resources(workers), progress=lambda done, total: heard.append((done, total))
         )
         assert found == metrics
         assert rows == table
+        assert classes == expected
 
     assert len(table) > 0
     assert heard == [(1, 3), (2, 3), (3, 3)] * 3

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from piip.training import checkpoint
-from piip.training.checkpoint import CheckpointError, Manifest
+from piip.training import checkpoint, saving
+from piip.training.manifest import CheckpointError, Manifest
 
 CATEGORIES = [{"id": 7, "name": "dog"}]
 
 
 def write(root: Path, step: int, *, size: int = 4) -> None:
     """One checkpoint of one rank, whose tensors hold its step."""
-    checkpoint.save(
+    saving.save(
         root, Manifest(step, "key", 1, "ddp", CATEGORIES, {"time/train_seconds": step / 3}),
         model={"weight": torch.full((size,), float(step))}, state={"weight:exp_avg": torch.full((size,), step / 10)},
         rank=0, barrier=lambda: None,
@@ -74,7 +74,7 @@ def test_a_crash_at_any_write_leaves_the_earlier_checkpoint(writes, tmp_path):
     def die_after_some_writes():
         for place, name in [
             (Path, "mkdir"),
-            (checkpoint, "save_file"),
+            (saving, "save_file"),
             (os, "fsync"),
             (Path, "replace"),
             (Path, "rename"),
@@ -180,8 +180,8 @@ def test_the_best_survives_pruning(tmp_path):
     for step in range(1, 6):
         write(tmp_path, step)
         if step == 2:
-            checkpoint.mark_best(tmp_path, step, 0.5)
-        checkpoint.prune(tmp_path, keep=2)
+            saving.mark_best(tmp_path, step, 0.5)
+        saving.prune(tmp_path, keep=2)
 
     assert names(tmp_path) == ["best.json", "step_00000002", "step_00000004", "step_00000005"]
     assert checkpoint.best(tmp_path).manifest.step == 2
@@ -191,8 +191,8 @@ def test_the_best_survives_pruning(tmp_path):
 def test_the_best_before_is_deleted_once_another_is_best(tmp_path):
     for step in (1, 2, 3):
         write(tmp_path, step)
-        checkpoint.mark_best(tmp_path, step, step / 10)
-    checkpoint.prune(tmp_path, keep=1)
+        saving.mark_best(tmp_path, step, step / 10)
+    saving.prune(tmp_path, keep=1)
 
     assert names(tmp_path) == ["best.json", "step_00000003"]
 
@@ -200,7 +200,7 @@ def test_the_best_before_is_deleted_once_another_is_best(tmp_path):
 def test_a_damaged_best_is_refused(tmp_path):
     write(tmp_path, 1)
     write(tmp_path, 2)
-    checkpoint.mark_best(tmp_path, 1, 0.5)
+    saving.mark_best(tmp_path, 1, 0.5)
     flip_a_bit(tmp_path / "step_00000001" / "model.safetensors")
 
     with pytest.raises(CheckpointError, match=r"step_00000001/model\.safetensors is damaged"):
@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(tmp_path
 
 def test_a_disk_that_fills_up_at_the_manifest_leaves_nothing_either(tmp_path, monkeypatch):
     write(tmp_path, 1)
-    monkeypatch.setattr(checkpoint, "write_atomic", raises(OSError(28, "No space left on device")))
+    monkeypatch.setattr(saving, "write_atomic", raises(OSError(28, "No space left on device")))
 
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path, 2)

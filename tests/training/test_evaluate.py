@@ -25,7 +25,7 @@ def data(sources):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_the_number_of_workers_changes_neither_a_number_nor_a_row(world_size, model, data):
-    metrics, table = evaluate(model, data)
+    metrics, table, _ = evaluate(model, data)
     parts = [score(model, data, rank=rank, world_size=world_size) for rank in range(world_size)]
     merged = data.metric()
     merged.merge([pickle.loads(pickle.dumps(metric.state())) for metric, _ in reversed(parts)])
@@ -37,7 +37,7 @@ def test_the_number_of_workers_changes_neither_a_number_nor_a_row(world_size, mo
 
 def test_rows_are_in_the_order_of_the_data_set(model, data):
     ids = [info.image_id for info in data.infos]
-    _, table = evaluate(model, data)
+    _, table, _ = evaluate(model, data)
 
     places = [ids.index(image_id) for image_id in table["image_id"].to_pylist()]
     assert sorted(set(places)) == list(range(len(ids)))
@@ -46,11 +46,21 @@ def test_rows_are_in_the_order_of_the_data_set(model, data):
 
 def test_results_are_handed_out_where_they_are_wanted(model, data):
     asked = []
-    metrics, kept = evaluate(model, data, keep=lambda metrics: asked.append(metrics) or False)
+    metrics, kept, classes = evaluate(model, data, keep=lambda metrics: asked.append(metrics) or False)
 
     assert kept is None
+    assert classes == []
     assert asked == [metrics]
     assert metrics.keys() >= {"coco/box_ap", "coco/mask_ap"}
+
+
+def test_classes_have_their_numbers_in_order_of_label(model, data):
+    metrics, _, classes = evaluate(model, data)
+
+    assert [{"id": row["id"], "name": row["name"]} for row in classes] == data.classes
+    scored = [row["box_ap"] for row in classes if "box_ap" in row]
+    assert scored
+    assert sum(scored) / len(scored) == pytest.approx(metrics["coco/box_ap"])
 
 
 def test_a_model_goes_back_to_the_mode_it_was_in(model, data):
@@ -78,7 +88,7 @@ def test_an_image_that_is_skipped_counts_as_nothing_found(model, data, sources):
     broken = sources["val"].images / data.infos[0].file_name
     broken.write_bytes(broken.read_bytes()[:300])
 
-    metrics, table = evaluate(model, open_dataset(spec, sources["val"], SPEC.model.input))
+    metrics, table, _ = evaluate(model, open_dataset(spec, sources["val"], SPEC.model.input))
 
     assert data.infos[0].image_id not in table["image_id"].to_pylist()
     assert metrics["coco/box_ar100"] >= 0
@@ -111,8 +121,8 @@ class BoxesAlone(torch.nn.Module):
 
 
 def test_a_network_without_masks_is_scored_by_its_boxes(model, data):
-    metrics, table = evaluate(model, data)
-    boxes, bare = evaluate(BoxesAlone(model), data)
+    metrics, table, _ = evaluate(model, data)
+    boxes, bare, _ = evaluate(BoxesAlone(model), data)
 
     assert boxes == {name: value for name, value in metrics.items() if name.startswith("coco/box_")}
     assert bare.drop_columns(["segmentation"]) == table.drop_columns(["segmentation"])

@@ -1,14 +1,18 @@
 """What a worker writes down, and which evaluation is the best one."""
 
+import json
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from piip import home
 from piip.contracts import Score
 from piip.record.events import read_events
+from piip.record.journal import Fenced
 from piip.record.runs import RunRecord, create_run
 from piip.training import checkpoint
-from piip.training.checkpoint import Manifest
+from piip.training.manifest import Manifest
 from piip.training.recorder import Recorder, best_so_far
 
 
@@ -40,7 +44,7 @@ def test_rank_0_alone_writes():
         recorder.doing("building the network")
         recorder.log(1, {"train/loss": 1.0})
         recorder.tag({"piip.engine": "ddp"})
-        recorder.keep_predictions(pa.table({"image_id": [3]}), last=True, best=False)
+        recorder.keep_predictions(pa.table({"image_id": [3]}), [], last=True, best=False)
         recorder.finish()
 
     assert silent.spent_before(Manifest(1, "key", 1, "ddp", [], {"time/train_seconds": 5.0})) == {}
@@ -67,3 +71,27 @@ def test_what_attempts_took_is_the_journals_where_it_knows_more():
 
     assert recorder.spent_before(Manifest(4, "key", 1, "ddp", [], spent)) == spent | {"time/eval_seconds": 9.0}
     assert recorder.spent_before(Manifest(3, "key", 1, "ddp", [], spent)) == spent
+
+
+def test_a_replaced_attempt_leaves_nothing_of_its_predictions():
+    folder = create_run(RunRecord("key", "key", "tests", None))
+    old, new = (Recorder("key", rank=0, world_size=1) for _ in range(2))
+    new.keep_predictions(pa.table({"image_id": [3]}), [], last=True, best=False)
+
+    with pytest.raises(Fenced):
+        old.keep_predictions(pa.table({"image_id": [4]}), [], last=True, best=True)
+
+    kept = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet"))
+    assert kept == ["artifacts/predictions/val.parquet", "predictions.parquet"]
+    assert [pq.read_table(folder / name)["image_id"].to_pylist() for name in kept] == [[3], [3]]
+    assert not list(folder.glob(".predictions-*"))
+
+
+def test_numbers_of_classes_are_kept_beside_predictions():
+    folder = create_run(RunRecord("key", "key", "tests", None))
+    rows = [{"id": 7, "name": "dog", "iou": 0.5}, {"id": 9, "name": "cat"}]
+
+    Recorder("key", rank=0, world_size=1).keep_predictions(pa.table({"image_id": [3]}), rows, last=True, best=True)
+
+    for name in ("val", "best"):
+        assert json.loads((folder / f"artifacts/predictions/{name}_per_class.json").read_text()) == rows

@@ -7,9 +7,9 @@ from torch import nn
 from piip import presets
 from piip.models import build_model
 from piip.spec import ClassifierSpec, ExperimentSpec
-from piip.training import checkpoint, manifest
-from piip.training.checkpoint import CheckpointError
+from piip.training import checkpoint, manifest, saving
 from piip.training.engines import build_engine
+from piip.training.manifest import CheckpointError, Manifest
 from piip.training.upgrade import VERSION, today
 
 DETECTOR = presets.mask_rcnn_pico(presets.pico("TB", (64, 32), pretrained=False), steps=1).override(
@@ -39,8 +39,8 @@ def in_version_1(tensors):
 
 def write_version_1(root, model: nn.Module, state) -> None:
     """As version 1 wrote it: today's form with other names and no version."""
-    checkpoint.save(
-        root, checkpoint.Manifest(1, "key", 1, "ddp", [{"id": 7, "name": "dog"}]),
+    saving.save(
+        root, Manifest(1, "key", 1, "ddp", [{"id": 7, "name": "dog"}]),
         model=in_version_1(model.state_dict()), state=in_version_1(state), rank=0, barrier=lambda: None,
     )  # fmt: skip
     rewrite(root, lambda body: body.pop("version"))

@@ -154,7 +154,7 @@ def test_one_worker_predicts_from_the_checkpoint_what_two_predicted_in_training(
     checkpoint.load_model(model, checkpoint.verify(home.checkpoint_dir(key) / f"step_{STEPS:08d}"))
     data = CocoDataset(locate(CocoSpec(name="demo"), "val"), spec.data, spec.model.input, training=False)
 
-    metrics, table = evaluate(model, data)
+    metrics, table, _ = evaluate(model, data)
     results = table.to_pylist()
 
     logged = pq.read_table(home.journal_dir(key) / "artifacts" / "predictions" / "val.parquet").to_pylist()

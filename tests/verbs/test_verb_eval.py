@@ -1,6 +1,7 @@
 """piip.eval: figures, predictions, and what it says of damaged data and checkpoints."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,11 @@ class TestEval:
         now = pq.read_table(Path(document["predictions"]) / "predictions.parquet")
         assert len(now) > 10
         assert now.to_pylist() == then.to_pylist()
+        of_classes = json.loads(Store().download(trained.run_id, "predictions/val_per_class.json").read_text())
+        assert document["per_class"] == of_classes
+        assert len(of_classes) == 12
+        shown = say(eval_verb.cli, "--run-id", trained.run_id).out
+        assert all(row["name"] in shown for row in of_classes)
 
     def test_predictions_are_there_twice_and_with_the_run(self, trained, say, tmp_path):
         (tmp_path / "mine.txt").write_text("not to be uploaded")
@@ -42,7 +48,11 @@ class TestEval:
         truth = COCO(str(trained.demo / "annotations/instances_val.json"))
         assert len(truth.loadRes(as_json).anns) == len(as_json)
         uploaded = Store().download(trained.run_id, "eval/val")
-        assert sorted(f.name for f in uploaded.iterdir()) == ["predictions.json", "predictions.parquet"]
+        assert sorted(f.name for f in uploaded.iterdir()) == [
+            "per_class.json",
+            "predictions.json",
+            "predictions.parquet",
+        ]
 
     def test_a_second_time_logs_nothing_twice(self, trained, say):
         for _ in range(2):
@@ -175,3 +185,13 @@ def test_from_a_shell_a_mistake_is_one_line(trained):
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: no run '546c546c'")
+
+
+def test_of_many_classes_the_weakest_are_shown(capsys):
+    rows = [{"id": k, "name": f"class{k:03d}", "iou": k / 100} for k in range(100, 0, -1)] + [{"id": 0, "name": "none"}]
+
+    eval_verb.show_classes(rows)
+
+    shown = capsys.readouterr().out
+    assert f"the weakest {eval_verb.SHOWN} classes of 101, all in per_class.json" in shown
+    assert re.findall(r"class\d+", shown) == [f"class{k:03d}" for k in range(1, eval_verb.SHOWN + 1)]

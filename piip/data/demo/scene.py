@@ -28,7 +28,7 @@ PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
 COUNT_WEIGHTS = (0.06, 0.16, 0.22, 0.22, 0.18, 0.16)
 """Chances of 0..5 objects in an image."""
 MAX_OVERLAP = 0.25
-"""Of the smaller object of a pair; also what an object may lose in all."""
+"""Share of the smaller object of a pair that the other may cover; also what an object may lose in all."""
 SUPERSAMPLE = 4
 HUES = {name: 90.0 * (number % 4) for number, name in enumerate(SHAPES)}
 """Degrees on the colour wheel. Three of the twelve classes share a part of it, so colour alone is right one time in three."""

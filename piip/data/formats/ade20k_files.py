@@ -17,7 +17,7 @@ from piip.spec import Ade20kSpec
 
 PHOTOGRAPHS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 MAPS = {".png", ".bmp", ".tif", ".tiff"}
-"""Of label maps: formats that keep numbers as they are."""
+"""Endings of label maps: formats that keep numbers as they are."""
 NAMES_FILE = "classes.txt"
 _UNKNOWN = IGNORE - 1
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from piip.data.samples import ImageInfo
 
 Results = list[dict[str, Any]]
-"""Of one image: image_id, category_id, bbox (x, y, width, height in file pixels), score and, of a mask head, segmentation
+"""Result entries of one image: image_id, category_id, bbox (x, y, width, height in file pixels), score and, of a mask head, segmentation
 (compressed RLE)."""
 
 SCHEMA = pa.schema(

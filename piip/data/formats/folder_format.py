@@ -19,7 +19,7 @@ from piip.data.transforms.detection import normalise
 from piip.spec import ImageNetSpec
 
 Results = list[dict[str, Any]]
-"""Of one image, its five surest classes, the surest first: image_id, category_id, name, score (probability, 0..1)."""
+"""The five surest classes of one image, the surest first: image_id, category_id, name, score (probability, 0..1)."""
 
 COUNT = 5
 """Classes a result names, where there are as many."""

@@ -62,7 +62,7 @@ class Policy:
     magnitude: float
     ops: int = 2
     deviation: float = 0.0
-    """Of the magnitude, which is drawn anew for every operation and kept within 0..10."""
+    """Standard deviation of the magnitude, which is drawn anew for every operation and kept within 0..10."""
 
     @classmethod
     def of(cls, text: str) -> "Policy":

@@ -66,7 +66,7 @@ def _load() -> Library | str:
 
 
 def architectures_here() -> tuple[str, ...]:
-    """Of the GPUs PyTorch sees; all supported ones where it sees none.
+    """Compute capabilities of the GPUs PyTorch sees; all supported ones where it sees none.
 
     Raises:
         BuildError: A GPU is older than the kernels can be.

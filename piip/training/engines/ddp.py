@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from piip.spec import ExperimentSpec
-from piip.training.checkpoint import Checkpoint, CheckpointError, load_model
+from piip.training.checkpoint import Checkpoint, load_model
+from piip.training.manifest import CheckpointError
 
 
 class Engine:
