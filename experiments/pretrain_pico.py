@@ -16,9 +16,9 @@ for every token; after it they knew masks and boxes, and no classes), then from 
 of this one: 43, 39 and 42 % of the 33 glyphs of held-out images right.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from piip.console import parse
 from piip.data.demo.glyphs import GLYPHS, glyph_image
 from piip.models.branches.pico import GEOMETRY, IMAGE, PATCH, WEIGHTS
 from piip.models.branches.vit import Branch
@@ -158,20 +159,33 @@ def _shown(values: dict[str, Tensor]) -> str:
     return ", ".join(f"{name} {value.item():.3f}" for name, value in values.items())
 
 
+@dataclass
+class Options:
+    """What this script is told."""
+
+    archs: tuple[str, ...] = tuple(GEOMETRY)
+    """Branches to pretrain, one after the other; not given: all."""
+    steps: int = 3000
+    """Optimizer steps of each branch."""
+    batch_size: int = 16
+    """Images of a step."""
+    images: int = 8000
+    """Images drawn, seen over and over in other colours."""
+    lr: float = 1.5e-3
+    """The highest learning rate."""
+    seed: int = 0
+    """Of the images, and of the first weights."""
+    init: Path | None = None
+    """Folder of weights to go on from; not given: random weights."""
+    out: Path = WEIGHTS
+    """Folder that weights are written to; not given: the package's own."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--archs", nargs="+", choices=list(GEOMETRY), default=list(GEOMETRY), help="branches (all)")
-    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps of each branch (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument(
-        "--images", type=int, default=8000, help="images drawn, seen over and over in other colours (%(default)s)"
-    )
-    parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init", type=Path, help="folder of weights to go on from (random weights)")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder (the package's own: %(default)s)")
-    given = parser.parse_args(arguments)
+    """Draw the images, pretrain one branch after the other, write their weights."""
+    given: Options = parse(Options, prog=None, description=__doc__, arguments=arguments)
+    if strange := [arch for arch in given.archs if arch not in GEOMETRY]:
+        raise SystemExit(f"no branch {', '.join(strange)}. There are: {', '.join(GEOMETRY)}")
 
     start = time.monotonic()
     samples, held_out = draw_samples(given.images, given.seed), draw_samples(min(given.images, 256), given.seed + 1)

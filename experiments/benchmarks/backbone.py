@@ -10,6 +10,7 @@ the official fp32 ones, by norm, or with gradients that of all gradients' norm.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import timing
 import torch
@@ -81,12 +82,23 @@ def measure(backbone: Backbone, rounds: int) -> list[timing.Row]:
     return rows
 
 
+@dataclass
+class Options(timing.CaseOptions):
+    """What this benchmark is told."""
+
+    rounds: int = 3
+    """Turns of each method."""
+    threads: tuple[int, ...] = (1,)
+    """Threads of PyTorch, one after the other; CPU only."""
+    scale: float | None = None
+    """Share of 1568/1120/672; not given: 1 on a GPU; CPU: TSB 1/2, SBL 2/7."""
+    batch: int | None = None
+    """Images; not given: 2 on a GPU, else 1."""
+
+
 def main() -> None:
-    options = timing.parser(__doc__ or "")
-    options.set_defaults(threads=[1], rounds=3)
-    options.add_argument("--scale", type=float, help="of 1568/1120/672 (default: 1 on a GPU; CPU: TSB 1/2, SBL 2/7)")
-    options.add_argument("--batch", type=int, help="images (default: 2 on a GPU, else 1)")
-    given, device = options.parse_args(), timing.device()
+    """Measures what was asked for and prints a table."""
+    given, device = timing.given(Options, __doc__), timing.device()
     on_cpu = device.type == "cpu"
     rows: list[timing.Row] = []
     for letters in timing.chosen(list(CPU_SCALE), given.only):

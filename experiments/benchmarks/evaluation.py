@@ -13,8 +13,9 @@ import io
 import json
 import tempfile
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import timing
@@ -146,13 +147,23 @@ def measure(images: int, detections: int, *, masks: bool, rounds: int) -> timing
     }
 
 
+@dataclass
+class Options(timing.Options):
+    """What this benchmark is told."""
+
+    rounds: int = 3
+    """Turns of each method."""
+    images: tuple[int, ...] = (100, 300, 1000)
+    """Numbers of images, one after the other."""
+    detections: tuple[int, ...] = (10, 100)
+    """Detections of an image, one after the other."""
+    masks: Literal["yes", "no", "both"] = "both"
+    """Whether masks are scored, too."""
+
+
 def main() -> None:
-    options = timing.parser(__doc__ or "", cases=False)
-    options.set_defaults(rounds=3)
-    options.add_argument("--images", type=int, nargs="+", default=[100, 300, 1000], metavar="N")
-    options.add_argument("--detections", type=int, nargs="+", default=[10, 100], metavar="N", help="an image")
-    options.add_argument("--masks", choices=["yes", "no", "both"], default="both", help="default: both")
-    given = options.parse_args()
+    """Measures what was asked for and prints a table."""
+    given = timing.given(Options, __doc__)
     torch.set_num_threads(1)
     rows: list[timing.Row] = []
     summary: timing.Row = {}

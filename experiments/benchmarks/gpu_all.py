@@ -7,12 +7,11 @@
 FOLDER gets, after every step, results.json (each benchmark's JSON by step), results.md (the same as tables, and how each step ended)
 and log.txt (all output). Another call adds to them, so a machine that is lent for ten minutes at a time is asked with `--only`.
 
-`build`, `kernels`, `ops_tests`, `limits` and `kernels_*` take PyTorch (2.10 or newer, with Triton), pytest, pytest-xdist, a C++
+`build`, `kernels`, `ops_tests`, `limits` and `kernels_*` take PyTorch (2.10 or newer, with Triton), tyro, pytest, pytest-xdist, a C++
 compiler and nvcc 12 or newer; the rest torchvision, timm and pydantic, too: where there is no network take their wheels along. Without
 nvcc `build` fails, networks run on Triton, and the kernels' figures are missing. Expected minutes are guesses: no GPU has run it yet.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -24,9 +23,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import timing
+import tyro
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -125,25 +125,36 @@ def write_tables(results: dict[str, dict[str, Any]], path: Path) -> None:
                 file.write(timing.as_markdown(document) + "\n\n")
 
 
+@dataclass
+class Options:
+    """What this script is told."""
+
+    folder: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[FOLDER]")] = None
+    """Gets results.json, results.md and log.txt."""
+    only: tuple[str, ...] = ()
+    """Steps to run; not given: all (see --list)."""
+    minutes: float = 29.0
+    """For all of it."""
+    list: bool = False
+    """Say what would be run."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the steps; 1 where one did not end well."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("folder", type=Path, nargs="?", help="gets results.json, results.md and log.txt")
-    options.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help="default: all")
-    options.add_argument("--minutes", type=float, default=29, help="for all of it (default: 29)")
-    options.add_argument("--list", action="store_true", help="say what would be run")
-    given = options.parse_args(arguments)
+    given = timing.given(Options, __doc__, arguments)
+    timing.known(given.only, STEPS, "step")
+    steps = given.only or tuple(STEPS)
     if given.list:
-        for name in given.only:
+        for name in steps:
             print(f"{name:18} about {STEPS[name].minutes:g} min  {shlex.join(STEPS[name].command())}")
         return 0
     if given.folder is None:
-        options.error("a FOLDER is needed for what is found (--list needs none)")
+        raise SystemExit("a FOLDER is needed for what is found (--list needs none)")
     given.folder.mkdir(parents=True, exist_ok=True)
     saved, log = given.folder / "results.json", given.folder / "log.txt"
     results = json.loads(saved.read_text()) if saved.exists() else {}
     deadline, good = time.monotonic() + 60 * given.minutes, True
-    for name in given.only:
+    for name in steps:
         left = deadline - time.monotonic()
         if left < FEWEST_SECONDS:
             print(f"{name}: not started, no time left", flush=True)

@@ -84,7 +84,7 @@ def cases() -> dict[str, list[Direction]]:
 
 
 def megabytes(case: str, storage: str) -> tuple[float, float]:
-    """Of all directions of a case, forward and backward."""
+    """Megabytes that all directions of a case move, forward and backward."""
     forward, backward = zip(*(d.megabytes(storage) for d in cases()[case]), strict=True)
     return sum(forward), sum(backward)
 

@@ -20,10 +20,10 @@ method's output and gradients are first held to float64; what is wrong or cannot
 Bars (gpu_cases.py) for TSB on an H200: forward 45 us, backward 150 us; 4 and 8 times as fast as the faster of classic and plain.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import isnan, nan
 from typing import TypeVar
 
@@ -187,22 +187,29 @@ def once(name: str, directions: Sequence[Direction], storage: str) -> None:
     torch.cuda.synchronize()
 
 
+@dataclass
+class Options(timing.Options):
+    """What this benchmark is told."""
+
+    only: str = ""
+    """Cases whose name contains this; not given: all."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Which are timed; not given: all."""
+    storage: str = "bf16"
+    """The tensors' dtypes; mixed: offsets and logits in fp32."""
+    once: str | None = None
+    """Run this method once and time nothing: for a profiler."""
+    list: bool = False
+    """Say what the cases are, and what they move."""
+    ncu: bool = False
+    """Say which command shows the limiting unit."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures what was asked for and prints a table; 1 where there is no GPU or no CUDA kernel."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-    options.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME", help="default: all"
-    )
-    options.add_argument(
-        "--storage", choices=STORAGES, default="bf16", help="dtypes (default: bf16; mixed: offsets and logits fp32)"
-    )
-    options.add_argument("--rounds", type=int, default=15, help="turns of each method (default: 15)")
-    options.add_argument("--once", choices=METHODS, metavar="NAME", help="run one method, time nothing: for a profiler")
-    options.add_argument("--list", action="store_true", help="say what the cases are, and what they move")
-    options.add_argument("--ncu", action="store_true", help="say which command shows the limiting unit")
-    options.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the table")
-    given = options.parse_args(arguments)
+    given = timing.given(Options, __doc__, arguments)
+    timing.known([*given.methods, *([given.once] if given.once else [])], METHODS, "method")
+    timing.known([given.storage], STORAGES, "storage")
     wanted = timing.chosen(list(cases()), given.only)
     if given.ncu:
         print(NCU.format(method=given.once or "cuda", case=wanted[0], storage=given.storage))

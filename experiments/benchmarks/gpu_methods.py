@@ -56,7 +56,7 @@ class Method:
     def gradients(
         self, out: Tensor | Sequence[Tensor], given: Sequence[Tensor], grad_out: Tensor | Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        """Of the leaves."""
+        """Gradients of the leaves."""
         with _deterministic(self.deterministic):
             return torch.autograd.grad(out, given, grad_out, retain_graph=True)
 

@@ -21,12 +21,14 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
+from typing import Annotated
 
 import timing
 import torch
+import tyro
 from growth_point import Point, measure
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
@@ -85,7 +87,7 @@ def follow(
 
 
 def exponents(rows: list[timing.Row], last: int = 0) -> dict[str, float]:
-    """Of time and of memory, over all points of an axis or the last few."""
+    """Exponents of time and of memory, over all points of an axis or the last few."""
     at = [float(str(row["at"])) for row in rows[-last:]]
     return {name: timing.exponent(at, [float(str(row[name])) for row in rows[-last:]]) for name in ("seconds", "GB")}
 
@@ -133,20 +135,30 @@ def draw(found: dict[str, list[timing.Row]]) -> Figure:
     return figure
 
 
+@dataclass
+class Options(timing.Options):
+    """What this benchmark is told."""
+
+    axes: tuple[str, ...] = tuple(UNITS)
+    """What grows; not given: all, one after the other."""
+    most_gb: float = 6.0
+    """Memory that a point's worker may take."""
+    most_seconds: float = 60.0
+    """Seconds that a forward and backward pass may take."""
+    minutes: float = inf
+    """Of an axis; then no larger point is begun."""
+    earlier: Annotated[tuple[Path, ...], tyro.conf.arg(name="with", metavar="JSON [JSON ...]")] = ()
+    """Rows of earlier runs are shown, too."""
+    png: Path | None = None
+    """The curves are drawn into this file, too."""
+    pico: bool = False
+    """The demo's small networks: a quick look."""
+
+
 def main() -> None:
-    options = timing.parser(__doc__ or "", cases=False)
-    options.add_argument("--axes", nargs="*", choices=list(UNITS), default=list(UNITS), help="default: all")
-    options.add_argument("--most-gb", type=float, default=6.0, help="memory of a point's worker (default: 6)")
-    options.add_argument(
-        "--most-seconds", type=float, default=60.0, help="of a forward and backward pass (default: 60)"
-    )
-    options.add_argument("--minutes", type=float, default=inf, help="of an axis; then no larger point is begun")
-    options.add_argument(
-        "--with", dest="earlier", type=Path, nargs="+", default=[], metavar="JSON", help="rows of earlier runs, too"
-    )
-    options.add_argument("--png", type=Path, metavar="FILE", help="draw the curves, too")
-    options.add_argument("--pico", action="store_true", help="the demo's small networks: a quick look")
-    given = options.parse_args()
+    """Measures what was asked for and prints a table."""
+    given = timing.given(Options, __doc__)
+    timing.known(given.axes, UNITS, "axis")
     found: dict[str, list[timing.Row]] = {}
     for row in itertools.chain.from_iterable(json.loads(path.read_text())["rows"] for path in given.earlier):
         found.setdefault(row["axis"], []).append(row)

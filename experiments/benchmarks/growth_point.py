@@ -4,13 +4,12 @@ PYTHONPATH=. python experiments/benchmarks/growth_point.py --batch 2            
 PYTHONPATH=. python experiments/benchmarks/growth_point.py --batch 2 --checkpointing    # blocks computed again backward
 """
 
-import argparse
 import json
 import multiprocessing
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from forms import ends, make_comparable
 from torch import nn
 from train_step import detection_inputs
 
+from piip.console import parse
 from piip.counting.memory import training_memory
 from piip.models import build_model
 from piip.models.branches.vit import Branch
@@ -131,14 +131,25 @@ def _resident(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
+@dataclass
+class Options:
+    """What is measured."""
+
+    side: int = 448
+    """Pixels of the long side; 5/7 of it is the other."""
+    batch: int = 1
+    """Images."""
+    pico: bool = False
+    """The demo's small networks."""
+    checkpointing: bool = False
+    """Blocks' activations are computed again backward."""
+    most_seconds: float = 60.0
+    """Of all passes together, about."""
+
+
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--side", type=int, default=448, help="pixels of the long side; 5/7 of it is the other")
-    options.add_argument("--batch", type=int, default=1, help="images")
-    options.add_argument("--pico", action="store_true", help="the demo's small networks")
-    options.add_argument("--checkpointing", action="store_true", help="blocks' activations are computed again backward")
-    options.add_argument("--most-seconds", type=float, default=60.0, help="of all passes together, about")
-    given = vars(options.parse_args())
+    """Measures one point and prints it as JSON."""
+    given = asdict(parse(Options, prog=None, description=__doc__, arguments=None))
     most_seconds = given.pop("most_seconds")
     point = Point(**given)
     print(json.dumps(given | measure(point, most_seconds) | {"predicted_gb": point.predicted_gb}))

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import timing
 import torch
@@ -174,11 +175,19 @@ def summary(rows: list[timing.Row]) -> timing.Row:
     return lines
 
 
+@dataclass
+class Options(timing.CaseOptions):
+    """What this benchmark is told."""
+
+    compiled: bool = False
+    """Time torch.compile of the plain path too."""
+    capability: Literal["avx2", "default"] | None = None
+    """Use (and give PyTorch) no more of the CPU than this."""
+
+
 def main() -> None:
-    options = timing.parser(__doc__ or "")
-    options.add_argument("--compiled", action="store_true", help="time torch.compile of the plain path too")
-    options.add_argument("--capability", choices=["avx2", "default"], help="use (and give PyTorch) no more than this")
-    given = options.parse_args()
+    """Measures what was asked for and prints a table."""
+    given = timing.given(Options, __doc__)
     if given.capability and os.environ.get("ATEN_CPU_CAPABILITY") != given.capability:  # read once, when PyTorch starts
         environment = os.environ | {"ATEN_CPU_CAPABILITY": given.capability}
         raise SystemExit(subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode)

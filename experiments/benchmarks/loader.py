@@ -13,7 +13,8 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import timing
@@ -87,7 +88,7 @@ def training(data: CocoDataset, device: torch.device) -> Callable[[], float]:
     return rate
 
 
-def measure(data: CocoDataset, workers: list[int], *, images: int, rounds: int) -> list[timing.Row]:
+def measure(data: CocoDataset, workers: Sequence[int], *, images: int, rounds: int) -> list[timing.Row]:
     """A row for plain reading, for threads and for processes; methods take turns."""
     methods: dict[str, Callable[[], float]] = {"plain reading": lambda: plain_reading(data, images)}
     for number in workers:
@@ -132,13 +133,23 @@ def cpu_seconds(data: CocoDataset, images: int, rounds: int) -> dict[str, float]
     return {k: v / len(keys) for k, v in timing.interleaved(methods, rounds=rounds).items()}
 
 
+@dataclass
+class Options(timing.Options):
+    """What this benchmark is told."""
+
+    rounds: int = 5
+    """Turns of each method."""
+    sides: tuple[int, ...] = (256, 512, 1024)
+    """Widths of images in pixels, one after the other."""
+    workers: tuple[int, ...] = (1, 2)
+    """Numbers of threads, and of processes."""
+    images: int = 32
+    """Images per turn."""
+
+
 def main() -> None:
-    options = timing.parser(__doc__ or "", cases=False)
-    options.set_defaults(rounds=5)
-    options.add_argument("--sides", type=int, nargs="+", default=[256, 512, 1024], metavar="PX", help="images' widths")
-    options.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="threads, and processes")
-    options.add_argument("--images", type=int, default=32, help="per turn (default: 32)")
-    given = options.parse_args()
+    """Measures what was asked for and prints a table."""
+    given = timing.given(Options, __doc__)
     torch.set_num_threads(1)
     rows: list[timing.Row] = []
     cpu: dict[int, dict[str, float]] = {}

@@ -128,7 +128,7 @@ def summary(rows: list[timing.Row]) -> timing.Row:
 
 
 def main() -> None:
-    given = timing.parser(__doc__ or "").parse_args()
+    given = timing.given(timing.CaseOptions, __doc__)
     rows: list[timing.Row] = []
     for name in timing.chosen(list(CASES), given.only):
         for threads in given.threads:

@@ -3,7 +3,6 @@
 Figures are ratios between methods timed in the same run: on a shared machine seconds drift, ratios hold.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -11,16 +10,20 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import exp, log
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from piip.console import parse
+
 Row = dict[str, object]
+Given = TypeVar("Given")
 
 
 def device() -> torch.device:
@@ -153,21 +156,39 @@ def _cpu() -> str:
     return said.get("model name", platform.machine()) + family
 
 
-def parser(description: str, *, cases: bool = True) -> argparse.ArgumentParser:
-    """The options all benchmarks have; add your own. `cases`: it has cases to choose from and a number of threads."""
-    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    if cases:
-        options.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
-        options.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
-    options.add_argument("--rounds", type=_positive, default=15, help="turns of each method (default: 15)")
-    options.add_argument("--json", action="store_true", help="one JSON document on stdout instead of the table")
-    return options
+@dataclass
+class Options:
+    """What all benchmarks are told; a benchmark adds its own."""
+
+    rounds: int = 15
+    """Turns of each method."""
+    json: bool = False
+    """One JSON document on stdout instead of the table."""
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number from 1 on")
-    return int(text)
+@dataclass
+class CaseOptions(Options):
+    """What benchmarks with cases to choose from, and a number of threads, are told."""
+
+    only: str = ""
+    """Cases whose name contains this; not given: all."""
+    threads: tuple[int, ...] = (1, 2)
+    """Threads of PyTorch, one after the other."""
+
+
+def given(options: type[Given], description: str | None, arguments: Sequence[str] | None = None) -> Given:
+    """The command line as `options`; what it says is wrong ends the benchmark."""
+    found: Given = parse(options, prog=None, description=description, arguments=arguments)
+    if (rounds := getattr(found, "rounds", 1)) < 1:
+        raise SystemExit(f"--rounds {rounds}: wanted a whole number from 1 on")
+    return found
+
+
+def known(names: Sequence[str], among: Iterable[str], what: str) -> None:
+    """Ends the benchmark where a name is not one of those there are, which it lists."""
+    there = list(among)
+    if strange := [name for name in names if name not in there]:
+        raise SystemExit(f"no such {what}: {', '.join(strange)}. There are: {', '.join(there)}")
 
 
 def chosen(names: Sequence[str], only: str) -> list[str]:

@@ -15,6 +15,7 @@ minutes each for detection on one core.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import timing
@@ -91,7 +92,7 @@ class Step:
         return torch.stack(list(losses.values())).sum()
 
     def flops(self) -> int:
-        """Of the forward and backward pass, 2 for a multiply-add, in the form that does no padded work."""
+        """FLOPs of the forward and backward pass, 2 for a multiply-add, in the form that does no padded work."""
         form = forms()[PLAIN_FP32]
         form.apply(self.model)
         with FlopCounterMode(display=False) as counter:
@@ -159,15 +160,25 @@ def _note(losses: dict[str, float], name: str, method: Callable[[], float]) -> N
     losses[name] = method()
 
 
+@dataclass
+class Options(timing.CaseOptions):
+    """What this benchmark is told."""
+
+    rounds: int = 5
+    """Turns of each method."""
+    threads: tuple[int, ...] = (1,)
+    """Threads of PyTorch, one after the other."""
+    brief: bool = False
+    """The reference, all on in fp32, and all on in bf16 only."""
+    compiled: bool = False
+    """Compiled blocks on a CPU, too: compiling takes minutes of --minutes."""
+    minutes: float = 10.0
+    """Wall time of a case, about."""
+
+
 def main() -> None:
-    options = timing.parser(__doc__ or "")
-    options.add_argument("--brief", action="store_true", help="the reference, all on in fp32, and all on in bf16 only")
-    options.add_argument(
-        "--compiled", action="store_true", help="compiled blocks on a CPU, too: compiling takes minutes of --minutes"
-    )
-    options.add_argument("--minutes", type=float, default=10, help="wall time of a case, about (default: 10)")
-    options.set_defaults(threads=[1], rounds=5)
-    given = options.parse_args()
+    """Measures what was asked for and prints a table."""
+    given = timing.given(Options, __doc__)
     rows: list[timing.Row] = []
     cases = [*CASES, *(GPU_CASES if timing.device().type == "cuda" else {})]
     for threads in given.threads:

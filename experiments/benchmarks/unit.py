@@ -128,12 +128,21 @@ def summary(rows: list[timing.Row]) -> timing.Row:
     return lines
 
 
+@dataclass
+class Options(timing.CaseOptions):
+    """What this benchmark is told."""
+
+    threads: tuple[int, ...] = (1,)
+    """Threads of PyTorch, one after the other; CPU only."""
+    compiled: bool = False
+    """Time torch.compile of the plain path too."""
+    full: bool = False
+    """1568x1120 without a GPU, too."""
+
+
 def main() -> None:
-    options = timing.parser(__doc__ or "")
-    options.set_defaults(threads=[1])
-    options.add_argument("--compiled", action="store_true", help="time torch.compile of the plain path too")
-    options.add_argument("--full", action="store_true", help="1568x1120 without a GPU too")
-    given, device = options.parse_args(), timing.device()
+    """Measures what was asked for and prints a table."""
+    given, device = timing.given(Options, __doc__), timing.device()
     found = cases(full=given.full or device.type == "cuda")
     rows: list[timing.Row] = []
     for threads in given.threads if device.type == "cpu" else [torch.get_num_threads()]:
