@@ -7,9 +7,8 @@ At pico scale all three take the same steps on the same images; the branches of 
 glyphs, the ResNet-18 from scratch. PIIP and ViT are read by the mean of their patches, the ResNet by the mean of its coarsest map. At
 imagenet scale the published TSB and SBL rows, see imagenet.py.
 
-Seen so far on a busy machine, demo data (403 training crops; 117 of other photographs to score on), batch 16, images of 64 pixels:
-ResNet-18 0.79 top-1 after 400 steps (3 minutes); PIIP-TB 64/48 0.56 after 300 and 0.60 after 400, PIIP-TB 96/64 0.56 after 300. Their
-training loss falls further than that: the ViTs learn these few crops by heart before they know the shapes.
+Seen on two cores (2240 training crops, 640 of other photographs to score on): ResNet-18 .928 top-1 after these 1000 steps, in 7 minutes;
+PIIP-TB 64/48 .853 after 2400 steps, in 9. Half of what the PIIP gets wrong are tilted squares taken for hexagons, or the reverse.
 """
 
 from piip.catalogue.rows import load_tables
@@ -18,10 +17,10 @@ from piip.presets import classifier_pico, pico
 from piip.spec import CNNSpec
 from piip.sweeps.cli import main
 
-STEPS = 600
+STEPS = 1000
 
 PICO_ROWS = [
-    classifier_pico(pico("TB", (96, 64)), steps=STEPS),
+    classifier_pico(pico("TB", (64, 48)), steps=STEPS),
     classifier_pico(pico("B", (64,)), steps=STEPS),
     classifier_pico(CNNSpec(arch="resnet18", resolution=64), steps=STEPS),
 ]

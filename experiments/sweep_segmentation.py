@@ -1,16 +1,19 @@
 """Which branches and resolutions should a segmenter spend its FLOPs on? Mean IoU against compute.
 
-    python experiments/sweep_segmentation.py                 # two CPU cores, data it makes
+    python experiments/sweep_segmentation.py                 # two CPU cores, data it makes, about 8 minutes a row and core
 
 Two combinations of branches x two resolution tuples, beside a single-branch ViT and a ResNet-18: UperNet as on ADE20K, sliding over
 the image, on drawn shapes and what is behind them. The paper's rows, InternViT-6B and H6B on ADE20K: experiments/ade20k_upernet.py.
+
+Seen on two cores, 800 steps, validation on photographs training never saw: see experiments/RESULTS.md, and there what longer
+training gives: `--set train.steps=2200`.
 """
 
 from piip.presets import pico, upernet_pico
 from piip.spec import CNNSpec
 from piip.sweeps.cli import main
 
-STEPS = 240
+STEPS = 800
 
 BACKBONES = [
     pico("TB", (192, 64)),

@@ -52,12 +52,17 @@ def _edges(numbers: NDArray[Any]) -> NDArray[np.bool_]:
     return edge
 
 
+def percent(share: float) -> str:
+    """Whole percents of a share in 0..1; of what is there but little, that it is less than one."""
+    return "< 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
+
+
 def _with_legend(canvas: Image.Image, shares: Mapping[int, float], names: Mapping[int, str]) -> Image.Image:
     """A column on the right: what covers most comes first."""
     letters = font(font_size(canvas.size))
     line = sum(letters.getmetrics()) + 4
     largest = sorted(shares, key=lambda number: (-shares[number], number))
-    texts = [f"{names[number]} {100 * shares[number]:.0f} %" for number in largest[:LEGEND_LINES]]
+    texts = [f"{names[number]} {percent(shares[number])}" for number in largest[:LEGEND_LINES]]
     if len(largest) > LEGEND_LINES:
         texts.append(f"and {len(largest) - LEGEND_LINES} more")
     width = line + 12 + max((round(letters.getlength(text)) for text in texts), default=0)

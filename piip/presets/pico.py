@@ -54,7 +54,7 @@ def mask_rcnn_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> Exper
     )
 
 
-def classifier_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> ExperimentSpec:
+def classifier_pico(backbone: Backbone, *, steps: int, lr: float = 1.5e-3) -> ExperimentSpec:
     """Classification of the demo data's single objects, small enough for two CPU cores; all pico rows share these settings.
 
     A PIIP or a ViT gives the mean of its patches, a CNN its coarsest map. The published recipe's mixing and RandAugment are for a
@@ -66,14 +66,14 @@ def classifier_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> Expe
         model=ModelSpec(backbone=backbone, head=ClassifierSpec(num_classes=12, reads=reads)),
         data=ImageNetSpec(name="demo", train_scale=(0.6, 1.0), rand_augment=None, mixup=0.0, cutmix=0.0),
         optim=OptimSpec(lr=lr, layer_decay=1.0, warmup_steps=30, schedule="cosine", clip_norm=1.0),
-        train=TrainSpec(batch_size=16, steps=steps, log_every=5),
+        train=TrainSpec(batch_size=32, steps=steps, log_every=5),
     )
 
 
 PICO_UPERNET = UPerNetSpec(num_classes=13, channels=64)
 
 
-def upernet_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> ExperimentSpec:
+def upernet_pico(backbone: Backbone, *, steps: int, lr: float = 2e-3) -> ExperimentSpec:
     """UperNet on the demo data, small enough for two CPU cores: `upernet_80k` but for sizes, a higher rate and no layer decay.
 
     What is behind the twelve shapes is a class of its own there, "other": every pixel is learned and scored. Colours stay, as they

@@ -7,7 +7,7 @@ from PIL import Image
 from piip.contracts import IGNORE, Input
 from piip.data import open_dataset, open_format
 from piip.data.formats.ade20k_classes import ADE20K
-from piip.data.formats.ade20k_results import largest
+from piip.data.formats.ade20k_results import describe, largest
 from piip.data.samples import ImageInfo
 from piip.data.sources import DataError, locate
 from piip.spec import Ade20kSpec
@@ -260,3 +260,10 @@ def test_predict_needs_no_files(tmp_path):
     assert (result.dtype, result.shape, result.max()) == (np.uint16, (50, 40), 300)
     drawn = form.draw(Image.new("RGB", (40, 50)), result)
     assert drawn.width > 40 * 11  # enlarged to 512 pixels, and a legend beside it
+
+
+def test_what_covers_little_is_there_all_the_same():
+    numbers = np.zeros((100, 100), dtype=np.uint16)
+    numbers[0, 0] = 3
+
+    assert describe(numbers, {0: "other", 3: "bolt", 4: "ring"}) == "2 classes: other 100 %, bolt < 1 %"

@@ -1,6 +1,6 @@
 """Make the demo data: drawn objects on photographs, in COCO's, ADE20K's and ImageNet's layouts.
 
-    python -m piip.data.demo OUT [--train 280 --val 80 --seed 0 --sides 160 288 --objects 20 120]
+    python -m piip.data.demo OUT [--train 280 --val 80 --maps 3 --crops 8 --seed 0 --sides 160 288 --objects 20 120]
 
 The shape tells the class; the colour narrows it to three of the twelve. Pattern, outline, opacity, proportions and tilt vary freely.
 """
@@ -8,7 +8,7 @@ The shape tells the class; the colour narrows it to three of the twelve. Pattern
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +28,10 @@ class Options:
     """Training images."""
     val: int = Recipe.val
     """Validation images."""
+    maps: int = Recipe.maps
+    """Training images with a label map for every one with boxes: what a segmenter learns."""
+    crops: int = Recipe.crops
+    """Crops of single objects for every image, the classes in turn: what a classifier learns."""
     seed: int = Recipe.seed
     """Another seed draws other images."""
     sides: tuple[int, int] = Recipe.sides
@@ -40,7 +44,8 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the verb."""
-    counts = make_demo(options.out, Recipe(options.train, options.val, options.seed, options.sides, options.objects))
+    recipe = {field.name: getattr(options, field.name) for field in fields(Recipe)}
+    counts = make_demo(options.out, Recipe(**recipe))
     if options.json:
         print(json.dumps({"out": str(options.out.absolute()), **counts}))
     else:

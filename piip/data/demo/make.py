@@ -23,6 +23,9 @@ from piip.home import home
 
 log = logging.getLogger(__name__)
 
+CROPS = 1
+"""Sets the random streams of crops apart from those of images."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -31,6 +34,11 @@ class Recipe:
     train: int = 280
     val: int = 80
     """Images of the two splits."""
+    maps: int = 3
+    """Training images with a label map for every one with boxes: those themselves first. On as many alone, a segmenter knows
+    them by heart before it knows the shapes."""
+    crops: int = 8
+    """Crops of single objects for every image of a split, the twelve classes in turn."""
     seed: int = 0
     sides: tuple[int, int] = (160, 288)
     """Least and most pixels of an image's width."""
@@ -40,6 +48,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.train < 1 or self.val < 1:
             raise ValueError(f"a split needs at least one image, got train {self.train}, val {self.val}")
+        if self.maps < 1 or self.crops < 1:
+            raise ValueError(
+                f"every image has a map and crops of its own, at least 1, got maps {self.maps}, crops {self.crops}"
+            )
         if self.seed < 0:
             raise ValueError(f"a seed is a whole number from 0 on, got {self.seed}")
         if not 0 < self.sides[0] <= self.sides[1] <= 1024:
@@ -81,18 +93,9 @@ def _draw(building: Path, recipe: Recipe) -> dict[str, int]:
     counts: dict[str, int] = {}
     splits: tuple[tuple[Literal["train", "val"], int], ...] = (("train", recipe.train), ("val", recipe.val))
     for number, (split, num_images) in enumerate(splits):
-        coco = CocoWriter(building / split)
-        for image_id in range(1, num_images + 1):
-            # One stream per image: the first hundred images are the same whether two hundred follow or not.
-            rng = np.random.default_rng([recipe.seed, number, image_id])
-            drawn = scene(rng, split, sides=recipe.sides, objects=recipe.objects)
-            coco.add(drawn, image_id)
-            add_ade20k(building / "ade20k", drawn, split, image_id)
-            add_imagenet(building / "imagenet", drawn, split, image_id)
-        path = building / "annotations" / f"instances_{split}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(coco.document))
-        counts |= {f"{split}_images": num_images, f"{split}_objects": len(coco.document["annotations"])}
+        num_objects = _draw_images(building, recipe, number, split, num_images)
+        _draw_crops(building / "imagenet", recipe, number, split, num_images * recipe.crops)
+        counts |= {f"{split}_images": num_images, f"{split}_objects": num_objects}
     (building / "ade20k" / "classes.txt").write_text("".join(f"{name}\n" for name in ("other", *SHAPES)))
     (building / "recipe.json").write_text(json.dumps({"digest": recipe.digest, **asdict(recipe), **counts}, indent=1))
     return counts
@@ -121,6 +124,32 @@ def _check_ours(out: Path) -> None:
             f"{out} holds {len(foreign)} files that are not demo data, first {foreign[0]}; drawing anew would delete them. "
             "Move them, or give a new folder."
         )
+
+
+def _draw_images(out: Path, recipe: Recipe, number: int, split: Literal["train", "val"], num_images: int) -> int:
+    """Images with boxes and label maps, in training then those with maps alone; gives the number of boxes."""
+    coco = CocoWriter(out / split)
+    for image_id in range(1, num_images * (recipe.maps if split == "train" else 1) + 1):
+        # one stream per image: the first hundred images are the same whether two hundred follow or not
+        rng = np.random.default_rng([recipe.seed, number, image_id])
+        drawn = scene(rng, split, sides=recipe.sides, objects=recipe.objects)
+        if image_id <= num_images:
+            coco.add(drawn, image_id)
+        add_ade20k(out / "ade20k", drawn, split, image_id)
+    path = out / "annotations" / f"instances_{split}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(coco.document))
+    return len(coco.document["annotations"])
+
+
+def _draw_crops(out: Path, recipe: Recipe, number: int, split: Literal["train", "val"], count: int) -> None:
+    """Single objects on small images, the classes in turn."""
+    sides = (round(1.5 * recipe.objects[0]), round(1.5 * recipe.objects[1]))
+    names = list(SHAPES)
+    for crop_id in range(count):
+        rng = np.random.default_rng([recipe.seed, number, crop_id, CROPS])
+        alone = scene(rng, split, sides=sides, objects=recipe.objects, names=[names[crop_id % len(names)]])
+        add_imagenet(out, alone, split, crop_id)
 
 
 def _replace(new: Path, out: Path, *, old: Path) -> None:

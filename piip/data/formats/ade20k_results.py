@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from piip.data.masks import compressed, decoded
+from piip.data.overlays import percent
 from piip.data.samples import ImageInfo
 
 SCHEMA = pa.schema(
@@ -64,5 +65,5 @@ def describe(numbers: NDArray[Any], names: Mapping[int, str]) -> str:
     """`4 classes: wall 61 %, floor 22 %, bed 12 %, ..`."""
     found, pixels = np.unique(numbers, return_counts=True)
     known = sorted(((p, n) for n, p in zip(found.tolist(), pixels.tolist(), strict=True) if n in names), reverse=True)
-    shares = [f"{names[number]} {100 * count / numbers.size:.0f} %" for count, number in known[:3]]
+    shares = [f"{names[number]} {percent(count / numbers.size)}" for count, number in known[:3]]
     return f"{len(known)} classes: {', '.join(shares)}{', ..' if len(known) > len(shares) else ''}"
