@@ -1,12 +1,15 @@
 """What every verb does with its command line, its mistakes and its logs. Imports nothing heavy: `--help` does not wait for PyTorch."""
 
+import io
 import logging
 import os
 import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args
 
@@ -18,8 +21,12 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
+from piip.options import UsageError, checked, one_line_of
+
 Options = TypeVar("Options")
 
+WRONG_WORDS = 2
+"""Exit code of a command line that is wrong by its words alone."""
 NOBODY_READS = 128 + signal.SIGPIPE
 """Exit code of a verb whose output nobody reads to its end (`| head`), as of any command."""
 FLAGS = ConstructorRegistry()
@@ -48,15 +55,30 @@ def setup_logging() -> None:
 
 
 def parse(options: Any, *, prog: str | None, description: str | None, arguments: Sequence[str] | None) -> Any:
-    """A command line as `options`, a dataclass, or as the arguments of a function, which is then called. See `run_verb`."""
-    return tyro.cli(
-        options,
-        prog=prog,
-        description=description,
-        args=arguments,
-        registry=FLAGS,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    """A command line as `options`, a dataclass. See `run_verb`.
+
+    Raises:
+        UsageError: It is wrong by its words alone.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            given = tyro.cli(
+                options,
+                prog=prog,
+                description=description,
+                args=arguments,
+                registry=FLAGS,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as leaving:
+        if leaving.code != WRONG_WORDS:  # --help
+            raise
+        raise UsageError(
+            f"{one_line_of(said.getvalue())}. All there is: {prog or Path(sys.argv[0]).name} --help"
+        ) from None
+    checked(given)
+    return given
 
 
 def run_verb(
@@ -82,7 +104,9 @@ def run_verb(
 
 
 def guarded(action: Callable[[], int | None]) -> int:
-    """Run a verb: what the user can put right becomes one line on stderr and exit code 1, our own mistakes stay tracebacks.
+    """Run a verb: what the user can put right becomes one line on stderr and an exit code, our own mistakes stay tracebacks.
+
+    2: the command line is wrong by its words alone; 1: something else.
 
     Args:
         action: Returns the exit code. Its ValueError (input), OSError (files; ConnectionError: MLflow, Ray) are the user's.
@@ -96,7 +120,7 @@ def guarded(action: Callable[[], int | None]) -> int:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return NOBODY_READS
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return WRONG_WORDS if isinstance(error, UsageError) else 1
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # a table's end: rich has closed stdout
             return NOBODY_READS

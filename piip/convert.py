@@ -23,6 +23,7 @@ import tyro
 
 from piip import home
 from piip.console import run_verb
+from piip.options import ExperimentName
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ class Options:
     annotations: Path | None = None
     """Where the classes that the labels mean are written: a COCO-format JSON, or the folder of class folders.
     Not given: COCO's 80, ImageNet's 1000, or those of the row's data on this machine."""
-    experiment: str = "released"
+    experiment: ExperimentName = "released"
     """MLflow experiment the run goes to."""
     dry_run: bool = False
     """Read, check and report; make no run."""
@@ -68,14 +69,14 @@ def main(options: Options) -> int:
         )
     import torch
 
+    from piip.catalogue.overrides import overridden
     from piip.catalogue.rows import find_row
     from piip.counting.meta import on_meta
     from piip.models import build_model
-    from piip.sweeps.cli import parse_override
     from piip.training.start import read_any
     from piip.weights.names.mmdet import fit_weights
 
-    spec = find_row(options.row or options.file.stem).override(dict(map(parse_override, options.set)))
+    spec = overridden(find_row(options.row or options.file.stem), options.set)
     categories = categories_of(spec, options.annotations)
     weights = read_any(options.file, options.sha256)
     with on_meta():

@@ -17,15 +17,20 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import tyro
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
 from piip.catalogue.listing import counting, entry, list_rows
+from piip.catalogue.overrides import overridden
 from piip.catalogue.preflight import cost_of, largest_input, memory_of
 from piip.catalogue.rows import all_rows, find_row
 from piip.console import run_verb
+from piip.options import Count, UsageError
 from piip.spec import ExperimentSpec
-from piip.sweeps.cli import parse_override
+
+Side = Annotated[int, Field(ge=32)]
+"""Pixels: one cell of stride 32."""
 
 
 @dataclass
@@ -34,9 +39,9 @@ class Options:
 
     rows: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[ROW ...]")] = ()
     """Names of rows, or patterns with * and ?; none: all rows the papers print, as a table."""
-    size: tuple[int, int] | None = None
+    size: tuple[Side, Side] | None = None
     """Height and width of the padded input in pixels; not given: the largest that the row trains on."""
-    workers: int = 1
+    workers: Count = 1
     """Workers that share a batch; the predicted memory is that of one of them."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Override a field of every row, e.g. --set train.zero_stage=3."""
@@ -48,12 +53,7 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the verb."""
-    if options.size and min(options.size) < 32:
-        raise ValueError(
-            f"--size {options.size[0]} {options.size[1]} is too small: at least 32 pixels, one cell of stride 32"
-        )
-    changes = dict(map(parse_override, options.set))
-    chosen = [row.override(changes) for row in choose(options.rows)]
+    chosen = [overridden(row, options.set) for row in choose(options.rows)]
     if not options.rows or options.markdown:
         return list_rows(chosen, as_json=options.json, markdown=options.markdown, size=options.size)
     documents = [describe(spec, options) for spec in counting(chosen, quiet=options.json)]
@@ -80,7 +80,7 @@ def choose(names: Sequence[str]) -> list[ExperimentSpec]:
             continue
         found = {row: spec for row, spec in all_rows().items() if fnmatchcase(row, name)}
         if not found:
-            raise ValueError(f"no row matches {name!r}. All rows: python -m piip.rows")
+            raise UsageError(f"no row matches {name!r}. All rows: python -m piip.rows")
         chosen |= found
     return list(chosen.values())
 

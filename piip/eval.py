@@ -16,8 +16,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -26,6 +27,7 @@ from rich.table import Table
 from piip import home
 from piip.console import run_verb
 from piip.data.sources import DataError, Source
+from piip.options import Count, OutFolder, RunId
 from piip.spec import Data
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ SHOWN = 20
 class Options:
     """What `python -m piip.eval` is told."""
 
-    run_id: str
+    run_id: RunId
     """The run to score, by its id or the first digits of it; the sweep's table and MLflow's UI show ids."""
     split: str = "val"
     """val, or a name of yours for your own files: their figures are logged with it in front (test/...)."""
@@ -53,15 +55,15 @@ class Options:
     Needs --images, and a --split other than val."""
     images: Path | None = None
     """The folder its images are in; class folders are named by this alone."""
-    max_images: int | None = None
+    max_images: Count | None = None
     """Score only the first so many images; these figures are logged nowhere."""
-    workers: int | None = None
+    workers: Count | None = None
     """Ray workers that share the images; not given: this process, without Ray."""
-    cpus_per_worker: int = 1
+    cpus_per_worker: Count = 1
     """With --workers: CPU threads of each."""
-    gpus_per_worker: int = 0
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
     """With --workers: 1 gives each a GPU."""
-    out: Path | None = None
+    out: OutFolder | None = None
     """Folder for predictions.json and predictions.parquet; not given: under PIIP_HOME/eval."""
     json: bool = False
     """One JSON document on stdout instead of the table."""

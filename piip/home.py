@@ -38,7 +38,14 @@ def storage() -> Path:
 
 def tracking_uri() -> str:
     """The MLflow server: `$MLFLOW_TRACKING_URI`, or an SQLite file under `home()`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(home() / "mlflow.db")
+
+
+def sqlite_uri(file: Path) -> str:
+    """A database file as SQLAlchemy's URI, which has uses of its own for two characters of a path."""
+    quoted = str(file).replace("%", "%25").replace("?", "%3F")
+    # of a `sqlite:///` MLflow makes the folder, with the quotes in its name
+    return f"sqlite:///{quoted}" if quoted == str(file) else f"sqlite+pysqlite:///{quoted}"
 
 
 def journal_dir(trial_key: str) -> Path:

@@ -20,6 +20,7 @@ import tyro
 
 from piip.console import run_verb
 from piip.data.sources import DataError
+from piip.options import OutFolder, RunId, Share
 
 if TYPE_CHECKING:
     from piip.evaluation.rebuild import Rebuilt
@@ -34,13 +35,13 @@ class Options:
 
     images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
     """Image files of any kind, or folders of them."""
-    run_id: str
+    run_id: RunId
     """The run that looks at them, by its id or the first digits of it; the sweep's table and MLflow's UI show ids."""
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    out: Annotated[OutFolder, tyro.conf.arg(aliases=["-o"])]
     """Folder for the pictures and predictions.json."""
     checkpoint: Literal["last", "best"] = "last"
     """last: the newest. best: that of the best validation score so far."""
-    score_threshold: float = 0.5
+    score_threshold: Share = 0.5
     """Only predictions at least this sure are drawn; predictions.json has them all."""
     json: bool = False
     """One JSON document on stdout: file -> predictions."""

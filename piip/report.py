@@ -4,12 +4,12 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from piip.console import run_verb
+from piip.options import ExperimentName, OutFolder
 
 if TYPE_CHECKING:
     from piip.reports.build import Report
@@ -37,9 +37,9 @@ Examples:
 class Options:
     """What `python -m piip.report` is told."""
 
-    experiment: str
+    experiment: ExperimentName
     """Name of the MLflow experiment; a wrong one is answered with those there are."""
-    out: Path | None = None
+    out: OutFolder | None = None
     """Folder to write to; not given: reports/<experiment> under PIIP_HOME."""
     json: bool = False
     """Print one JSON document (trials, rankings, paths) instead of the table; logs go to stderr."""

@@ -16,9 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from piip.console import guarded, parse, setup_logging
+from piip.console import run_verb, setup_logging
 from piip.home import home
+from piip.options import Seconds
 from piip.record.runs import read_record
+from piip.tracking import address
 from piip.tracking.connection import UnreachableError
 from piip.tracking.delivery import deliver, journals, read_delivered
 from piip.tracking.store import Store
@@ -56,6 +58,7 @@ def main(json: bool = False, timeout: float = 60) -> int:
     """
     setup_logging()
     store = Store()
+    address.check(store.uri)
     results = sync(store, home() / "journals", timeout)
     delivered, failed = sum(r.events for r in results), [r for r in results if r.state == "failed"]
     if json:
@@ -109,9 +112,25 @@ def _line(result: Synced) -> str:
     return f"{result.run_id or '-':32}  {result.name or result.trial_key:40}  {what}"
 
 
+@dataclass
+class Options:
+    """What `python -m piip.sync` is told."""
+
+    json: bool = False
+    """Print one JSON document instead of lines."""
+    timeout: Seconds = 60
+    """Seconds to go on trying while MLflow does not answer."""
+
+
 def cli(arguments: Sequence[str] | None = None) -> int:
     """Parse and run."""
-    return guarded(lambda: parse(main, prog="python -m piip.sync", description=__doc__, arguments=arguments))
+    return run_verb(
+        Options,
+        lambda options: main(options.json, options.timeout),
+        prog="python -m piip.sync",
+        description=__doc__,
+        arguments=arguments,
+    )
 
 
 if __name__ == "__main__":

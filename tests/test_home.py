@@ -2,6 +2,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from piip import home
 
@@ -84,6 +85,13 @@ def test_a_given_tracking_server_is_taken(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
 
     assert home.tracking_uri() == "http://mlflow:5000"
+
+
+@pytest.mark.parametrize("folder", ["job%2Fx", "what?", "a#b c", "50%"])
+def test_a_path_in_a_uri_is_read_as_it_is(folder):
+    file = Path("/srv") / folder / "mlflow.db"
+
+    assert make_url(home.sqlite_uri(file)).database == str(file)
 
 
 def test_no_other_file_reads_where_things_are():

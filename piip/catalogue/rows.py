@@ -6,6 +6,7 @@ from pathlib import Path
 
 from piip import home
 from piip.nearest import nearest
+from piip.options import UsageError
 from piip.spec import ExperimentSpec
 
 
@@ -40,5 +41,5 @@ def find_row(name: str) -> ExperimentSpec:
     rows = all_rows()
     official = {row.paper.config: row for row in rows.values() if row.paper and row.paper.config}
     if name not in rows and name not in official:
-        raise ValueError(f"no row {name!r}. {nearest(name, [*rows, *official])} All rows: python -m piip.rows --names")
+        raise UsageError(f"no row {name!r}. {nearest(name, [*rows, *official])} All rows: python -m piip.rows --names")
     return rows.get(name) or official[name]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+from pydantic import Field
 
 from piip.console import run_verb
 from piip.data.problems import Looked, Problem, Report
@@ -162,7 +163,7 @@ class Options:
     Not given: classes.txt beside the maps."""
     reduce_zero_label: bool = True
     """ade20k: classes count from 0 in the maps; else 0 is no class (data.reduce_zero_label=false)."""
-    ignore_value: int = 255
+    ignore_value: Annotated[int, Field(ge=0, le=65535)] = 255
     """ade20k: the number of pixels that are neither learned nor scored."""
     json: bool = False
     """One JSON document on stdout instead of lines."""

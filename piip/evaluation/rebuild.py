@@ -4,6 +4,7 @@ The checkpoint is one that training here wrote (piip/training/checkpoint.py: saf
 by the data set's first score. Files of other code bases come in by `piip convert` and the spec's `weights`, never here.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Literal
 
 from torch import nn
 
-from piip.data.sources import Source, locate
+from piip import home
+from piip.data.sources import DataError, Source, locate
 from piip.models import build_model
 from piip.models.speed import set_speed
 from piip.spec import ExperimentSpec
 from piip.tracking.store import RunInfo, Store
+from piip.tracking.writer import KEY
 from piip.training import checkpoint
 from piip.training.checkpoint import Checkpoint
 
@@ -53,20 +56,32 @@ def rebuild(store: Store, run_id: str, which: Which = "last") -> Rebuilt:
     """
     run = store.find_run(run_id)
     spec = store.load_spec(run.run_id)
-    place = run.tags.get("piip.checkpoint")
-    if place is None:
-        raise ValueError(
-            f"run {run_id} ({run.name}, {run.status}) has no checkpoint yet: its tag piip.checkpoint is missing"
-        )
-    root = Path(place)
-    if not root.is_dir():
-        raise ValueError(
-            f"the checkpoints of run {run_id} are at {root}, which this machine does not have. Mount it, or set PIIP_STORAGE alike"
-        )
+    root = _checkpoints_of(run)
     found = checkpoint.best(root) if which == "best" else checkpoint.last(root)
     if found is None:
         raise ValueError(f"run {run_id} ({run.name}, {run.status}) has no {which} checkpoint in {root}")
     return Rebuilt(run, spec, network_of(spec, found), found)
+
+
+def _checkpoints_of(run: RunInfo) -> Path:
+    """Where a run's checkpoints are: where its tag says, else where this home would have them, which may have been moved.
+
+    Raises:
+        ValueError: It has none yet, or they are not on this machine.
+    """
+    place = run.tags.get("piip.checkpoint")
+    if place is None:
+        raise ValueError(
+            f"run {run.run_id} ({run.name}, {run.status}) has no checkpoint yet: its tag piip.checkpoint is missing"
+        )
+    here = home.checkpoint_dir(run.tags.get(KEY, Path(place).name))
+    found = [folder for folder in (Path(place), here) if os.path.isdir(folder)]
+    if not found:
+        raise ValueError(
+            f"the checkpoints of run {run.run_id} are at {place}, which this machine does not have, and not at {here}. "
+            "Mount it, or set PIIP_STORAGE to the folder they are in"
+        )
+    return found[0]
 
 
 def network_of(spec: ExperimentSpec, found: Checkpoint) -> nn.Module:
@@ -82,11 +97,20 @@ def network_of(spec: ExperimentSpec, found: Checkpoint) -> nn.Module:
 
 
 def source_of(rebuilt: Rebuilt, split: str, given: Mapping[str, Source]) -> Source:
-    """Where a split's files are: as given, else where the run had them, else where this machine keeps the data set."""
+    """Where a split's files are: as given, else where the run had them, else where this machine keeps the data set.
+
+    Raises:
+        DataError: Nowhere.
+    """
     if split in given:
         return given[split]
     tags = rebuilt.run.tags
     annotations, images, names = (tags.get(f"data.{split}.{part}") for part in ("annotations", "images", "names"))
     if annotations and images and Path(annotations).exists():
         return Source(Path(annotations), Path(images), Path(names) if names else None)
+    if annotations and rebuilt.spec.data.name == "custom":
+        raise DataError(
+            f"the run's {split} data is not where it was, {annotations}. "
+            "Give it as your own: --split NAME --annotations .. --images .."
+        )
     return locate(rebuilt.spec.data, split)

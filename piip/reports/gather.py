@@ -19,6 +19,7 @@ from piip.reports.resolutions import resolutions_against_score
 from piip.reports.themes import DARK, LIGHT, Theme
 from piip.reports.trials import Trial, trials_of
 from piip.tracking.store import RunInfo, Store
+from piip.tracking.writer import KEY
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def gather(experiment: str, store: Store, made: str) -> Page:
     """
     runs = store.find_runs(experiment)
     ranked = rankings(runs)
+    _say_what_is_left_out(experiment, runs, store)
     if not ranked:
         raise ValueError(f"experiment {experiment!r} has no trial yet ({len(runs)} runs, none trains a network)")
     members = trials_of(runs)
@@ -50,6 +52,14 @@ def gather(experiment: str, store: Store, made: str) -> Page:
         provenance=provenance(members),
         settings=settings(members),
     )
+
+
+def _say_what_is_left_out(experiment: str, runs: Sequence[RunInfo], store: Store) -> None:
+    """Name the trials that somebody deleted in MLflow; but for those that it made twice, of which one is there."""
+    there = {run.tags.get(KEY) for run in runs}
+    for run in store.find_deleted(experiment):
+        if run.tags.get(KEY) not in there and run.tags.get("piip.kind") != "sweep":
+            log.warning("%s is left out: %s", run.name, store.deleted(run.run_id))
 
 
 def _chapter(ranking: Ranking, runs: Sequence[RunInfo], store: Store, *, alone: bool) -> Chapter:
@@ -90,7 +100,7 @@ def headline(ranking: Ranking) -> str:
 def place(text: str) -> str:
     """A path as a page may show it that others will read: from PIIP_HOME on; of another SQLite file the name alone."""
     text = text.replace(f"{home()}/", "")
-    return Path(text).name if text.startswith("sqlite:") else text
+    return Path(text).name if text.startswith("sqlite") else text
 
 
 def provenance(runs: Sequence[RunInfo]) -> list[tuple[str, str]]:

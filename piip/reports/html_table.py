@@ -23,8 +23,9 @@ def legend(ranking: Ranking) -> str:
     """What the columns are, in words."""
     score, *further = ranking.scores
     also = "".join(f" {other.label} ({other.name}) is of the same evaluation." for other in further)
+    front = f" Shaded, with ◆: on the Pareto front, that is, {words.on_front(score)}."
     return (
-        f"Click a heading to sort. Shaded, with ◆: on the Pareto front, that is, {words.on_front(score)}. "
+        f"Click a heading to sort.{front if any(trial['front'] for trial in ranking.trials) else ''} "
         f"{score.label} ({score.name}) is the {words.best(score)} of the training.{also} Images/s are the mean over the training "
         "steps. Minutes are the wall time of the worker that finished the trial. A dash: not recorded."
     )

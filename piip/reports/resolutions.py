@@ -25,7 +25,7 @@ def resolutions_against_score(ranking: Ranking, theme: Theme = LIGHT, most: int 
         gains,
         theme,
         xlabel=f"{label}, {words.better(ranking.score)} is better",
-        title=f"{label} (◆ Pareto front)",
+        title=f"{label} (◆ Pareto front)" if any(t["front"] for t in trials) else label,
     )
     for y, trial in enumerate(shown):
         color, marker = colors[trial["family"]], MARKERS[trial["kind"]]

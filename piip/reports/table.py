@@ -96,15 +96,20 @@ def _table(ranking: Ranking, *, ids: bool) -> Table:
     for trial in trials:
         cells = [trial["label"], *(number(column.of(trial), column.form) for column in figures)]
         status = f"[{STYLE.get(trial['status'], 'cyan')}]{trial['status']}[/]"
-        tail = [escape(trial[key]) for key in differing] + ([trial["run_id"][:8]] if ids else [])
+        tail = [escape(trial[key]) for key in differing] + ([_short_id(trial["run_id"])] if ids else [])
         table.add_row(str(trial["number"]), "◆" if trial["front"] else "", *map(escape, cells), status, *tail)
     return table
+
+
+def _short_id(run_id: str) -> str:
+    """The beginning of an id of MLflow's; a run that it does not have goes by its trial key, which no verb takes."""
+    return "–" if "-" in run_id else run_id[:8]
 
 
 def _below(ranking: Ranking, same: dict[str, str]) -> list[str]:
     """The lines under the table."""
     trials = ranking.trials
-    lines = [f"◆ Pareto front: {words.on_front(ranking.score)}"]
+    lines = [f"◆ Pareto front: {words.on_front(ranking.score)}"] if any(trial["front"] for trial in trials) else []
     lines += [short] if (short := too_short(trials)) else []
     lines += [", ".join(f"{key} {value}" for key, value in same.items())] if same else []
     for note in dict.fromkeys(trial["note"] for trial in trials if trial["note"]):

@@ -1,6 +1,5 @@
 """The command line every file of experiments/ has."""
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,15 +9,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
 import tyro
+from pydantic import Field
 
 from piip import home
 from piip.catalogue.listing import list_rows
+from piip.catalogue.overrides import overridden
 from piip.catalogue.preflight import check, check_device, over_budget, sources_of
 from piip.console import run_verb
 from piip.data.sources import Source
 from piip.nearest import nearest
+from piip.options import Count, ExperimentName, Positive, UsageError
 from piip.spec import ExperimentSpec
-from piip.sweeps.own_data import OwnData, own_sources
+from piip.sweeps.own_data import OwnData, check_there, own_sources
+from piip.tracking import address
 
 Rows = Mapping[str, Sequence[ExperimentSpec]]
 """Scale (`pico`, `coco`; `ade20k` and `imagenet` for other tasks) -> its rows."""
@@ -38,27 +41,27 @@ class Options:
     """Print the rows with their cost and the paper's figures, and start nothing."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Change a field of every row, e.g. --set optim.lr=3e-4 --set model.backbone.branches.0.resolution=320."""
-    experiment: str | None = None
+    experiment: ExperimentName | None = None
     """The MLflow experiment that runs go to; not given: the file's name and the scale, as sweep_resolutions_pico."""
-    workers: int = 1
+    workers: Count = 1
     """Processes that train one trial together, each with its share of the batch."""
-    cpus_per_worker: int = 1
+    cpus_per_worker: Count = 1
     """CPU threads that each worker computes with; as many load images ahead."""
-    gpus_per_worker: int = 0
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
     """1 gives each worker a GPU; 0 trains on the CPU."""
-    loader_processes: int = 0
+    loader_processes: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that load images for each worker, where threads are too slow for its GPU; the numbers stay the same."""
-    concurrent: int | None = None
+    concurrent: Count | None = None
     """Trials at once; not given: as many as fit."""
     asha: bool = False
     """Stop the weaker half of the trials at each evaluation; needs --set train.eval_every=STEPS."""
     fresh: bool = False
     """Train again from the start, also what is finished already."""
-    max_gflops: float | None = None
+    max_gflops: Positive | None = None
     """Refuse rows whose whole network costs more, before anything starts; --list leaves them out."""
-    max_memory_gb: float | None = None
+    max_memory_gb: Positive | None = None
     """Refuse rows whose training is predicted to take more on a worker; --list leaves them out."""
-    max_eval_images: int | None = None
+    max_eval_images: Count | None = None
     """Score on only the first so many validation images."""
     own: Annotated[OwnData, tyro.conf.arg(name="")] = field(default_factory=OwnData)
     json: bool = False
@@ -95,6 +98,7 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     scale, why = choose_scale(rows, options.scale, own_data=bool(options.own.given))
     specs = select(rows[scale], options)
     custom = own_sources(options.own, specs)
+    check_there(options.own, specs)
     print(f"scale {scale}: {why}", file=sys.stderr)
     check_device(specs, options.gpus_per_worker)
     over = over_budget(
@@ -108,6 +112,7 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     for spec in specs:
         if spec.data.name != "demo":  # which is made below
             sources_of(spec, custom)
+    address.check(home.tracking_uri())
     return _train(specs, custom, options.experiment or f"{experiment}_{scale}", options)
 
 
@@ -172,11 +177,9 @@ def select(rows: Sequence[ExperimentSpec], options: Options) -> list[ExperimentS
     by_name = {row.name: row for row in rows}
     for name in options.rows:
         if name not in by_name:
-            raise ValueError(f"no row {name!r}. {nearest(name, by_name)} All rows: --list")
-    changes = dict(map(parse_override, options.set))
-    if options.own.given:
-        changes["data.name"] = "custom"
-    return [by_name[name].override(changes) for name in options.rows or by_name]
+            raise UsageError(f"no row {name!r}. {nearest(name, by_name)} All rows: --list")
+    own = {"data.name": "custom"} if options.own.given else {}
+    return [overridden(by_name[name], options.set).override(own) for name in options.rows or by_name]
 
 
 def list_within(specs: Sequence[ExperimentSpec], over: Mapping[str, str], *, as_json: bool) -> int:
@@ -186,14 +189,3 @@ def list_within(specs: Sequence[ExperimentSpec], over: Mapping[str, str], *, as_
     if over:
         print(f"left out: {len(over)} of {len(specs)} rows; asked to train, they are refused", file=sys.stderr)
     return list_rows([spec for spec in specs if spec.name not in over], as_json=as_json)
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """`optim.lr=3e-4` -> ("optim.lr", 0.0003); what is no JSON value is taken as a word."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, {"None": None, "True": True, "False": False}.get(value, value)

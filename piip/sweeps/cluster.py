@@ -3,7 +3,9 @@
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,13 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[a
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from piip import home
+from piip.sweeps.folder import Folder, own_folder
+from piip.sweeps.reach import ADDRESS, reach
 
 log = logging.getLogger(__name__)
+
+ANSWER_S = 300.0
+"""How long a node may take to run a first line: it starts a process for it."""
 
 # Ray reads these when its processes start, so they are set before ray.init (facts: Train's polling costs up to 2 s a report;
 # workers at nice 15 starve on a laptop; reused trial actors would keep a broken process group)
@@ -48,14 +55,47 @@ WORKER_ENV = (
 )
 
 
-def connect(*, num_cpus: int | None = None) -> Mapping[str, float]:
-    """Join the cluster, starting a local one where no address is given.
+@dataclass
+class Joined:
+    """A cluster that this process is connected to."""
 
-    Returns:
-        The cluster's resources.
+    resources: Mapping[str, float]
+    folder: Folder | None
+    """Of a Ray of our own; None of a cluster that others started."""
+
+    def keep_logs(self) -> None:
+        """What Ray's processes wrote is worth a look: it stays, and is said."""
+        if self.folder:
+            self.folder.keep = True
+            log.warning("Ray's logs, until the next sweep here: %s", self.folder.logs.resolve())
+
+
+@contextmanager
+def connected(*, num_cpus: int | None = None) -> Iterator[Joined]:
+    """Join the cluster that RAY_ADDRESS names; where it names none, start one, which ends with the block.
+
+    Raises:
+        ConnectionError: No cluster answers there.
+        ValueError: A node does not see this machine's PIIP_HOME, or there is no place for Ray's sockets.
     """
-    address = os.environ.get("RAY_ADDRESS")
-    for name, value in (PROCESS_ENV | ({} if address else LOCAL_ENV)).items():
+    address = os.environ.get(ADDRESS, "")
+    own = address in ("", "local")
+    with own_folder() if own else nullcontext() as folder:
+        try:
+            options = _options(folder)
+            if own:
+                _start(num_cpus or os.cpu_count(), options)
+            else:
+                _join(address, options)
+            _check_home_is_shared()
+            yield Joined(ray.cluster_resources(), folder)
+        finally:
+            ray.shutdown()
+
+
+def _options(folder: Folder | None) -> dict[str, Any]:
+    """What `ray.init` is told of any cluster; sets what Ray's processes read from the environment."""
+    for name, value in (PROCESS_ENV | (LOCAL_ENV if folder else {})).items():
         os.environ.setdefault(name, value)
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -64,26 +104,24 @@ def connect(*, num_cpus: int | None = None) -> Mapping[str, float]:
     # a checkout that is not installed is importable by the workers too
     path = os.pathsep.join(filter(None, [str(home.package_root()), os.environ.get("PYTHONPATH", "")]))
     env = {name: os.environ[name] for name in WORKER_ENV if name in os.environ} | {"PYTHONPATH": path}
-    options: dict[str, Any] = {
-        "runtime_env": {"env_vars": env},
-        "log_to_driver": False,
-        "logging_level": logging.WARNING,
-    }
-    if address:
-        if _has_token():
-            # a cluster whose head found a token asks for it; Ray's own default here would not send it
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-        ray.init(address=address, **options)
-        log.warning("joined the Ray cluster at %s", address)
-    else:
-        log.warning("starting Ray")
-        # address="local": a file left by a crashed cluster would otherwise be taken for a running one
-        ray.init(
-            address="local", num_cpus=num_cpus or os.cpu_count(), object_store_memory=256 * 2**20,
-            **options,
-        )  # fmt: skip
-    _check_home_is_shared()
-    return ray.cluster_resources()
+    if folder:
+        env["TMPDIR"] = str(folder.path)  # of loader processes' sockets, too; what a killed worker leaves goes with it
+    return {"runtime_env": {"env_vars": env}, "log_to_driver": False, "logging_level": logging.WARNING}
+
+
+def _start(num_cpus: int | None, options: Mapping[str, Any]) -> None:
+    log.warning("starting Ray")
+    # address="local": a file left by a crashed cluster would otherwise be taken for a running one
+    ray.init(address="local", num_cpus=num_cpus, object_store_memory=256 * 2**20, **options)
+
+
+def _join(address: str, options: Mapping[str, Any]) -> None:
+    log.warning("joining the Ray cluster at %s", address)
+    if _has_token():
+        # a cluster whose head found a token asks for it; Ray's own default here would not send it
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    reach(address)
+    ray.init(address=address, **options)
 
 
 def _has_token() -> bool:
@@ -137,18 +175,22 @@ def _check_home_is_shared() -> None:
     def sees(path: str) -> bool:
         return os.path.exists(path)
 
+    asked = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in nodes}
     try:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-        answers = ray.get([sees.options(scheduling_strategy=node).remote(str(token)) for node in there])
-        blind = [
-            f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-            for node, seen in zip(nodes, answers, strict=True)
-            if not seen
-        ]
+        there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in asked]
+        answers = [sees.options(scheduling_strategy=node).remote(str(token)) for node in there]
+        names = dict(zip(answers, asked.values(), strict=True))
+        done, silent = ray.wait(answers, num_returns=len(answers), timeout=ANSWER_S)
+        blind = [names[answer] for answer in done if not ray.get(answer)]
     finally:
         token.unlink()
+    if silent:
+        raise ConnectionError(
+            f"{', '.join(names[answer] for answer in silent)} ran nothing within {ANSWER_S:.0f} s. "
+            "Look at the node (ray status), or remove it"
+        )
     if blind:
         raise ValueError(
             f"PIIP_HOME={home.home()} is not seen by {', '.join(blind)}. Put it on storage that every node mounts at the same path."

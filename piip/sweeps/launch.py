@@ -6,9 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import ray
 from ray import tune
 
 from piip import home
@@ -96,7 +94,7 @@ def run_sweep(sweep: Sweep) -> Outcome:
     if len(todo) < len(planned):
         log.warning("%d of %d trials are finished already", len(planned) - len(todo), len(planned))
     spent = _train_seconds(todo)
-    sender = Sender()
+    sender = Sender([parent_key, *(p.trial.key for p in planned)])
     sender.start()
     slots, problems = 1, {}
     try:
@@ -115,18 +113,17 @@ def run_sweep(sweep: Sweep) -> Outcome:
 def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str]]:
     """Run trials through Ray Tune; returns how many ran at once, and why Tune gave up on some, by key."""
     cpu.load()  # once, here: workers then find the kernel compiled
-    resources = cluster.connect()
-    try:
-        fits = concurrency(sweep.resources, resources, cluster.node_resources())
+    with cluster.connected() as joined:
+        fits = concurrency(sweep.resources, joined.resources, cluster.node_resources())
         slots = min(fits, sweep.concurrent or fits, len(todo))
         log.warning(
             "%d trials, %d at once, %d worker(s) each, on %s",
-            len(todo), slots, sweep.resources.workers, _describe(resources),
+            len(todo), slots, sweep.resources.workers, _describe(joined.resources),
         )  # fmt: skip
         with Progress(todo, command=sweep.command):
             results = _tuner(sweep, todo, slots).fit()
-    finally:
-        ray.shutdown()
+        if any(read_status(home.journal_dir(p.trial.key)) in ("FAILED", "PENDING") for p in todo):
+            joined.keep_logs()
     # by folder: a trial that never reported has no config
     return slots, {Path(r.path).name: reason_of(r.error) for r in results if r.error}
 
@@ -143,7 +140,7 @@ def _tuner(sweep: Sweep, todo: Sequence[Planned], slots: int) -> tune.Tuner:
             trial_dirname_creator=lambda t: t.config["trial_key"],
         ),
         run_config=tune.RunConfig(
-            name=f"{sweep.experiment}-{uuid.uuid4().hex[:8]}",
+            name=f"sweep-{sweep.command}",
             storage_path=str(home.storage() / "ray_tune"),
             failure_config=tune.FailureConfig(max_failures=2),
             verbose=0,
@@ -194,10 +191,3 @@ def _train_seconds(todo: Sequence[Planned]) -> float:
     """Seconds in training steps so far, of all commands that worked on these trials."""
     histories = [read_metrics(home.journal_dir(p.trial.key)).get("time/train_seconds", []) for p in todo]
     return sum(history[-1][1] for history in histories if history)
-
-
-def final_metrics(planned: Planned) -> dict[str, Any]:
-    """The last value of each of a trial's metrics, from its journal."""
-    return {
-        name: history[-1][1] for name, history in read_metrics(home.journal_dir(planned.trial.key)).items() if history
-    }

@@ -1,10 +1,12 @@
 """The user's own files on an experiment's command line, for every kind of data."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from piip.data.sources import Source
+from piip.options import UsageError
 from piip.spec import Data, ExperimentSpec
 
 
@@ -38,22 +40,22 @@ def own_sources(own: OwnData, specs: Sequence[ExperimentSpec]) -> dict[str, Sour
     """The user's own files by split; empty where no flag was given.
 
     Raises:
-        ValueError: A flag is missing, or is not for these rows' kind of data.
+        UsageError: A flag is missing, or is not for these rows' kind of data.
     """
     given = own.given
     kinds = {spec.data.kind: spec.data for spec in specs}
     if not given or not kinds:
         return {}
     if len(kinds) > 1:
-        raise ValueError(
+        raise UsageError(
             f"{', '.join(given)}: these rows read data of {len(kinds)} kinds ({', '.join(kinds)}). Name rows of one kind"
         )
     (data,) = kinds.values()
     wanted, possible = _flags(data)
     if missing := [flag for flag in wanted if flag not in given]:
-        raise ValueError(f"your own {data.kind} data needs all of {', '.join(wanted)}; missing: {', '.join(missing)}")
+        raise UsageError(f"your own {data.kind} data needs all of {', '.join(wanted)}; missing: {', '.join(missing)}")
     if other := [flag for flag in given if flag not in (*wanted, *possible)]:
-        raise ValueError(
+        raise UsageError(
             f"{', '.join(other)} is not for {data.kind} data, which takes {', '.join((*wanted, *possible))}"
         )
     images = {split: given[f"--{split}-images"] for split in ("train", "val")}
@@ -61,6 +63,22 @@ def own_sources(own: OwnData, specs: Sequence[ExperimentSpec]) -> dict[str, Sour
         split: Source(given.get(f"--{split}-annotations", folder), folder, given.get("--names"))
         for split, folder in images.items()
     }
+
+
+def check_there(own: OwnData, specs: Sequence[ExperimentSpec]) -> None:
+    """Refuse what is not there, a folder where a file is wanted, and a file where a folder is.
+
+    Raises:
+        UsageError: Names the flag.
+    """
+    of_files = any(next(iter(spec.data.places.values())).annotations.endswith(".json") for spec in specs)
+    for flag, path in own.given.items():
+        file = flag == "--names" or (of_files and flag.endswith("annotations"))
+        wanted = "file" if file else "folder"
+        if not os.path.exists(path):  # of os.path: no name is too long for it
+            raise UsageError(f"{flag} {path}: no such {wanted}")
+        if os.path.isdir(path) == file:
+            raise UsageError(f"{flag} {path} is a {'folder' if file else 'file'}, a {wanted} is wanted")
 
 
 def _flags(data: Data) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -84,13 +84,12 @@ def evaluate_on_ray(
     # Ray tells of workers that died on stdout, which is for results
     with redirect_stdout(sys.stderr):
         try:
-            concurrency(resources, cluster.connect(), cluster.node_resources())
-            job = Job(spec, checkpoint, data.source, len(data), resources.cpus_per_worker)
-            return _evaluated(job, data, resources, progress)
+            with cluster.connected() as joined:
+                concurrency(resources, joined.resources, cluster.node_resources())
+                job = Job(spec, checkpoint, data.source, len(data), resources.cpus_per_worker)
+                return _evaluated(job, data, resources, progress)
         except RayError as error:
             raise ValueError(f"a worker failed: {reason_of(error)}") from error
-        finally:
-            ray.shutdown()
 
 
 def _evaluated(job: Job, data: Dataset, resources: Resources, progress: Callable[[int, int], None]) -> Evaluation:

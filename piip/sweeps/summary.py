@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import pyarrow.parquet as pq
@@ -14,14 +13,15 @@ from rich.console import Console
 
 from piip import home
 from piip.record.events import read_tags
-from piip.record.runs import read_record
 from piip.record.trial import Trial
 from piip.reports.build import build_report
 from piip.reports.ranking import Ranking, rankings, trials_in
-from piip.reports.table import number, tables
-from piip.sweeps.launch import Outcome, Sweep, final_metrics
-from piip.sweeps.plan import Planned
+from piip.reports.table import tables
+from piip.sweeps.launch import Outcome, Sweep
+from piip.tracking.connection import UnreachableError
+from piip.tracking.journaled import run_of
 from piip.tracking.store import RunInfo, Store
+from piip.tracking.writer import KEY
 
 log = logging.getLogger(__name__)
 
@@ -36,43 +36,69 @@ def print_outcome(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
 
 
 def _print_results(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
-    if not outcome.delivered:
-        print(
-            f"MLflow at {home.tracking_uri()} has not everything yet. When it is back: python -m piip.sync",
-            file=sys.stderr,
-        )
-        _print_from_journals(sweep, outcome, as_json=as_json)
-        return
+    """The table is the journals' own: it is whole whatever MLflow has, and without it."""
     store = Store()
-    # a trial that another experiment had finished already stays where it is
-    experiments = {read_record(home.journal_dir(p.trial.key)).experiment for p in outcome.planned}
-    keys = {p.trial.key for p in outcome.planned}
-    runs = [run for name in sorted(experiments) for run in store.find_runs(name)]
-    mine = [run for run in runs if run.tags.get("piip.trial_key") in keys]
-    print("writing the report", file=sys.stderr)
-    reports = [str(build_report(store, name)) for name in sorted(experiments)]
-    ranked = rankings(mine)
+    runs = [run_of(home.journal_dir(p.trial.key), store) for p in outcome.planned]
+    ranked = rankings(runs)
+    there = _in_mlflow(outcome, runs, store)
+    reports = _reports(store, there)
     if as_json:
-        print(json.dumps(_document(sweep, outcome) | {"trials": trials_in(ranked), "report": reports[0]}))
+        report = reports[0] if reports else None
+        print(json.dumps(_document(sweep, outcome) | {"trials": trials_in(ranked), "report": report}))
         return
     console = Console(width=max(120, Console().width))
     console.print(tables(ranked, width=100))
     _print_time(outcome)
     for report in reports:
         print(f"report:  {report}")
-    print("next:")
-    ui = f"{_python()} -m mlflow ui --backend-store-uri {home.tracking_uri()}"
-    print(f"  {ui}      # then open {_compare_page(store, sorted(experiments)[0], mine)}")
-    trials = {p.trial.key: p.trial for p in outcome.planned}
-    _print_best(ranked, {run.run_id: trials[run.tags["piip.trial_key"]] for run in mine})
+    if there:
+        print(f"next:\n  {_pages(store, there)}")
+        trials = {p.trial.key: p.trial for p in outcome.planned}
+        known = {run.run_id for run in there}
+        _print_best(ranked, {run.run_id: trials[run.tags[KEY]] for run in runs if run.run_id in known})
+
+
+def _reports(store: Store, there: Sequence[RunInfo]) -> list[str]:
+    """Write one for each experiment that the runs are in by now."""
+    if not there:
+        return []
+    print("writing the report", file=sys.stderr)
+    try:
+        return [str(build_report(store, name)) for name in sorted({run.experiment for run in there})]
+    except UnreachableError as error:
+        log.warning("no report: %s", error)
+        return []
+
+
+def _in_mlflow(outcome: Outcome, runs: Sequence[RunInfo], store: Store) -> list[RunInfo]:
+    """Those of the runs that are to be seen in MLflow, as it has them: in the experiment they are in by now."""
+    if outcome.delivered:
+        try:
+            return [found for run in runs if (found := store.active(run.run_id))]
+        except UnreachableError as error:
+            log.warning("%s", error)
+    print(
+        f"MLflow at {store.where} has not everything yet. When it is back: python -m piip.sync",
+        file=sys.stderr,
+    )
+    return []
+
+
+def _pages(store: Store, runs: Sequence[RunInfo]) -> str:
+    """How to see them in MLflow: what to type where it has no server of its own, and where to look."""
+    page = _compare_page(store, runs[0].experiment, runs)
+    if store.uri.startswith("http"):
+        return f"open '{store.where.rstrip('/')}{page}'"
+    uri = shlex.quote(store.where)
+    return f"{_python()} -m mlflow ui --backend-store-uri {uri}      # then open 'http://127.0.0.1:5000{page}'"
 
 
 def _print_best(ranked: Sequence[Ranking], trials: Mapping[str, Trial]) -> None:
-    """What to type next about the best trial of each score, where one was scored; `trials` by run id."""
+    """What to type next about the best trial of each score, of those that MLflow has; `trials` by run id."""
     for ranking in ranked:
-        if not ranking.scored:
+        best = next((trial for trial in ranking.scored if trial["run_id"] in trials), None)
+        if not best:
             continue
-        best = ranking.scored[0]
         run_id = best["run_id"][:8]
         print(
             f"  {_python()} -m piip.eval --run-id {run_id}      # score the best trial by {ranking.score.label} again"
@@ -84,7 +110,7 @@ def _compare_page(store: Store, experiment: str, runs: Sequence[RunInfo]) -> str
     """Where MLflow compares the trials side by side; its first page for an experiment is of traces, not runs."""
     ids = {"runs": [run.run_id for run in runs], "experiments": [store.experiment_id(experiment)]}
     asked = urlencode({name: json.dumps(values, separators=(",", ":")) for name, values in ids.items()})
-    return f"'http://127.0.0.1:5000/#/compare-runs?{asked}'"
+    return f"/#/compare-runs?{asked}"
 
 
 def _surest(trial: Trial) -> str:
@@ -106,23 +132,6 @@ def _python() -> Path:
 def _shown(path: Path) -> Path:
     """As a person in this folder would type it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _print_from_journals(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
-    rows = [_from_journal(p, status) for p, status in zip(outcome.planned, outcome.statuses, strict=True)]
-    if as_json:
-        print(json.dumps(_document(sweep, outcome) | {"trials": rows, "report": None}))
-        return
-    for row, planned in zip(rows, outcome.planned, strict=True):
-        print(f"{row['name']}  {row['status']}  {planned.trial.score.label} {number(row['score'])}")
-    _print_time(outcome)
-
-
-def _from_journal(planned: Planned, status: str) -> dict[str, Any]:
-    """A trial in plain values: its score, and the last of every metric."""
-    metrics, name = final_metrics(planned), planned.trial.score.name
-    score = metrics.get(f"best/{name}", metrics.get(name))
-    return {"name": planned.trial.spec.name, "status": status, "score_name": name, "score": score, **metrics}
 
 
 def _document(sweep: Sweep, outcome: Outcome) -> dict[str, object]:

@@ -2,15 +2,14 @@
 
 import logging
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from piip.home import home
 from piip.record.durable import locked
+from piip.tracking import address, moved
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,22 +64,30 @@ class Connection:
     @property
     def where(self) -> str:
         """The URI as it may be printed: without a password."""
-        return _without_password(self.uri)
+        return address.without_password(self.uri)
 
     @cached_property
     def _client(self) -> "MlflowClient":
+        address.check(self.uri)
+        try:
+            address.reach(self.uri)
+        except OSError as error:
+            self._unreachable(error)
         from mlflow import MlflowClient
 
-        if not self.uri.startswith("sqlite:///"):
+        database = address.sqlite_file(self.uri)
+        if database is None:
             return MlflowClient(self.uri)
-        database = Path(self.uri.removeprefix("sqlite:///"))
         database.parent.mkdir(parents=True, exist_ok=True)
-        if not database.exists():
+        new = not database.exists()
+        if new:
             logger.info("creating MLflow's database %s (once, a few seconds)", database)
             for noisy in ("mlflow.store.db.utils", "alembic.runtime.migration"):
                 logging.getLogger(noisy).setLevel(logging.WARNING)
         # The schema is made by whoever comes first; two at once would collide in the migrations.
         with locked(database.with_name(database.name + ".lock")):
+            if not new and database == home() / "mlflow.db":
+                moved.put_right(database)
             client = MlflowClient(self.uri)
             client.search_experiments(max_results=1)
         return client
@@ -102,8 +109,8 @@ class Connection:
             self._unreachable(error)
 
     def _unreachable(self, error: Exception) -> NoReturn:
-        reason = _without_password(" ".join(str(error).split()))
-        if "Connection refused" in reason:
+        reason = address.without_password(" ".join(str(error).split()))
+        if "Connection refused" in reason or isinstance(error, ConnectionRefusedError):
             reason = "connection refused"
         elif "timed out" in reason:
             reason = f"no answer within {os.environ['MLFLOW_HTTP_REQUEST_TIMEOUT']} s"
@@ -113,7 +120,3 @@ class Connection:
             f"MLflow at {self.where}: {reason[:300]}. Nothing is lost: what runs record is in "
             f"{home() / 'journals'}; when the server is back, `python -m piip.sync` delivers it."
         ) from error
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//***@", text)

@@ -20,7 +20,7 @@ from pathlib import Path
 from piip.record.durable import locked, write_atomic
 from piip.record.events import ARTIFACTS, EVENTS, Event, read_events
 from piip.record.runs import RunRecord, read_record
-from piip.tracking.writer import METRICS_PER_BATCH, Measurement, RunDeletedError, Writer, deleted
+from piip.tracking.writer import METRICS_PER_BATCH, Measurement, RunDeletedError, Writer
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def deliver(folder: Path, store: Writer) -> int:
         told = read_delivered(folder, store)
         stage = store.lifecycle(told.run_id) if told.run_id else "missing"
         if told.run_id and stage == "deleted":
-            raise RunDeletedError(deleted(told.run_id))
+            raise RunDeletedError(store.deleted(told.run_id))
         if stage == "missing":
             told = Delivered(_create(folder, record, store), 0, record.created_ms)
             write_atomic(note, json.dumps(asdict(told)))

@@ -1,6 +1,6 @@
-"""The one background thread that brings every journal of this home to MLflow. Nobody who trains ever waits for it.
+"""The background thread that brings a sweep's journals to MLflow. Nobody who trains ever waits for it.
 
-sender = Sender()
+sender = Sender(["546c935d-1", "sweep-0f12ab3498cd"])
 sender.start()          # training goes on, whatever the server does
 sender.flush(60)        # at the end: wait, but not for ever; `python -m piip.sync` delivers what is left
 sender.stop()
@@ -9,13 +9,15 @@ sender.stop()
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from piip.home import home
+from piip.home import journal_dir
 from piip.record.events import EVENTS
+from piip.record.runs import read_record
 from piip.tracking.connection import UnreachableError
-from piip.tracking.delivery import deliver, journals, pending
+from piip.tracking.delivery import deliver, pending
 from piip.tracking.store import Store
 from piip.tracking.writer import RunDeletedError
 
@@ -42,15 +44,16 @@ class _Pass:
 
 
 class Sender:
-    """Delivers the journals under `home()/journals`, of runs that are there and that are yet to come.
+    """Delivers the journals of some runs, and no others: what cannot be delivered of another sweep is that sweep's matter.
 
     Args:
+        keys: Of their trials, and of the sweep.
         uri: MLflow's tracking URI; default: `MLFLOW_TRACKING_URI`, or `mlflow.db` under `PIIP_HOME`.
     """
 
-    def __init__(self, uri: str | None = None) -> None:
+    def __init__(self, keys: Iterable[str], uri: str | None = None) -> None:
         self._store = Store(uri)
-        self._root = home() / "journals"
+        self._folders = [journal_dir(key) for key in keys]
         self._thread = threading.Thread(target=self._run, name="piip-sender", daemon=True)
         self._changed = threading.Condition()
         self._wanted = 0
@@ -113,7 +116,7 @@ class Sender:
 
     def _deliver_all(self) -> _Pass:
         result = _Pass()
-        for folder in journals(self._root):
+        for folder in self._folders:
             if self._stopping:
                 return _Pass(complete=False)
             try:
@@ -132,14 +135,17 @@ class Sender:
         return result
 
     def _deliver_new(self, folder: Path) -> None:
+        if not (folder / "run.json").exists():
+            return  # yet to come
         size = (folder / EVENTS).stat().st_size  # before delivering: what is written meanwhile is for the next look
         if self._sizes.get(folder) == size:
             return
         try:
-            if pending(folder, self._store):
+            # the first time also where nothing is new: somebody may have deleted the run, or lost the database
+            if folder not in self._sizes or pending(folder, self._store):
                 deliver(folder, self._store)
         except RunDeletedError as error:
-            self._say(f"{folder.name} is skipped: {error}")
+            self._say(f"{read_record(folder).name} is skipped: {error}")
         self._sizes[folder] = size
 
     def _server_is_down(self, error: UnreachableError) -> None:

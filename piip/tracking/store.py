@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from piip.home import home, tracking_uri
-from piip.record.runs import check_name, now_ms
+from piip.home import home, journal_dir, tracking_uri
+from piip.record.events import ARTIFACTS
+from piip.record.runs import check_name, now_ms, read_record
 from piip.spec import ExperimentSpec
 from piip.tracking.connection import RefusedError
-from piip.tracking.writer import STATUS_TAG, Measurement, RunDeletedError, Writer, deleted
+from piip.tracking.delivery import journals, read_delivered
+from piip.tracking.writer import KEY, STATUS_TAG, Measurement, RunDeletedError, Writer
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 _SPEC = "spec.json"
@@ -52,32 +55,58 @@ class Store(Writer):
         super().__init__(uri or tracking_uri())
 
     def find_runs(self, experiment: str) -> list[RunInfo]:
-        """All runs of an experiment, sweeps (parents) included, newest first."""
+        """All runs of an experiment that are not deleted, sweeps (parents) included, newest first.
+
+        Raises:
+            ValueError: There is none of that name (the message lists those there are), or it was deleted.
+        """
         with self._talking() as client:
-            found = client.get_experiment_by_name(experiment)
-            if found is None:
-                names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
-                known = ", ".join(names) or "none yet"
-                raise ValueError(f"no experiment {experiment!r} at {self.where}. There are: {known}")
-            runs: list[Run] = []
-            token = None
-            while token != "":
-                page = client.search_runs(
-                    [found.experiment_id],
-                    max_results=PAGE,
-                    order_by=["attributes.start_time DESC"],
-                    page_token=token,
-                )
-                runs += page
-                token = page.token or ""
-            return [_info(run, experiment) for run in runs]
+            return [_info(run, experiment) for run in self._all(client, self._id_of(client, experiment), deleted=False)]
+
+    def find_deleted(self, experiment: str) -> list[RunInfo]:
+        """Those that somebody deleted."""
+        with self._talking() as client:
+            return [_info(run, experiment) for run in self._all(client, self._id_of(client, experiment), deleted=True)]
 
     def experiment_id(self, experiment: str) -> str:
         """MLflow's number for an experiment that exists, as its pages' addresses have it."""
         with self._talking() as client:
-            found = client.get_experiment_by_name(experiment)
-        assert found is not None
+            return self._id_of(client, experiment)
+
+    def _id_of(self, client: "MlflowClient", experiment: str) -> str:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            names = sorted(e.name for e in client.search_experiments() if e.name != "Default")
+            known = f"{self._renamed(experiment)}There are: {', '.join(names) or 'none yet'}"
+            raise ValueError(f"no experiment {experiment!r} at {self.where}. {known}")
+        if found.lifecycle_stage != "active":
+            raise self.experiment_deleted(experiment, found.experiment_id)
         return found.experiment_id
+
+    def _renamed(self, experiment: str) -> str:
+        """What runs that this home delivered to an experiment say it is called now; empty where there are none."""
+        for folder in journals(home() / "journals"):
+            run_id = read_delivered(folder, self).run_id
+            if run_id and read_record(folder).experiment == experiment and self.lifecycle(run_id) == "active":
+                return f"Its runs are in {self.get_run(run_id).experiment!r} now: it was renamed in MLflow. "
+        return ""
+
+    def _all(self, client: "MlflowClient", experiment_id: str, *, deleted: bool) -> "list[Run]":
+        from mlflow.entities import ViewType
+
+        runs: list[Run] = []
+        token = None
+        while token != "":
+            page = client.search_runs(
+                [experiment_id],
+                run_view_type=ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY,
+                max_results=PAGE,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            runs += page
+            token = page.token or ""
+        return runs
 
     def get_run(self, run_id: str) -> RunInfo:
         """One run by its whole id.
@@ -89,10 +118,14 @@ class Store(Writer):
             with self._talking() as client:
                 run = client.get_run(run_id)
                 if run.info.lifecycle_stage != "active":
-                    raise RunDeletedError(deleted(run_id))
+                    raise RunDeletedError(self.deleted(run_id))
                 return _info(run, client.get_experiment(run.info.experiment_id).name)
         except RefusedError:
             raise ValueError(f"no run {run_id!r} at {self.where}. {self._latest()}") from None
+
+    def active(self, run_id: str) -> RunInfo | None:
+        """One run by its whole id; None where it was deleted, or this MLflow never had it."""
+        return self.get_run(run_id) if self.lifecycle(run_id) == "active" else None
 
     def find_run(self, given: str) -> RunInfo:
         """One run as people name it: its id, or as much of the beginning (six characters at least) as no other run has.
@@ -127,9 +160,12 @@ class Store(Writer):
         try:
             return ExperimentSpec.from_json(self.download(run_id, _SPEC).read_text())
         except FileNotFoundError:
-            name = self.get_run(run_id).name
+            run = self.get_run(run_id)
+            kept = journal_dir(run.tags[KEY]) / ARTIFACTS / _SPEC if KEY in run.tags else None
+            if kept and kept.is_file():  # the journal's own copy, where MLflow's is lost
+                return ExperimentSpec.from_json(kept.read_text())
             raise ValueError(
-                f"run {run_id} ({name}) has no {_SPEC}: a sweep's parent run, or one not made by piip. Take a trial"
+                f"run {run_id} ({run.name}) has no {_SPEC}: a sweep's parent run, or one not made by piip. Take a trial"
             ) from None
 
     def history(self, run_id: str, name: str) -> list[tuple[int, float, int]]:

@@ -1,6 +1,7 @@
 """Runs into MLflow: what the sender does. Every call may be repeated after a crash without doubling anything."""
 
 import logging
+import shlex
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from piip.home import home
 from piip.record.runs import RunRecord
+from piip.tracking import address, moved
 from piip.tracking.connection import Connection, RefusedError
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 _CUT = "... [cut; see spec.json]"
 
-_PARENT = "mlflow.parentRunId"
-_KEY = "piip.trial_key"
+PARENT = "mlflow.parentRunId"
+KEY = "piip.trial_key"
 STATUS_TAG = "piip.status"
 # MLflow has no word for a trial that its scheduler stopped early; the tag `piip.status` has.
 _MLFLOW_STATUS = {"PENDING": "SCHEDULED", "STOPPED": "FINISHED"}
@@ -51,17 +53,17 @@ class Writer(Connection):
             RunDeletedError: It was there, and somebody deleted it.
         """
         with self._talking() as client:
-            experiment_id = self._experiment(client, record.experiment)
-            runs = self._runs_of(client, record, experiment_id)
+            runs = self._runs_of(client, record)
             alive = [run for run in runs if run.info.lifecycle_stage == "active"]
             if runs and not alive:
-                raise RunDeletedError(deleted(runs[0].info.run_id))
+                raise RunDeletedError(self.deleted(runs[0].info.run_id))
             if alive:
                 run_id = alive[0].info.run_id
             else:
-                tags = {k: cut(v, TAG_LENGTH) for k, v in record.tags.items()} | {_KEY: record.trial_key}
+                experiment_id = self._experiment(client, record.experiment, parent_run_id)
+                tags = {k: cut(v, TAG_LENGTH) for k, v in record.tags.items()} | {KEY: record.trial_key}
                 if parent_run_id:
-                    tags[_PARENT] = parent_run_id
+                    tags[PARENT] = parent_run_id
                 run = client.create_run(experiment_id, record.created_ms, tags, record.name)
                 run_id = run.info.run_id
                 client.update_run(run_id, status=_MLFLOW_STATUS["PENDING"])
@@ -71,7 +73,7 @@ class Writer(Connection):
     def drop_twins(self, record: RunRecord, run_id: str) -> None:
         """Deletes other runs of `record`: a `create_run` that timed out may still have been carried out, later."""
         with self._talking() as client:
-            for run in self._runs_of(client, record, self._experiment(client, record.experiment)):
+            for run in self._runs_of(client, record):
                 if run.info.run_id != run_id and run.info.lifecycle_stage == "active":
                     logger.warning("deleting run %s, created twice by a request that timed out", run.info.run_id)
                     client.delete_run(run.info.run_id)
@@ -113,13 +115,42 @@ class Writer(Connection):
             else:
                 client.set_terminated(run_id, mlflow_status, end_time=ms)
 
-    def _experiment(self, client: "MlflowClient", name: str) -> str:
-        """The experiment's id; created when new."""
+    def deleted(self, run_id: str) -> str:
+        """What to say of a run that somebody deleted, or whose experiment: what brings it back."""
+        with self._talking() as client:
+            run = client.get_run(run_id)
+            experiment = client.get_experiment(run.info.experiment_id)
+        if experiment.lifecycle_stage != "active":
+            return (
+                f"run {run_id} was deleted in MLflow, with its experiment {experiment.name!r}. "
+                f"{self._restore(experiment.experiment_id)}"
+            )
+        return (
+            f"run {run_id} was deleted in MLflow. Bring it back with `{self._command} runs restore --run-id {run_id}`"
+        )
+
+    def experiment_deleted(self, name: str, experiment_id: str) -> RunDeletedError:
+        """What to raise of an experiment that somebody deleted."""
+        return RunDeletedError(
+            f"experiment {name!r} was deleted in MLflow. {self._restore(experiment_id)}, or use another name"
+        )
+
+    def _restore(self, experiment_id: str) -> str:
+        return f"Bring it back with `{self._command} experiments restore -x {experiment_id}`"
+
+    @property
+    def _command(self) -> str:
+        return f"MLFLOW_TRACKING_URI={shlex.quote(self.where)} mlflow"
+
+    def _experiment(self, client: "MlflowClient", name: str, parent_run_id: str | None) -> str:
+        """The id of the experiment that a new run goes to: its sweep's, whatever that is called by now; created when new."""
+        if parent_run_id and self.lifecycle(parent_run_id) == "active":
+            return client.get_run(parent_run_id).info.experiment_id
         found = client.get_experiment_by_name(name)
         if found is None:
             # With SQLite there is no server to keep files; MLflow's default is a folder wherever one happens to stand.
-            folder = home() / "mlartifacts" / urllib.parse.quote(name, safe=" ")
-            location = folder.as_uri() if self.uri.startswith("sqlite:") else None
+            folder = home() / moved.FILES / urllib.parse.quote(name, safe=" ")
+            location = folder.as_uri() if address.sqlite_file(self.uri) else None
             try:
                 with self._talking():
                     client.create_experiment(name, artifact_location=location)
@@ -129,17 +160,16 @@ class Writer(Connection):
             found = client.get_experiment_by_name(name)
             assert found is not None
         if found.lifecycle_stage != "active":
-            raise RunDeletedError(
-                f"experiment {name!r} was deleted in MLflow. Bring it back with "
-                f"`mlflow experiments restore -x {found.experiment_id}`, or use another name"
-            )
+            raise self.experiment_deleted(name, found.experiment_id)
         return found.experiment_id
 
-    def _runs_of(self, client: "MlflowClient", record: RunRecord, experiment_id: str) -> "list[Run]":
+    def _runs_of(self, client: "MlflowClient", record: RunRecord) -> "list[Run]":
+        """The runs of a record, deleted ones too, in whatever experiment: somebody may have renamed or deleted theirs."""
         from mlflow.entities import ViewType
 
-        query = f"tags.`{_KEY}` = '{record.trial_key}' AND attributes.start_time = {record.created_ms}"
-        runs = client.search_runs([experiment_id], query, run_view_type=ViewType.ALL)
+        everywhere = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
+        query = f"tags.`{KEY}` = '{record.trial_key}' AND attributes.start_time = {record.created_ms}"
+        runs = client.search_runs(everywhere, query, run_view_type=ViewType.ALL)
         return sorted(runs, key=lambda run: run.info.run_id)
 
     def _log_params(self, client: "MlflowClient", run_id: str, params: Mapping[str, str]) -> None:
@@ -153,8 +183,3 @@ class Writer(Connection):
 def cut(text: str, length: int) -> str:
     """MLflow would cut a long value without a mark; this one shows where it was cut."""
     return text if len(text) <= length else text[: length - len(_CUT)] + _CUT
-
-
-def deleted(run_id: str) -> str:
-    """The text of a RunDeletedError."""
-    return f"run {run_id} was deleted in MLflow. Bring it back with `mlflow runs restore --run-id {run_id}`"

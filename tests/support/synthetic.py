@@ -34,6 +34,9 @@ class FakeStore:
             raise ValueError(f"no experiment {experiment!r} at {self.where}. There are: pico")
         return found
 
+    def find_deleted(self, experiment):
+        return []
+
     def history(self, run_id, key):
         return self.histories.get((run_id, key), [])
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from piip import home
 from piip.counting.cost import Cost
 from piip.record.journal import Journal
 from piip.record.runs import RunRecord, create_run
+from piip.record.scores import as_tags
 from piip.record.trial import Trial
 from piip.reports.ranking import rankings
 from piip.spec import Ade20kSpec
@@ -75,20 +77,25 @@ def test_a_sweep_with_failed_trials_ends_with_how_many_and_what_tries_them_again
 def test_a_sweep_that_mlflow_has_not_heard_of_tells_scores_from_its_journals(capsys, data):
     planned, first = [], data.scores[0]
     for key, spec, value in zip(("scored-1", "silent-1"), ROWS["pico"], (0.25, None), strict=True):
-        journal = Journal(create_run(RunRecord(key, spec.name, "tests", None)), attempt="1")
+        params = {name: str(value) for name, value in spec.flat().items()}
+        record = RunRecord(key, spec.name, "tests", "sweep", params, as_tags(data.scores))
+        journal = Journal(create_run(record), attempt="1")
         journal.log(10, {f"best/{first.name}": 0.5, first.name: value} if value else {"train/loss": 1.0})
         trial = Trial(spec.model_copy(update={"data": data}), key, {})
         planned.append(Planned(trial, Cost(1.0, 1.0, {}), "PENDING", 10))
-    given, names = Sweep([p.trial.spec for p in planned], "tests"), [p.trial.spec.name for p in planned]
+    given = Sweep([p.trial.spec for p in planned], "tests")
     outcome = Outcome(planned, ["FINISHED", "STOPPED"], 61.0, 0.5, delivered=False)
 
     print_outcome(given, outcome, as_json=False)
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
     print_outcome(given, outcome, as_json=True)
-    trials = json.loads(capsys.readouterr().out)["trials"]
+    document = json.loads(capsys.readouterr().out)
 
-    assert lines[:2] == [f"{names[0]}  FINISHED  {first.label} 0.500", f"{names[1]}  STOPPED  {first.label} –"]
-    assert [(t["score_name"], t["score"]) for t in trials] == [(first.name, 0.5), (first.name, None)]
+    assert re.search(r"PIIP-TB 96/64 +0\.500 running +–", said.out)  # no run id: MLflow has none
+    assert "next:" not in said.out
+    assert "has not everything yet. When it is back: python -m piip.sync" in said.err
+    assert [(t["score_name"], t["score"]) for t in document["trials"]] == [(first.name, 0.5), (first.name, None)]
+    assert document["report"] is None
 
 
 def test_the_best_trial_of_each_score_is_what_to_look_at_next(capsys, tiny_coco):

@@ -7,9 +7,10 @@ import pytest
 from tiny import ROWS
 
 from piip.catalogue.listing import list_rows
+from piip.catalogue.overrides import parse_override
 from piip.catalogue.preflight import check_device, cost_of
 from piip.spec import PaperResult
-from piip.sweeps.cli import Options, choose_scale, main, parse_override, place_home, select
+from piip.sweeps.cli import Options, choose_scale, main, place_home, select
 from piip.sweeps.own_data import OwnData
 
 NAMES = [row.name for row in ROWS["pico"]]
@@ -200,12 +201,12 @@ def test_the_list_has_the_papers_columns_where_the_paper_has_figures(capsys):
         (["no_such_row"], f"error: no row 'no_such_row'. There are: {', '.join(NAMES)}. All rows: --list"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_1(arguments, message, capsys):
+def test_a_mistake_in_words_is_one_line_and_exit_code_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as leaving:
         main(ROWS, experiment="tiny", description="", arguments=arguments)
 
     printed = capsys.readouterr()
-    assert leaving.value.code == 1
+    assert leaving.value.code == 2
     assert message in printed.err.splitlines()[-1]
     assert printed.out == ""
 

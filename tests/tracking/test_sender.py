@@ -15,11 +15,13 @@ from piip.tracking.store import Store
 from piip.tracking.writer import Writer
 
 LONG = 120  # seconds; only a deadlock takes that long
+KEYS = ["sweep", *(f"trial{i}" for i in range(4)), "trial", "doomed", "other", "bad", "empty", "good"]
+"""Of one sweep; some tests begin a few of them only."""
 
 
 @pytest.fixture
 def sender(store):
-    sender = Sender()
+    sender = Sender(KEYS)
     sender.start()
     yield sender
     sender.stop()
@@ -77,7 +79,7 @@ def _runs(store):
 
 
 def test_two_senders_of_one_home_make_one_run_each(begin, store, piip_home):
-    senders = [Sender(), Sender()]
+    senders = [Sender(KEYS), Sender(KEYS)]
     journals = [begin(f"trial{i}", parent="sweep") for i in range(4)] + [begin("sweep")]
     for sender in senders:
         sender.start()
@@ -123,7 +125,7 @@ def test_a_run_deleted_in_mlflow_is_skipped_and_said_once(begin, store, sender, 
     assert sender.flush(LONG)
     assert sender.flush(LONG)
     assert run_keys(store) == ["other"]
-    assert caplog.text.count("doomed is skipped: run") == 1
+    assert caplog.text.count(f"name of doomed is skipped: run {run_id} was deleted in MLflow. Bring it back") == 1
 
 
 def test_one_bad_journal_does_not_hold_up_the_others(begin, store, sender, piip_home, caplog):
@@ -141,7 +143,7 @@ def test_one_bad_journal_does_not_hold_up_the_others(begin, store, sender, piip_
 
 
 def test_a_server_that_is_down_loses_nothing(begin, store, piip_home, caplog):
-    sender = Sender(f"http://127.0.0.1:{free_port()}")
+    sender = Sender(KEYS, f"http://127.0.0.1:{free_port()}")
     journal = begin()
     sender.start()
     for step in range(10):
@@ -169,7 +171,7 @@ def test_delivery_goes_on_when_the_server_is_back(begin, store, piip_home, monke
 
     monkeypatch.setattr(Writer, "log_batch", failing)
     monkeypatch.setattr(sender_module, "PERIOD_S", 0.05)
-    sender, journal = Sender(), begin()
+    sender, journal = Sender(KEYS), begin()
     sender.start()
     journal.log(1, {"loss": 1.0})
     assert not sender.flush(0.5)
@@ -196,7 +198,7 @@ def test_a_server_that_never_answers_does_not_hold_up_the_journal(begin, monkeyp
 
     monkeypatch.setattr(socket.socket, "connect", connects_in_its_own_thread_only)
     with HangingServer() as server:
-        sender, journal = Sender(server.uri), begin()
+        sender, journal = Sender(KEYS, server.uri), begin()
         sender.start()
         assert asking.wait(LONG)
         for step in range(500):  # the request is under way and will be for a minute
@@ -208,8 +210,37 @@ def test_a_server_that_never_answers_does_not_hold_up_the_journal(begin, monkeyp
 
 
 def test_flush_of_a_sender_that_was_not_started_is_false(store):
-    assert not Sender().flush(LONG)
+    assert not Sender(KEYS).flush(LONG)
 
 
 def test_nothing_recorded_is_delivered_at_once(store, sender):
     assert sender.flush(LONG)
+
+
+def test_journals_of_other_sweeps_are_none_of_its_business(begin, store, piip_home, caplog):
+    begin("others", experiment="x" * 600).log(1, {"loss": 1.0})  # which MLflow refuses
+    mine = begin("mine")
+    mine.log(1, {"loss": 1.0})
+    sender = Sender(["mine"])
+    sender.start()
+
+    assert sender.flush(LONG)
+    sender.stop()
+
+    assert rows(piip_home) == {("mine", "loss", 1): 1}
+    assert caplog.text == ""
+
+
+def test_a_run_deleted_after_its_delivery_is_said_too(begin, store, caplog):
+    begin("doomed")
+    deliver(begin("doomed").folder, store)
+    (run,) = store.find_runs("tests")
+    with store._talking() as client:
+        client.delete_run(run.run_id)
+    sender = Sender(["doomed"])
+    sender.start()
+
+    assert sender.flush(LONG)
+    sender.stop()
+
+    assert f"name of doomed is skipped: run {run.run_id} was deleted in MLflow" in caplog.text

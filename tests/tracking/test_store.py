@@ -225,13 +225,36 @@ def test_a_deleted_run_is_left_deleted(store):
             call()
 
 
-def test_a_deleted_experiment_is_refused(store):
-    store.ensure_run(record())
+def test_a_deleted_experiment_is_refused_with_what_brings_it_back(store):
+    run_id = store.ensure_run(record())
     with store._talking() as client:
-        client.delete_experiment(client.get_experiment_by_name("tests").experiment_id)
+        number = client.get_experiment_by_name("tests").experiment_id
+        client.delete_experiment(number)
+    back = f"MLFLOW_TRACKING_URI={store.uri} mlflow experiments restore -x {number}"
 
-    with pytest.raises(RunDeletedError, match="experiment 'tests' was deleted"):
-        store.ensure_run(record("other"))
+    for call in (
+        lambda: store.ensure_run(record("other")),
+        lambda: store.find_runs("tests"),
+        lambda: store.get_run(run_id),
+        lambda: store.ensure_run(record()),
+    ):
+        with pytest.raises(RunDeletedError, match=re.escape(back)):
+            call()
+
+
+def test_a_renamed_experiment_keeps_its_runs_and_gets_its_sweeps_new_ones(store):
+    sweep = store.ensure_run(record("sweep"))
+    old = store.ensure_run(record("old", parent_key="sweep"), sweep)
+    with store._talking() as client:
+        client.rename_experiment(client.get_experiment_by_name("tests").experiment_id, "renamed")
+
+    new = store.ensure_run(record("new", parent_key="sweep"), sweep)
+    store.drop_twins(record("new"), new)
+
+    assert store.ensure_run(record("old"), sweep) == old
+    assert {run.run_id for run in store.find_runs("renamed")} == {sweep, old, new}
+    with pytest.raises(ValueError, match="There are: renamed"):
+        store.find_runs("tests")
 
 
 def test_a_run_that_a_late_request_made_twice_is_deleted(store, caplog):

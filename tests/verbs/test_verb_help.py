@@ -179,6 +179,12 @@ class TestHelp:
             ["piip.data.check", "nothere.json", "nothere"],
             ["experiments/sweep_resolutions.py", "--scale", "pico", "--workers", "3"],
             ["experiments/sweep_resolutions.py", "--scale", "coco"],
+            ["experiments/sweep_resolutions.py", "--workers", "0"],
+            ["experiments/sweep_resolutions.py", "--experiment", "x" * 300],
+            ["experiments/sweep_resolutions.py", "--set", "optim.lr=high"],
+            ["piip.eval", "--run-id", "a/b"],
+            ["piip.report", "--experiment", ".."],
+            ["piip.sync", "--timeout", "nan"],
         ]
 
         assert imported_by(*typed, among=["torch", *HEAVY]) == {}

@@ -9,34 +9,40 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Annotated
 
 import tyro
+from pydantic import Field
 
 from piip.console import run_verb
 from piip.data.demo.make import Recipe, make_demo
+from piip.options import Count, CountOrNone, OutFolder, UsageError
+
+Side = Annotated[int, Field(ge=1, le=1024)]
+"""Pixels of an image."""
+Object = Annotated[int, Field(ge=4)]
+"""Pixels of an object."""
 
 
 @dataclass
 class Options:
     """What `python -m piip.data.demo` is told."""
 
-    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    out: Annotated[tyro.conf.Positional[OutFolder], tyro.conf.arg(metavar="OUT")]
     """A new folder, or one this command made before."""
-    train: int = Recipe.train
+    train: Count = Recipe.train
     """Training images."""
-    val: int = Recipe.val
+    val: Count = Recipe.val
     """Validation images."""
-    maps: int = Recipe.maps
+    maps: Count = Recipe.maps
     """Training images with a label map for every one with boxes: what a segmenter learns."""
-    crops: int = Recipe.crops
+    crops: Count = Recipe.crops
     """Crops of single objects for every image, the classes in turn: what a classifier learns."""
-    seed: int = Recipe.seed
+    seed: CountOrNone = Recipe.seed
     """Another seed draws other images."""
-    sides: tuple[int, int] = Recipe.sides
+    sides: tuple[Side, Side] = Recipe.sides
     """Least and most pixels of an image's width."""
-    objects: tuple[int, int] = Recipe.objects
+    objects: tuple[Object, Object] = Recipe.objects
     """Least and most pixels of an object's longer side."""
     json: bool = False
     """One JSON document on stdout instead of a line."""
@@ -44,8 +50,11 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the verb."""
-    recipe = {field.name: getattr(options, field.name) for field in fields(Recipe)}
-    counts = make_demo(options.out, Recipe(**recipe))
+    try:
+        recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
+    except ValueError as error:
+        raise UsageError(f"--sides, --objects: {error}") from None
+    counts = make_demo(options.out, recipe)
     if options.json:
         print(json.dumps({"out": str(options.out.absolute()), **counts}))
     else:

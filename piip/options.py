@@ -1,0 +1,108 @@
+"""What options of verbs may be, and how a command line that is wrong by its words alone is refused. Imports nothing heavy."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+from urllib.parse import quote
+
+import tyro
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+NAME_LENGTH = 250
+"""Characters of a name that becomes a folder's; file systems take 255 bytes."""
+
+
+class UsageError(ValueError):
+    """A command line that is wrong by its words alone: one line that names the option, exit code 2."""
+
+
+def checked(options: Any) -> None:
+    """Refuse values that the types of the fields rule out (`Count`, `Share`, ..).
+
+    Args:
+        options: A dataclass of a verb's options.
+
+    Raises:
+        UsageError: Names the option, what was given and what is wanted.
+    """
+    hints = get_type_hints(type(options), include_extras=True)
+    for field in fields(options):
+        value = getattr(options, field.name)
+        try:
+            TypeAdapter(hints[field.name]).validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = first["msg"].removeprefix("Value error, ")
+            raise UsageError(f"{_name(field.name, hints[field.name])} {_shown(first['input'])}: {reason}") from None
+
+
+def _name(field: str, hint: Any) -> str:
+    """As a person types it; of what is known by its place, the word that --help has for it."""
+    by_place = tyro.conf.Positional in getattr(hint, "__metadata__", ())
+    return field.upper() if by_place else f"--{field.replace('_', '-')}"
+
+
+def experiment_name(name: str) -> str:
+    """A name that MLflow, and a folder of reports, may have.
+
+    Raises:
+        ValueError: It is empty, has control characters, or is too long.
+    """
+    if not name.strip() or not name.isprintable():
+        raise ValueError("a name of an experiment has letters, and none that cannot be seen")
+    if name.strip(".") == "":
+        raise ValueError("dots alone name no folder for its reports")
+    if (length := len(quote(name, safe=" "))) > NAME_LENGTH:
+        raise ValueError(
+            f"a name of an experiment names the folder of its reports, too: {length} characters there (%xx for what is no letter "
+            f"of ASCII), at most {NAME_LENGTH} fit"
+        )
+    return name
+
+
+def _run_id(text: str) -> str:
+    if not re.fullmatch(r"[\w-]{1,64}", text, re.ASCII):
+        raise ValueError("an id of a run is of letters and digits, as the sweep's table and MLflow's pages show it")
+    return text
+
+
+def _folder(path: Path) -> Path:
+    for place in (path, *path.parents):
+        if len(place.name.encode()) > 255:
+            raise ValueError(f"the name {_shown(place.name)} is too long for a folder: at most 255 bytes")
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"{_shown(place)} is a file, a folder is wanted")
+    return path
+
+
+Count = Annotated[int, Field(ge=1)]
+"""How many there are of something that must be."""
+CountOrNone = Annotated[int, Field(ge=0)]
+"""How many there are of something that need not be."""
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ExperimentName = Annotated[str, AfterValidator(experiment_name)]
+RunId = Annotated[str, AfterValidator(_run_id)]
+OutFolder = Annotated[Path, AfterValidator(_folder)]
+"""A folder that is there or can be made."""
+
+
+def one_line_of(box: str) -> str:
+    """What tyro says of a command line that it cannot parse, without its box and its help."""
+    inside = [re.sub(r"^\s*[│|] ?|\s*[│|]\s*$", "", line).rstrip() for line in box.splitlines()[1:-1]]
+    text = "\n".join(inside)
+    said = next(part.lstrip("\n") for part in re.split(r"^ *[─-]{3,} *$", text, flags=re.MULTILINE) if part.strip())
+    if said.lstrip().startswith("Missing from"):
+        options = re.findall(r"^\s*(-[\w-]+ [^()\n]*[A-Z]|[A-Z][A-Z .\[\]]+)$", said, re.MULTILINE)
+        return f"missing: {', '.join(options)}"
+    near = re.search(r"Perhaps you meant:.*?(--[\w-]+)", text, re.DOTALL)
+    return " ".join(said.split()).rstrip(".") + (f". Nearest: {near[1]}" if near else "")
+
+
+def _shown(value: object) -> str:
+    """A value as it may stand in a line: cut, without what is not to be seen."""
+    text = str(value)
+    text = text if text.isprintable() and text else repr(text)
+    return text if len(text) <= 60 else f"{text[:60]}... ({len(text)} characters)"
