@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from piip.presets import mask_rcnn_pico, pico
+from piip.presets import classifier_pico, mask_rcnn_pico, pico
 
 pytestmark = pytest.mark.slow
 
@@ -52,12 +52,17 @@ def test_rounds_end_in_time_and_one_is_always_made(monkeypatch):
     assert len(turns) - several == 2
 
 
-def test_a_training_step_has_a_line_for_every_switch(monkeypatch):
+@pytest.mark.parametrize("task", ["detection", "classification"])
+def test_a_training_step_has_a_line_for_every_switch(task, monkeypatch):
     import forms
     import train_step
 
-    row = mask_rcnn_pico(pico("TB", (64, 64)), steps=1)
-    monkeypatch.setitem(train_step.CASES, "tiny", lambda: (row, train_step.detection_inputs(64, 64, 1, CPU)))
+    network = pico("TB", (64, 64))
+    case = {
+        "detection": (mask_rcnn_pico(network, steps=1), train_step.detection_inputs(64, 64, 1, CPU)),
+        "classification": (classifier_pico(network, steps=1), train_step.classification_inputs(64, (3, 11), 12, CPU)),
+    }[task]
+    monkeypatch.setitem(train_step.CASES, "tiny", lambda: case)
 
     rows = train_step.measure("tiny", 1, 1)
 

@@ -14,7 +14,7 @@ step, the faster of both). A case takes at most about `--minutes`, but always on
 minutes each for detection on one core.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,11 +30,18 @@ from piip.spec import ExperimentSpec
 
 
 def classification() -> tuple[ExperimentSpec, tuple[object, ...]]:
-    """TSB 368/192/128 and two images of labels."""
+    """TSB 368/192/128 and two images."""
     row = classifier_20ep(piip("TSB", (368, 192, 128)))
-    random = torch.Generator().manual_seed(0)
-    inputs = torch.randn(2, 3, 368, 368, generator=random), torch.tensor([3, 500])
-    return row, tuple(t.to(timing.device()) for t in inputs)
+    return row, classification_inputs(368, (3, 500), row.model.head.num_classes, timing.device())
+
+
+def classification_inputs(
+    side: int, labels: Sequence[int], num_classes: int, device: torch.device
+) -> tuple[object, ...]:
+    """Random square images, their sizes, and a class each, for a network to train on."""
+    images = torch.randn(len(labels), 3, side, side, generator=torch.Generator().manual_seed(0))
+    certain = nn.functional.one_hot(torch.tensor(labels), num_classes).float().to(device)
+    return images.to(device), [(side, side)] * len(labels), [{"probabilities": one} for one in certain]
 
 
 def detection(
