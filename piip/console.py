@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
@@ -47,6 +48,33 @@ def _nobody_types_none(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | Un
         is_instance=lambda value: value is None or only.is_instance(value),
         str_from_instance=lambda value: ["none"] if value is None else only.str_from_instance(value),
     )
+
+
+_BREAKS = {"Cc", "Cs", "Zl", "Zp"}
+"""Unicode's categories of control characters, halves of characters, and what ends lines and paragraphs."""
+_TURNS = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""What turns the direction of the text around it."""
+
+
+def one_line(text: str) -> str:
+    """Text from outside as it may stand in a line of a terminal, a table, a picture: what would leave the line is a space.
+
+    Joiners stay, without which Persian and Hindi cannot be written.
+    """
+    if text.isprintable():
+        return " ".join(text.split())
+    kept = (" " if c in _TURNS or unicodedata.category(c) in _BREAKS else c for c in text)
+    return " ".join("".join(kept).split())
+
+
+def at_least(option: str, value: float | None, least: float) -> None:
+    """Refuses what counts too little for an option of the command line; None, not given, is fine.
+
+    Raises:
+        ValueError: Naming the option.
+    """
+    if value is not None and not value >= least:  # nor is nan
+        raise ValueError(f"{option} is at least {least:g}, got {value}")
 
 
 def setup_logging() -> None:
@@ -119,7 +147,7 @@ def guarded(action: Callable[[], int | None]) -> int:
     except (ValueError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return NOBODY_READS
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return WRONG_WORDS if isinstance(error, UsageError) else 1
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # a table's end: rich has closed stdout

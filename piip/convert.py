@@ -110,21 +110,20 @@ def categories_of(spec: "ExperimentSpec", annotations: Path | None) -> list[dict
 def _known_classes(spec: "ExperimentSpec", annotations: Path | None) -> list[dict[str, Any]]:
     from piip.data import sources
     from piip.data.formats import coco_classes
-    from piip.data.formats.coco_json import read
+    from piip.data.formats.coco_json import read_classes
     from piip.spec import Ade20kSpec, CocoSpec, ImageNetSpec
 
     match spec.data:
         case CocoSpec(name="coco") if annotations is None:
             return coco_classes.COCO
         case CocoSpec():
-            document = read(annotations or sources.locate(spec.data, "val").annotations)
-            return sorted(({"id": c["id"], "name": c["name"]} for c in document["categories"]), key=lambda c: c["id"])
+            return read_classes(annotations or sources.locate(spec.data, "val").annotations)
         case Ade20kSpec():
-            from piip.data.formats.ade20k_files import classes_of
+            from piip.data.formats import ade20k_files
 
             here = None if spec.data.name == "ade20k" else sources.locate(spec.data, "val")
             given = annotations and sources.Source(annotations, annotations)
-            return classes_of(given or here, spec.data)
+            return ade20k_files.classes_of(given or here, spec.data)
         case ImageNetSpec(name="imagenet") if annotations is None:
             from piip.data.formats.folder_listing import imagenet_classes
 

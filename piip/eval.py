@@ -12,6 +12,7 @@ Examples:
 """
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from piip import home
-from piip.console import run_verb
+from piip.console import at_least, run_verb
 from piip.data.sources import DataError, Source
 from piip.options import Count, OutFolder, RunId
 from piip.spec import Data
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 """Classes that a table of them shows."""
+
+
+SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .-]{0,99}")
+"""What a split may be called: a part of MLflow's names of metrics, and a folder."""
 
 
 @dataclass
@@ -71,6 +76,7 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the verb."""
+    check_options(options)
     from piip.tracking.store import Store
 
     store = Store()
@@ -79,21 +85,52 @@ def main(options: Options) -> int:
     given = given_source(options, store.load_spec(run_id).data) if own else {}
     # PyTorch from here on: a wrong id does not wait for it
     from piip.evaluation.rebuild import rebuild
-    from piip.evaluation.score import compared, open_split, write_predictions
+    from piip.evaluation.score import compared, digest_of, digest_tag, open_split, write_predictions
 
     rebuilt = rebuild(store, run_id, options.checkpoint)
     data = open_split(rebuilt, options.split, given, max_images=options.max_images)
     found = evaluated(options, rebuilt, data)
-    scored = compared(store, rebuilt, options.split, found.metrics)
-    folder = options.out or home.home() / "eval" / run_id / f"{options.split}-{rebuilt.step}"
+    if not found.metrics:
+        raise DataError(
+            f"nothing to score: no objects in the {len(data)} images of {options.split!r} that were looked at"
+        )
+    digest = digest_of(rebuilt, data) if options.max_images is None else None
+    scored = compared(store, rebuilt, options.split, found.metrics, digest)
+    folder = options.out or home.home() / "eval" / run_id / f"{scored.name}-{rebuilt.step}"
     assert found.table is not None
     files = write_predictions(found.table, found.classes, folder)
-    if options.max_images is None:
+    if digest is not None:
+        store.log_batch(run_id, [], {digest_tag(scored.name): digest})
         store.log_metrics(run_id, scored.metrics, rebuilt.step)
         for file in files:
-            store.log_artifact(run_id, file, f"eval/{options.split}")
+            store.log_artifact(run_id, file, f"eval/{scored.name}")
     show(options, rebuilt, scored, found.classes, folder)
     return 0
+
+
+def check_options(options: Options) -> None:
+    """Refuses numbers and names that the words alone show to be wrong.
+
+    Raises:
+        ValueError: Naming the option.
+    """
+    check_split(options.split)
+    for name, least in (("max_images", 1), ("workers", 1), ("cpus_per_worker", 1), ("gpus_per_worker", 0)):
+        at_least(f"--{name.replace('_', '-')}", getattr(options, name), least)
+
+
+def check_split(split: str) -> None:
+    """Refuses a name that figures and files could not have, before anything is scored.
+
+    Raises:
+        DataError: Which letters there may be.
+    """
+    if not SPLIT.fullmatch(split) or split == "best":
+        taken = " ('best' is of the best figures so far)" if split == "best" else ""
+        raise DataError(
+            f"--split {split[:40]!r}{'..' if len(split) > 40 else ''}: a name of at most 100 letters, digits and _ - . space that begins "
+            f"with none of the last three is wanted{taken}, e.g. --split test"
+        )
 
 
 def evaluated(options: Options, rebuilt: "Rebuilt", data: "Dataset") -> "Evaluation":
@@ -141,14 +178,15 @@ def show(
     """The figures beside what the run had logged at this step and what the paper prints."""
     if options.json:
         document = {
-            "run_id": rebuilt.run.run_id, "name": rebuilt.run.name, "split": options.split, "step": rebuilt.step,
+            "run_id": rebuilt.run.run_id, "name": rebuilt.run.name, "split": options.split, "logged_as": scored.name,
+            "step": rebuilt.step,
             "metrics": scored.metrics, "logged_before": scored.logged_before, "per_class": list(classes),
             "predictions": str(folder),
         }  # fmt: skip
         print(json.dumps(document))
         return
     paper = rebuilt.spec.paper.model_dump() if rebuilt.spec.paper else {}
-    table = Table(title=f"{rebuilt.run.name}, {options.split}, step {rebuilt.step}")
+    table = Table(title=f"{rebuilt.run.name}, {scored.name}, step {rebuilt.step}")
     for column in ("metric", "now", "logged before", "difference", "paper"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, value in scored.metrics.items():

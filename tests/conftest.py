@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+try:
+    from hypothesis import settings
+except ImportError:  # `pytest -m gpu tests/ops` does without
+    settings = None
+
 from piip.home import package_root
+
+if settings:  # how long an example takes says how busy the machine is
+    settings.register_profile("piip", deadline=None)
+    settings.load_profile("piip")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -4,8 +4,9 @@
     python -m piip.data.check MAPS IMAGES --kind ade20k --names classes.txt        segmentation
     python -m piip.data.check FOLDER --kind imagenet                               classification, a folder a class
 
-Prints each kind of problem with its count and first examples. Exits with 1 if training or evaluation would refuse the
-data; what loading copes with is listed and forgiven. A flipped bit inside a JPEG decodes without complaint and
+Prints each kind of problem with its count and first examples, then what training will see of the split, what is left out
+and why, and what scoring will count. Exits with 1 if training or evaluation would refuse the data, a split that teaches
+nothing too; what loading copes with is listed and forgiven. A flipped bit inside a JPEG decodes without complaint and
 is not found.
 """
 
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from pydantic import Field
 
-from piip.console import run_verb
-from piip.data.problems import Looked, Problem, Report
+from piip.console import one_line, run_verb
+from piip.data.problems import Looked, Problem, Report, Seen
 from piip.data.sources import DataError, Source
 from piip.spec import Ade20kSpec, CocoSpec, Data, ImageNetSpec
 
@@ -51,7 +52,7 @@ def check(
     if not isinstance(data, CocoSpec) and not annotations.is_dir():
         raise DataError(f"folder not found: {annotations}")
     looked = _look_at(Source(annotations, images, names), data)
-    report = Report(looked.images, looked.annotations, looked.categories)
+    report = Report(looked.images, looked.annotations, looked.categories, looked.seen)
     for number, problems in enumerate(looked.problems):
         for problem in problems:
             report.add(problem)
@@ -70,6 +71,10 @@ def _look_at(source: Source, data: Data) -> Looked:
             from piip.data.formats import ade20k_check
 
             return ade20k_check.look_at(source, data)
+        case ImageNetSpec():
+            from piip.data.formats import folders_check
+
+            return folders_check.look_at(source, data)
         case _:  # nothing to contradict: the images are all there is
             from piip.contracts import Input
             from piip.data import open_dataset
@@ -77,7 +82,7 @@ def _look_at(source: Source, data: Data) -> Looked:
             split = open_dataset(data, source, Input(224, (0, 0, 0), (1, 1, 1)))
             errors = (split.image_error(index) for index in range(len(split)))
             problems = ([Problem("broken image", str(error))] if error else [] for error in errors)
-            return Looked(len(split), len(split), len(split.classes), problems)
+            return Looked(len(split), len(split), len(split.classes), problems, Seen({"images": len(split)}))
 
 
 def refuse_broken(dataset: "Dataset", stamps: Path) -> None:
@@ -132,9 +137,12 @@ def _as_text(report: Report) -> str:
     lines = [f"{report.images} images, {report.annotations} annotations, {report.categories} categories"]
     for kind, found in report.problems.items():
         lines.append(f"{len(found)} x {kind}" + ("" if found[0].fatal else " (forgiven)"))
-        lines += [f"    {problem.message}" for problem in found[:EXAMPLES]]
+        lines += [f"    {one_line(problem.message)}" for problem in found[:EXAMPLES]]
         if len(found) > EXAMPLES:
             lines.append(f"    and {len(found) - EXAMPLES} more")
+    for what, counts in (("training sees", report.seen.training), ("scoring counts", report.seen.scoring)):
+        if counts:
+            lines.append(f"{what}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     lines.append("good" if report.usable else "not usable as it is")
     return "\n".join(lines)
 
@@ -145,7 +153,8 @@ def _as_json(report: Report) -> str:
         for kind, found in report.problems.items()
     }
     counts = {"images": report.images, "annotations": report.annotations, "categories": report.categories}
-    return json.dumps({"usable": report.usable, **counts, "problems": problems})
+    seen = {"training": report.seen.training, "scoring": report.seen.scoring}
+    return json.dumps({"usable": report.usable, **counts, **seen, "problems": problems})
 
 
 @dataclass

@@ -9,12 +9,16 @@ from typing import Any
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from pycocotools import mask as rle
+
+from piip.console import one_line
+from piip.data.runs import Cut, cut_out
 
 READABLE = 512
 """Images with a shorter long side (pixels) are enlarged by a whole factor before anything is drawn."""
 FILL = 0.38
 """How much of a mask's colour covers the image."""
+MARGIN = 3
+"""Pixels around a mask that painting it looks at: enlarging and the line along the edge reach no farther."""
 
 
 def draw_predictions(
@@ -37,9 +41,9 @@ def draw_predictions(
     kept.sort(key=lambda p: p.get("score", 1.0))  # the surest is drawn last, on top
     canvas, factor = enlarged(image)
     for prediction in kept:
-        mask = _mask(prediction, image.height, image.width)
-        if mask is not None:
-            _paint(canvas, mask, color_of(prediction["category_id"]))
+        cut = _cut(prediction, image.height, image.width)
+        if cut is not None and cut.mask.size:
+            _paint(canvas, cut, factor, color_of(prediction["category_id"]))
     pen = ImageDraw.Draw(canvas)
     line = max(2, round(max(canvas.size) / 400))
     for prediction in kept:
@@ -62,7 +66,7 @@ def draw_lines(image: Image.Image, lines: Sequence[tuple[str, int]]) -> Image.Im
     canvas, _ = enlarged(image)
     pen = ImageDraw.Draw(canvas)
     y = 0
-    for text, category in lines:
+    for text, category in ((one_line(text), category) for text, category in lines):
         tag(pen, (0, y), text, color_of(category), canvas.size)
         y += _label_size(text, canvas.size)[1]
     return canvas
@@ -136,28 +140,32 @@ def enlarged(image: Image.Image) -> tuple[Image.Image, int]:
     return image.convert("RGB").resize(size, Image.Resampling.BICUBIC), factor
 
 
-def _mask(prediction: Mapping[str, Any], height: int, width: int) -> np.ndarray | None:
-    """(height, width) uint8 0/1 from RLE, polygons or an array; None where there is no mask."""
+def _cut(prediction: Mapping[str, Any], height: int, width: int) -> Cut | None:
+    """The mask as far as it has pixels, of RLE, polygons or an array; None where there is none."""
     segmentation = prediction.get("segmentation")
-    if segmentation is None or (isinstance(segmentation, list) and not segmentation):
-        return None
     if isinstance(segmentation, np.ndarray):
-        return (segmentation > 0).astype(np.uint8)
-    if isinstance(segmentation, list):
-        return rle.decode(rle.merge(rle.frPyObjects(segmentation, height, width)))
-    if isinstance(segmentation["counts"], list):
-        return rle.decode(rle.frPyObjects(segmentation, height, width))
-    return rle.decode(segmentation)
+        return Cut((segmentation > 0).astype(np.uint8), 0, 0)
+    return cut_out(segmentation, height, width) if segmentation else None
 
 
-def _paint(canvas: Image.Image, mask: np.ndarray, color: tuple[int, int, int]) -> None:
-    """Lays a translucent colour over the mask, and a solid line along its inner edge."""
-    grey = Image.fromarray(mask * 255).resize(canvas.size, Image.Resampling.BILINEAR)
+def _paint(canvas: Image.Image, cut: Cut, factor: int, color: tuple[int, int, int]) -> None:
+    """Lays a translucent colour over the mask, and a solid line along its inner edge; looks at no pixel far from the mask."""
+    x0, y0 = max(cut.left - MARGIN, 0), max(cut.top - MARGIN, 0)
+    height, width = cut.mask.shape
+    x1, y1 = (
+        min(end + MARGIN, side // factor)
+        for end, side in zip((cut.left + width, cut.top + height), canvas.size, strict=True)
+    )
+    mask = np.zeros((y1 - y0, x1 - x0), dtype=np.uint8)
+    mask[cut.top - y0 :, cut.left - x0 :][:height, :width] = cut.mask
+    size = ((x1 - x0) * factor, (y1 - y0) * factor)
+    grey = Image.fromarray(mask * 255).resize(size, Image.Resampling.BILINEAR)
     stencil = Image.fromarray(np.where(np.asarray(grey) > 127, 255, 0).astype(np.uint8))
     inner = np.asarray(stencil.filter(ImageFilter.MinFilter(3 if max(canvas.size) < 900 else 5)))
     edge = np.asarray(stencil) > inner
     alpha = np.where(edge, 255, inner * FILL).astype(np.uint8)
-    canvas.paste(color, (0, 0, *canvas.size), Image.fromarray(alpha))
+    place = (x0 * factor, y0 * factor)
+    canvas.paste(color, (*place, place[0] + size[0], place[1] + size[1]), Image.fromarray(alpha))
 
 
 def _write_labels(
@@ -168,18 +176,19 @@ def _write_labels(
     size: tuple[int, int],
 ) -> None:
     """Name and score over each box, where no earlier label stands; the surest prediction chooses first."""
-    taken: list[tuple[int, int, int, int]] = []
-    for prediction in reversed(kept):
+    taken = np.zeros((len(kept), 4), dtype=np.int64)
+    for number, prediction in enumerate(reversed(kept)):
         name = names.get(prediction["category_id"], f"category {prediction['category_id']}")
-        text = f"{name} {prediction['score']:.2f}" if "score" in prediction else name
+        text = one_line(f"{name} {prediction['score']:.2f}" if "score" in prediction else name)
         x, y, width, height = (round(v * factor) for v in prediction["bbox"])
         label_width, label_height = _label_size(text, size)
         above, bottom, right = y - label_height, y + height, x + width - label_width
         wishes = [(x, above), (x, y), (x, bottom), (x, bottom - label_height), (right, above), (right, bottom)]
         places = [_inside(p, (label_width, label_height), size) for p in wishes]
-        free = [p for p in places if not any(_overlap((*p, p[0] + label_width, p[1] + label_height), t) for t in taken)]
-        place = (free or places)[0]
-        taken.append((*place, place[0] + label_width, place[1] + label_height))
+        plates = [(*p, p[0] + label_width, p[1] + label_height) for p in places]
+        free = (place for place, plate in zip(places, plates, strict=True) if not _overlaps(plate, taken[:number]))
+        place = next(free, places[0])
+        taken[number] = (*place, place[0] + label_width, place[1] + label_height)
         tag(pen, place, text, color_of(prediction["category_id"]), size)
 
 
@@ -194,8 +203,10 @@ def _inside(place: tuple[int, int], label: tuple[int, int], size: tuple[int, int
     return x, y
 
 
-def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _overlaps(plate: tuple[int, int, int, int], taken: np.ndarray) -> bool:
+    """Whether it covers some of the plates (n, 4)."""
+    x0, y0, x1, y1 = plate
+    return bool(((x0 < taken[:, 2]) & (taken[:, 0] < x1) & (y0 < taken[:, 3]) & (taken[:, 1] < y1)).any())
 
 
 def tag(

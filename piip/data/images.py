@@ -11,10 +11,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from piip.data.limits import MOST_PIXELS
 from piip.data.sources import DataError
-
-MOST_PIXELS = 178_956_970
-"""Pixels of an image that Pillow unpacks at most, so that a small file cannot fill the memory. Decoded it takes some two gigabytes."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,

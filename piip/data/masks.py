@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
+from piip.data.runs import Cut, compressed_cut
+
 if TYPE_CHECKING:  # the demo data are drawn without PyTorch
     from torch import Tensor
 
@@ -28,8 +30,8 @@ def decoded(segmentation: Any, height: int, width: int) -> NDArray[np.uint8]:
     return cast(NDArray[np.uint8], rle.decode(segmentation))
 
 
-def pasted(probabilities: NDArray[np.float32], box: Sequence[float], height: int, width: int) -> NDArray[np.bool_]:
-    """(height, width) mask of an object whose mask was predicted inside its box.
+def pasted(probabilities: NDArray[np.float32], box: Sequence[float], height: int, width: int) -> Cut:
+    """The mask, in an image of `height` x `width` pixels, of an object whose mask was predicted inside its box.
 
     Bilinear at the pixels' centres, as mmdetection and Detectron2 do it. torchvision's `paste_masks_in_image` rounds
     the box to whole pixels first: a perfect mask of a demo object below 32 px came back with IoU 0.93, here 0.998.
@@ -44,9 +46,7 @@ def pasted(probabilities: NDArray[np.float32], box: Sequence[float], height: int
     columns, rows = _touched(x0, x1, width), _touched(y0, y1, height)
     vertical = _weights(rows, y0, y1, probabilities.shape[0])
     horizontal = _weights(columns, x0, x1, probabilities.shape[1])
-    mask = np.zeros((height, width), dtype=bool)
-    mask[rows, columns] = vertical @ probabilities @ horizontal.T >= 0.5
-    return mask
+    return Cut((vertical @ probabilities @ horizontal.T >= 0.5).astype(np.uint8), rows.start, columns.start)
 
 
 def _touched(start: float, stop: float, side: int) -> slice:
@@ -95,7 +95,7 @@ def results_of(
             "score": scores[number],
         }
         if masks is not None:
-            mask = pasted(masks[number, 0], (x0, y0, x1, y1), info.height, info.width)
-            result["segmentation"] = compressed(mask)
+            cut = pasted(masks[number, 0], (x0, y0, x1, y1), info.height, info.width)
+            result["segmentation"] = compressed_cut(cut, info.height, info.width)
         results.append(result)
     return results

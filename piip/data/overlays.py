@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from piip.console import one_line
 from piip.data.drawing import color_of, enlarged, font, font_size
 
 OPACITY = 0.55
@@ -62,7 +63,7 @@ def _with_legend(canvas: Image.Image, shares: Mapping[int, float], names: Mappin
     letters = font(font_size(canvas.size))
     line = sum(letters.getmetrics()) + 4
     largest = sorted(shares, key=lambda number: (-shares[number], number))
-    texts = [f"{names[number]} {percent(shares[number])}" for number in largest[:LEGEND_LINES]]
+    texts = [f"{one_line(names[number])} {percent(shares[number])}" for number in largest[:LEGEND_LINES]]
     if len(largest) > LEGEND_LINES:
         texts.append(f"and {len(largest) - LEGEND_LINES} more")
     width = line + 12 + max((round(letters.getlength(text)) for text in texts), default=0)

@@ -17,6 +17,16 @@ class Problem:
     """False: loading copes."""
 
 
+@dataclass
+class Seen:
+    """What a split is good for, counted: words -> how many. Empty while something fatal is wrong: then nothing is seen at all."""
+
+    training: dict[str, int] = field(default_factory=dict)
+    """What is learned, and what is left out and why."""
+    scoring: dict[str, int] = field(default_factory=dict)
+    """What results are compared with."""
+
+
 class Looked(NamedTuple):
     """What there is to look at, and what is found wrong as one looks."""
 
@@ -26,6 +36,8 @@ class Looked(NamedTuple):
     categories: int
     problems: Iterator[list[Problem]]
     """For every image; to be iterated once."""
+    seen: Seen
+    """Complete after that."""
 
 
 @dataclass
@@ -35,6 +47,7 @@ class Report:
     images: int
     annotations: int
     categories: int
+    seen: Seen
     problems: dict[str, list[Problem]] = field(default_factory=dict)
     """By kind."""
 

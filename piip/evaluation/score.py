@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from piip.console import one_line
 from piip.contracts import Dataset, Format
 from piip.data import open_dataset, open_format
 from piip.data.images import read_image
@@ -28,17 +30,47 @@ log = logging.getLogger(__name__)
 class Scored:
     """A run on a split."""
 
+    name: str
+    """What the figures are logged under: the split's, with the first digits of the data's digest where the name has other data's."""
     metrics: dict[str, float]
-    """With the split's name in front, except validation's."""
+    """With the name in front, except validation's."""
     logged_before: dict[str, float | None]
     """What the run had logged of each at the checkpoint's step."""
 
 
-def compared(store: Store, rebuilt: Rebuilt, split: str, metrics: Mapping[str, float]) -> Scored:
-    """An evaluation's numbers under the names they are logged by, beside those that were logged before."""
-    prefix = "" if split == "val" else f"{split}/"
-    named = {prefix + name: value for name, value in metrics.items()}
-    return Scored(named, {name: _logged_at(store, rebuilt, name) for name in named})
+def compared(store: Store, rebuilt: Rebuilt, split: str, metrics: Mapping[str, float], digest: str | None) -> Scored:
+    """An evaluation's numbers under the names they are logged by, beside those that were logged before.
+
+    A name's figures are all of the same data: those of other labels, or other images, get a name of their own.
+
+    Args:
+        store: Where the run is known.
+        rebuilt: The run.
+        split: That was scored.
+        metrics: Of it.
+        digest: Of its data; None of a part of them, whose figures are logged nowhere.
+    """
+    known = rebuilt.run.tags.get(digest_tag(split))
+    logged = [name for name in rebuilt.run.metrics if split != "val" and name.startswith(f"{split}/")]
+    other = digest is not None and (known != digest if known else bool(logged))
+    name = f"{split}-{digest[:8]}" if other and digest else split
+    if other:
+        was = f"digest {known}" if known else "of data that nobody noted"
+        log.warning(
+            "the figures of %r that are logged are of other data (%s, now %s): these are logged as %s/..",
+            split,
+            was,
+            digest,
+            name,
+        )
+    prefix = "" if name == "val" else f"{name}/"
+    named = {prefix + metric: value for metric, value in metrics.items()}
+    return Scored(name, named, {metric: _logged_at(store, rebuilt, metric) for metric in named})
+
+
+def digest_tag(split: str) -> str:
+    """The tag that says which data a split's figures are of."""
+    return f"data.{split}.digest"
 
 
 def _logged_at(store: Store, rebuilt: Rebuilt, name: str) -> float | None:
@@ -64,15 +96,19 @@ def open_split(rebuilt: Rebuilt, split: str, given: Mapping[str, Source], *, max
         training=False, max_images=max_images or (int(trained) if trained else None),
     )  # fmt: skip
     _check_classes(source, data.classes, rebuilt.checkpoint.manifest.categories)
-    digest = rebuilt.run.tags.get(f"data.{split}.digest")
-    if digest and digest != data.digest and max_images is None and not trained:
-        log.warning("the files of %r have changed since the training (digest %s, was %s)", split, data.digest, digest)
     return data
+
+
+def digest_of(rebuilt: Rebuilt, data: Dataset) -> str:
+    """Of all of a split's data, also where a run scores the first images only."""
+    if "piip.max_eval_images" not in rebuilt.run.tags:
+        return data.digest
+    return open_dataset(rebuilt.spec.data, data.source, rebuilt.spec.model.input).digest
 
 
 def _check_classes(source: Source, given: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> None:
     """By name, in order of label; the files' numbers are the files' own matter."""
-    here, there = ([category["name"] for category in classes] for classes in (given, known))
+    here, there = ([one_line(category["name"]) for category in classes] for classes in (given, known))
     if here == there:
         return
     at = next((i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there)))
@@ -99,9 +135,10 @@ def write_predictions(table: pa.Table, classes: Sequence[Mapping[str, Any]], fol
         folder / name for name in ("predictions.json", "predictions.parquet", "per_class.json")
     )
     write_atomic(as_json, json.dumps(rows_of(table)))
-    unfinished = as_parquet.with_name(f".{as_parquet.name}.tmp")
-    pq.write_table(table, unfinished)
-    unfinished.replace(as_parquet)
+    # under a name that nobody else has: neither another evaluation nor who owns the folder
+    with TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
+        pq.write_table(table, Path(scratch) / as_parquet.name)
+        (Path(scratch) / as_parquet.name).replace(as_parquet)
     if not classes:
         return [as_json, as_parquet]
     write_atomic(per_class, json.dumps(list(classes), indent=1))

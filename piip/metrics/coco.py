@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -38,6 +39,12 @@ class Truth:
     masks: bool
     """Whether every annotation has one; else boxes alone are scored."""
 
+    @cached_property
+    def numbers(self) -> dict[str, dict[int, int]]:
+        """`image_id` and `category_id` -> id -> its number from 1, in order: scorers keep ids as doubles, whole up to 2**53 only."""
+        ids = {"image_id": list(self.images), "category_id": [category["id"] for category in self.categories]}
+        return {name: {given: k for k, given in enumerate(sorted(those), 1)} for name, those in ids.items()}
+
     @classmethod
     def of(cls, document: Mapping[str, Any], image_ids: Iterable[int] | None = None, *, masks: bool = True) -> Self:
         """From a parsed annotation file.
@@ -53,9 +60,9 @@ class Truth:
         mine = (a for a in document["annotations"] if a["image_id"] in images)
         total, lacking = 0, 0
         for total, annotation in enumerate(mine, start=1):
-            lacking += annotation.get("segmentation") is None
-            annotations[annotation["image_id"]].append(_complete(annotation, total))
-        if masks and 0 < lacking < total:
+            lacking += not annotation.get("segmentation")
+            annotations[annotation["image_id"]].append(_complete(annotation, total, images[annotation["image_id"]]))
+        if masks and lacking:
             log.warning("%d of %d annotations have no mask: boxes alone are scored", lacking, total)
         return cls(document["categories"], images, annotations, masks=masks and not lacking)
 
@@ -82,8 +89,12 @@ class CocoAP:
         self.truth = truth
         self._seen: set[int] = set()
         self._masks: bool | None = None
+        categories = [
+            {"id": truth.numbers["category_id"][category["id"]], "name": category["name"]}
+            for category in sorted(truth.categories, key=lambda category: category["id"])
+        ]
         self._matching = {
-            name: StreamingEval(truth.categories, kind) for name, kind in KINDS.items() if truth.masks or name == "box"
+            name: StreamingEval(categories, kind) for name, kind in KINDS.items() if truth.masks or name == "box"
         }
 
     def update(self, result: Sequence[Mapping[str, Any]], info: "ImageInfo") -> None:
@@ -132,17 +143,20 @@ class CocoAP:
         metrics: dict[str, float] = {}
         for name, found in self._finalized().items():
             metrics |= {f"coco/{name}_{part}": float(n) for part, n in zip(NUMBERS, found.stats, strict=True) if n > -1}
+        if not metrics:
+            log.warning("nothing to score: no objects in %d images", len(self.truth.images))
         return metrics
 
     def per_class(self) -> dict[int, dict[str, float]]:
         """`box_ap` and `mask_ap` of each class that an object is there of, 0..1."""
         classes: dict[int, dict[str, float]] = {}
+        ids = {number: given for given, number in self.truth.numbers["category_id"].items()}
         for name, found in self._finalized().items():
             # thresholds, recalls, classes, areas (all of them first), limits of detections (100 last)
             precisions = found.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
             for number, ap in zip(found.params.cat_ids, precisions, strict=True):
                 if ap > -1:
-                    classes.setdefault(number, {})[f"{name}_ap"] = float(ap)
+                    classes.setdefault(ids[number], {})[f"{name}_ap"] = float(ap)
         return classes
 
     def _finalized(self) -> dict[str, Any]:
@@ -169,8 +183,13 @@ class CocoAP:
     def _match(
         self, matching: Mapping[str, Any], image_ids: Sequence[int], result: Sequence[Mapping[str, Any]]
     ) -> None:
-        images = [self.truth.images[image_id] for image_id in image_ids]
-        annotations = [annotation for image_id in image_ids for annotation in self.truth.annotations[image_id]]
+        images = [
+            {"id": self.truth.numbers["image_id"][image_id]}
+            | {side: self.truth.images[image_id][side] for side in ("height", "width")}
+            for image_id in image_ids
+        ]
+        annotations = [self._numbered(a) for image_id in image_ids for a in self.truth.annotations[image_id]]
+        result = [self._numbered(entry) for entry in result]
         # rows as hotcoco takes them: image, x, y, width, height, score, category
         rows = [(entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"]) for entry in result]
         found = np.array(rows, dtype=np.float64).reshape(-1, 7)
@@ -179,9 +198,24 @@ class CocoAP:
         for name, evaluation in matching.items():
             evaluation.update(images, annotations, masked if name == "mask" else found)
 
+    def _numbered(self, entry: Mapping[str, Any]) -> Entry:
+        """An annotation or a result with the scorer's ids."""
+        return dict(entry) | {name: number[entry[name]] for name, number in self.truth.numbers.items()}
 
-def _complete(annotation: Mapping[str, Any], number: int) -> Entry:
-    """With what COCO asks for and users' files often lack."""
-    width, height = annotation["bbox"][2:]
-    given = {key: value for key, value in annotation.items() if value is not None}
-    return {"area": width * height, "iscrowd": 0} | given | {"id": number}
+
+def _complete(annotation: Mapping[str, Any], number: int, image: Mapping[str, Any]) -> Entry:
+    """What COCO asks for, some of which users' files often lack, and nothing else: what more a file says, readers take differently."""
+    box = [float(value) for value in annotation["bbox"]]
+    area = annotation.get("area")
+    entry: Entry = {
+        "id": number,
+        "image_id": annotation["image_id"],
+        "category_id": annotation["category_id"],
+        "bbox": box,
+        "area": box[2] * box[3] if area is None else float(area),
+        "iscrowd": int(bool(annotation.get("iscrowd"))),
+    }
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, Mapping):
+        segmentation = {"size": [image["height"], image["width"]], "counts": segmentation["counts"]}
+    return entry | ({"segmentation": segmentation} if segmentation else {})

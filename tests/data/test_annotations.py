@@ -1,14 +1,20 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from inputs import grey
 from pycocotools import mask as rle
 
-from piip.data.formats.coco_faults import find_problems, segmentation_fault
+from piip.data import open_dataset
+from piip.data.formats.coco_faults import find_problems
 from piip.data.formats.coco_json import read, read_checked
+from piip.data.formats.coco_shapes import segmentation_fault
 from piip.data.masks import compressed
 from piip.data.sources import DataError
+from piip.spec import CocoSpec
 
 
 def test_good_data_has_no_problems(tiny_coco):
@@ -33,7 +39,27 @@ DAMAGE = {
     r"annotation 101 of image 10 has bbox \[8, nan, 20, 16\]": _set("bbox", [8, float("nan"), 20, 16]),
     "annotation 101 of image 10 has bbox None": _set("bbox", None),
     "annotation 101 of image 10 has area nan": _set("area", float("nan")),
-    "annotation 101 of image 10: segmentation is empty": _set("segmentation", []),
+    "annotation 101 of image 10 has bbox .* reaches more than 100000 pixels out of": _set("bbox", [8, 8, 1e300, 16]),
+    "annotation 101 of image 10 has bbox .*finite numbers": _set("bbox", [8, 8, 10**400, 16]),
+    "annotation 101 of image 10: a polygon reaches 4.29497e": _set("segmentation", [[4294967295, 13, 38, 13, 38, 47]]),
+    "annotation 101 of image 10: a polygon reaches -100001,": _set("segmentation", [[1, 13, 38, -1e5 - 1, 38, 47]]),
+    "annotation 101 of image 10: a polygon has a coordinate that is not": _set(
+        "segmentation", [[1, 2, 3, 10**400, 5, 6]]
+    ),
+    "annotation 101 of image 10: a polygon is 1600000 pixels around": _set("segmentation", [[0, 0, 8e4, 0] * 10]),
+    "annotation 101 of image 10: RLE runs do not": _set(
+        "segmentation", {"size": [48, 64], "counts": [10**30, -(10**30)]}
+    ),
+    "annotation 101 of image 10: segmentation is neither": _set("segmentation", {}),
+    "annotation 101 of image 10 has iscrowd '0'; 0 or 1": _set("iscrowd", "0"),
+    "annotation 101 of image 10 has iscrowd 2; 0 or 1": _set("iscrowd", 2),
+    r"annotation 101 of image 10 has iscrowd \[\]; 0 or 1": _set("iscrowd", []),
+    "image number 0 has id 10.0; an integer of at most 63 bits": _set("id", 10.0, "images"),
+    "image number 0 has id True; an integer of at most 63 bits": _set("id", True, "images"),
+    "category number 0 has id 9223372036854775808; an integer": _set("id", 2**63, "categories"),
+    "image 10 .* has 100000 x 64000 pixels; at most 178 million": lambda d: d["images"][0].update(
+        height=10**5, width=64000
+    ),
     "annotation 101 of image 10: a polygon needs": _set("segmentation", [[1, 2, 3, 4]]),
     "annotation 101 of image 10: a polygon has a coordinate": _set("segmentation", [[1, 2, 3, float("inf"), 5, 6]]),
     r"annotation 101 of image 10: RLE of size \[5, 5\], but the image is \[48, 64\]": _set(
@@ -49,6 +75,15 @@ DAMAGE = {
     "image 10 has file_name None": _set("file_name", None, "images"),
     "category id 9 is there twice": _again("categories"),
     "category 9 has no name": _set("name", None, "categories"),
+    "category 9 has no name.*": _set("name", "\n\t", "categories"),
+    "category 9 has no name *": _set("name", "a\ud800", "categories"),
+    "no categories: the list is empty": lambda d: d["categories"].clear(),
+    "no images: the list is empty": lambda d: [d[part].clear() for part in ("images", "annotations")],
+    "0 of 0 objects can be learned or scored": lambda d: d["annotations"].clear(),
+    "0 of 1 objects can be learned or scored: 1 crowds": _set("iscrowd", 1),
+    "0 of 1 objects can be learned or scored: 1 outside their image": _set("bbox", [64, 8, 20, 16]),
+    "0 of 1 objects can be learned or scored: 1 under a pixel": _set("bbox", [8, 8, 0.9, 16]),
+    r"all 1 boxes lie within 0\.\.1: these look like fractions": _set("bbox", [0.1, 0.2, 0.9, 0.8]),
 }
 
 
@@ -104,3 +139,68 @@ def test_an_rle_that_pycocotools_would_misread_is_refused(mask, position, charac
 
     if segmentation_fault({"size": [20, 20], "counts": damaged}, (20, 20)) is None:
         assert rle.decode({"size": [20, 20], "counts": damaged}).shape == (20, 20)
+
+
+def test_a_byte_order_mark_and_utf_16_are_read(tiny_coco):
+    plain = tiny_coco.annotations.read_text()
+    before = read_checked(tiny_coco.annotations)
+
+    for content in (b"\xef\xbb\xbf" + plain.encode(), plain.encode("utf-16"), plain.encode("utf-16-le")):
+        tiny_coco.annotations.write_bytes(content)
+        assert read_checked(tiny_coco.annotations) == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('"iscrowd": 0', '"iscrowd": 0, "iscrowd": 1', "'iscrowd' is there twice in one object, .*'id': 101"),
+        ('"images": ', '"images": [], "images": ', "'images' is there twice in one object"),
+        ('"iscrowd": 0', '"iscrowd": ' + "9" * 5000, "not complete JSON .*digits"),
+        ('"iscrowd": 0', '"iscrowd": ' + "[" * 10**5, "not complete JSON .*recursion"),
+        ('"iscrowd": 0', '"iscrowd": "\xe9"', "not text in UTF-8"),
+    ],
+)  # fmt: skip
+def test_what_readers_would_take_differently_is_refused(before, after, said, tiny_coco):
+    text = tiny_coco.annotations.read_text()
+    tiny_coco.annotations.write_bytes(text.replace(before, after, 1).encode("latin-1"))
+
+    with pytest.raises(DataError, match=rf"instances\.json: {said}"):
+        read_checked(tiny_coco.annotations)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "said"),
+    [
+        (lambda d: d["categories"][1].update(name="kite\n"), "two categories of one name", "category 2 is called 'kite' as category 9 is"),
+        (lambda d: d["images"][1].update(file_name="000000000010.jpg"), "one file of two images", "image 13 is the file of image 10"),
+        (lambda d: d["annotations"][0].update(segmentation=[]), "no mask", "annotation 101 of image 10 has no mask"),
+        (lambda d: d["annotations"][0].update(bbox=[8, 8, 20, 0.5]), "box under a pixel", "annotation 101 .* less than a pixel"),
+    ],
+)  # fmt: skip
+def test_what_one_should_know_is_said_and_forgiven(change, kind, said, tiny_coco):
+    document = read(tiny_coco.annotations)
+    change(document)
+
+    (problem,) = find_problems(document)
+
+    assert (problem.kind, problem.fatal) == (kind, False)
+    assert re.search(said, problem.message)
+
+
+@pytest.mark.parametrize("value", [0, 1, True, False, None, 0.0, 1.0])
+def test_every_word_for_a_crowd_means_the_same_to_training_and_scoring(value, coco_folder):
+    image = coco_folder.add_image()
+    coco_folder.add_object(image, (30, 10, 24, 30), iscrowd=value)
+    coco_folder.add_object(image, (8, 8, 20, 16))
+    source = coco_folder.write()
+
+    training, scoring = (
+        open_dataset(CocoSpec(name="custom"), source, grey(64), training=training) for training in (True, False)
+    )
+    metric = scoring.metric()
+    found = [{"image_id": image, "category_id": 2, "bbox": [8, 8, 20, 16], "score": 1.0}]
+    metric.update(found, scoring.infos[0])
+
+    learned = len(training.sample(0, 0).target["boxes"])
+    assert learned == (1 if value else 2)
+    assert metric.compute()["coco/box_ar100"] == pytest.approx(1 / learned)

@@ -76,8 +76,9 @@ def test_the_command_succeeds_on_good_data_and_names_a_missing_file(tiny_coco, r
     assert run("no.json", tiny_coco.images) == (1, "", "error: annotations not found: no.json\n")
 
 
-def test_left_out_boxes_alone_are_forgiven(coco_folder):
+def test_boxes_that_are_left_out_are_forgiven_beside_others(coco_folder):
     coco_folder.add_object(coco_folder.add_image(), (70, 1, 5, 5))
+    coco_folder.add_object(10, (7, 1, 5, 5))
     source = coco_folder.write()
 
     report = check(source.annotations, source.images)
@@ -133,7 +134,15 @@ def test_class_folders_are_checked_too(tmp_path, run):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
 
     status, text, _ = run(tmp_path, "--kind", "imagenet")
-    assert (status, text.splitlines()) == (0, ["2 images, 2 annotations, 2 categories", "good"])
+    assert (status, text.splitlines()) == (
+        0,
+        [
+            "2 images, 2 annotations, 2 categories",
+            "training sees: 2 images, 2 classes, 1 images of the smallest class, 1 of the largest",
+            "scoring counts: 2 images",
+            "good",
+        ],
+    )
 
     (tmp_path / "bee/1.png").write_bytes(b"no image")
     status, text, _ = run(tmp_path, "--kind", "imagenet")

@@ -64,7 +64,7 @@ def test_boxes_outside_their_image_are_left_out_and_counted(coco_folder, caplog)
         data = opened(coco_folder.write())
 
     assert len(data.sample(0, 0).target["boxes"]) == 1
-    assert "2 boxes with nothing inside their image" in caplog.text
+    assert "2 boxes left out of training: outside their image" in caplog.text
 
 
 def test_a_box_that_reaches_out_is_clamped(coco_folder):

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from piip.data.drawing import READABLE, color_of, draw_predictions, sheet, side_by_side
+from piip.console import one_line
+from piip.data.drawing import READABLE, color_of, draw_lines, draw_predictions, sheet, side_by_side
 
 NAMES = {1: "star", 7: "мост"}
 GREY = (90, 90, 90)
@@ -65,6 +66,46 @@ def test_ground_truth_without_score_is_always_drawn():
     picture = np.asarray(draw_predictions(grey(), [truth], NAMES, score_threshold=0.99))
 
     assert tuple(picture[60 * 3, 100 * 3]) == color_of(1)
+
+
+@pytest.mark.parametrize("size", [(200, 100), (520, 300), (1000, 700)])
+def test_a_mask_is_painted_as_if_the_whole_image_were_looked_at(size):
+    mask = (np.random.default_rng(0).random((size[1], size[0])) < 0.7).astype(np.uint8)
+    for rows, columns in (
+        (slice(40, 80), slice(60, 130)),
+        (slice(0, 30), slice(0, 25)),
+        (slice(-9, None), slice(-50, None)),
+    ):
+        part = np.zeros_like(mask)
+        part[rows, columns] = mask[rows, columns]
+        found = {"category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.9}
+        cut = rle.encode(np.asfortranarray(part))  # an array is looked at whole
+
+        drawn = [
+            np.asarray(draw_predictions(grey(*size), [found | {"segmentation": form}], {})) for form in (part, cut)
+        ]
+
+        np.testing.assert_array_equal(*drawn)
+
+
+@pytest.mark.parametrize("name", ["bolt\n", "a\x00b", "two\u2028lines", "\u202eback", "tab\there", "\x1b[31mred"])
+def test_names_that_would_leave_their_line_are_drawn_on_it(name):
+    plain = one_line(name)
+    assert plain.isprintable()
+
+    drawn = [np.asarray(draw_predictions(grey(), [prediction()], {1: text})) for text in (name, plain)]
+    lines = [np.asarray(draw_lines(grey(), [(text, 1)])) for text in (name, plain)]
+
+    np.testing.assert_array_equal(*drawn)
+    np.testing.assert_array_equal(*lines)
+
+
+def test_a_mask_without_a_pixel_is_not_painted():
+    nothing = {"size": [100, 200], "counts": [20000]}
+
+    with_mask, without = (draw_predictions(grey(), [prediction(form)], NAMES) for form in (nothing, None))
+
+    assert with_mask.tobytes() == without.tobytes()
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])

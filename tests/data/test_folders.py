@@ -1,4 +1,5 @@
 import logging
+import os
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 from piip.contracts import Input
 from piip.data import open_dataset, open_format
+from piip.data.check import check
 from piip.data.loader import EvalLoader
 from piip.data.samples import ImageInfo
 from piip.data.sources import DataError, Source
@@ -93,8 +95,33 @@ def test_the_digest_is_of_names_and_sizes(folder):
 
 def test_a_class_is_one_whether_its_accent_is_composed_or_not(tmp_path):
     write(tmp_path / unicodedata.normalize("NFD", "café") / "0.png")
+    write(tmp_path / "tea" / "0.png")
 
-    assert opened(tmp_path).classes == [{"id": 0, "name": unicodedata.normalize("NFC", "café")}]
+    assert opened(tmp_path).classes[0] == {"id": 0, "name": unicodedata.normalize("NFC", "café")}
+
+
+def test_one_class_alone_teaches_nothing(tmp_path):
+    write(tmp_path / "café" / "0.png")
+
+    for call in (opened, lambda folder: check(folder, folder, data=ImageNetSpec(name="custom"))):
+        with pytest.raises(DataError, match=r"one class folder in .*, 'café': nothing to tell apart"):
+            call(tmp_path)
+
+
+def test_names_of_folders_are_shown_on_one_line(tmp_path):
+    for name in ("ant\nhill", "bee"):
+        write(tmp_path / name / "0.png")
+
+    assert [c["name"] for c in opened(tmp_path).classes] == ["ant hill", "bee"]
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    for name in ("ant", "bee"):
+        write(tmp_path / name / "0.png")
+    os.rename(tmp_path / "bee" / "0.png", os.fsencode(tmp_path / "bee") + b"/\xff.png")
+
+    with pytest.raises(DataError, match=r"1 names in .* are no Unicode text"):
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -7,7 +7,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import roi_align
 
-from piip.data.masks import compressed, decoded, pasted, results_of
+from piip.data import masks as module
+from piip.data.masks import compressed, decoded, results_of
 from piip.data.samples import ImageInfo
 
 CATEGORIES = [{"id": 2, "name": "cat"}, {"id": 7, "name": "dog"}]
@@ -21,6 +22,14 @@ def test_masks_survive_compression(mask):
 def test_a_polygon_with_two_parts_is_one_mask():
     square = lambda x: [x, 2, x + 4, 2, x + 4, 6, x, 6]  # noqa: E731
     assert decoded([square(1), square(10)], 10, 20).sum() == 32
+
+
+def pasted(probabilities, box, height, width):
+    """The whole mask."""
+    cut = module.pasted(probabilities, box, height, width)
+    mask = np.zeros((height, width), dtype=bool)
+    mask[cut.top : cut.top + cut.mask.shape[0], cut.left : cut.left + cut.mask.shape[1]] = cut.mask
+    return mask
 
 
 def disc(radius, centre, height=80, width=80):

@@ -6,7 +6,7 @@ from piip.spec import CocoSpec
 
 
 def test_evaluation_has_limits_of_its_own_where_the_spec_says_so(coco_folder):
-    coco_folder.add_image(200, 100)
+    coco_folder.add_object(coco_folder.add_image(200, 100))
     source = coco_folder.write()
     spec = CocoSpec(short_ratio=0.5, pad_multiple=1, eval_scale=(400, 300))
     wanted = Input(100, (127.5,) * 3, (127.5,) * 3)

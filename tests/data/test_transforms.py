@@ -32,7 +32,7 @@ def test_flipping_twice_changes_nothing(case):
     masks = torch.randint(0, 2, (len(boxes), height, width), dtype=torch.uint8)
 
     same_size = (height, width)
-    once = transforms.flip(transforms.resize_image(image, same_size), boxes, transforms.resize_masks(masks, same_size))
+    once = transforms.flip(transforms.resize_image(image, same_size), boxes, masks)
     twice = [plain(tensor) for tensor in transforms.flip(*once)]
 
     assert torch.equal(twice[0], image)
@@ -100,21 +100,6 @@ def test_resized_images_touch_a_limit_and_pass_none(height, width, resolution, s
     assert max(size) <= long_limit + 0.5
     assert min(size) <= max(short_limit + 0.5, 1)
     assert max(size) >= long_limit - 0.5 or min(size) >= short_limit - 0.5
-
-
-def test_a_pixel_of_which_an_object_covers_one_half_belongs_to_it():
-    masks = torch.tensor([[[1, 0, 0, 0, 1, 1]]], dtype=torch.uint8)
-
-    assert transforms.resize_masks(masks[..., :2], (1, 1)).tolist() == [[[1]]]
-    assert transforms.resize_masks(masks[..., 1:4], (1, 1)).tolist() == [[[0]]]
-
-
-def test_masks_are_cut_at_half_a_pixel():
-    masks = torch.zeros(1, 1, 12, dtype=torch.uint8)
-    masks[..., :6] = 1
-
-    assert transforms.resize_masks(masks, (1, 4)).tolist() == [[[1, 1, 0, 0]]]
-    assert transforms.resize_masks(masks, (1, 24)).sum() == 12
 
 
 def test_padding_is_zero_right_and_below_up_to_a_multiple():

@@ -71,6 +71,85 @@ class TestEval:
         history = Store().history(trained.run_id, "test/coco/box_ap")
         assert [value for _, value, _ in history] == [said.document["metrics"]["test/coco/box_ap"]]
 
+    def test_corrected_labels_get_a_name_of_their_own_and_the_first_ones_keep_theirs(self, trained, say, copied):
+        flags = (
+            "--run-id",
+            trained.run_id,
+            "--split",
+            "relabelled",
+            "--annotations",
+            copied[0],
+            "--images",
+            copied[1],
+            "--json",
+        )
+        first = say(eval_verb.cli, *flags)
+        assert first.document["logged_as"] == "relabelled"
+        text = copied[0].read_text()
+        document = json.loads(text)
+        for annotation in document["annotations"]:
+            annotation["bbox"][2] *= 0.7
+        copied[0].write_text(json.dumps(document))
+
+        second = say(eval_verb.cli, *flags)
+
+        name = second.document["logged_as"]
+        assert re.fullmatch(r"relabelled-[0-9a-f]{8}", name)
+        assert "the figures of 'relabelled' that are logged are of other data (digest" in second.err
+        assert f"these are logged as {name}/.." in second.err
+        for said, logged in ((first, "relabelled"), (second, name)):
+            history = Store().history(trained.run_id, f"{logged}/coco/box_ap")
+            assert [value for _, value, _ in history] == [said.document["metrics"][f"{logged}/coco/box_ap"]]
+        assert first.document["predictions"] != second.document["predictions"]
+        copied[0].write_text(text)  # the first data again, whose figures are there
+        again = say(eval_verb.cli, *flags).document
+        assert (again["logged_as"], again["logged_before"]) == ("relabelled", first.document["metrics"])
+
+    def test_changed_validation_labels_do_not_pass_for_trainings(self, trained, say):
+        annotations = trained.demo / "annotations/instances_val.json"
+        text = annotations.read_text()
+        annotations.write_text(text + " ")
+        try:
+            said = say(eval_verb.cli, "--run-id", trained.run_id, "--json")
+        finally:
+            annotations.write_text(text)
+
+        assert re.fullmatch(r"val-[0-9a-f]{8}", said.document["logged_as"])
+        assert f"{said.document['logged_as']}/coco/box_ap" in said.document["metrics"]
+
+    def test_boxes_alone_are_scored_as_boxes(self, trained, say, copied):
+        document = json.loads(copied[0].read_text())
+        for number, annotation in enumerate(document["annotations"]):
+            if number % 2:
+                annotation["segmentation"] = []
+            else:
+                del annotation["segmentation"]
+        copied[0].write_text(json.dumps(document))
+        flags = ("--split", "boxes", "--annotations", copied[0], "--images", copied[1])
+
+        said = say(eval_verb.cli, "--run-id", trained.run_id, *flags, "--json")
+
+        assert said.code == 0, said.err
+        assert "boxes/coco/box_ap" in said.document["metrics"]
+        assert not [name for name in said.document["metrics"] if "mask" in name]
+        total = len(document["annotations"])
+        assert f"{total} of {total} annotations have no mask: boxes alone are scored" in said.err
+
+    @pytest.mark.parametrize("split", ["täst", "../up", "a/b", "", ".", "..", "x" * 101, "best", "a\nb", " a", "-a"])
+    def test_a_splits_name_is_checked_before_anything_is_opened(self, say, split, tmp_path):
+        before = sorted(tmp_path.rglob("*"))
+
+        error = say(eval_verb.cli, "--run-id", "any", f"--split={split}", "--out", tmp_path / "out").error
+
+        assert "--split " in error
+        assert "at most 100 letters" in error
+        assert sorted(tmp_path.rglob("*")) == before
+
+    @pytest.mark.parametrize("flag", ["--max-images", "--workers", "--cpus-per-worker"])
+    @pytest.mark.parametrize("number", [0, -1])
+    def test_what_counts_counts_from_one(self, say, flag, number):
+        assert f"{flag} is at least 1, got {number}" in say(eval_verb.cli, "--run-id", "any", f"{flag}={number}").error
+
     def test_people_get_a_table(self, trained, say):
         said = say(eval_verb.cli, "--run-id", trained.run_id, "--max-images", "1")
 

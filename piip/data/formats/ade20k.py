@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from piip.contracts import IGNORE, Input
-from piip.data.formats.ade20k_files import Pair, classes_of, labelled, listed, lookup, pairs_of, read_map, size_of
+from piip.data.formats.ade20k_files import (
+    Pair,
+    classes_of,
+    labelled,
+    listed,
+    lookup,
+    nothing_to_learn,
+    pairs_of,
+    read_map,
+    size_of,
+)
 from piip.data.formats.ade20k_format import Ade20kFormat
 from piip.data.formats.base import ImageDataset
 from piip.data.images import read_image
@@ -56,6 +66,8 @@ class Ade20kDataset(Ade20kFormat, ImageDataset):
         Ade20kFormat.__init__(self, spec, wanted, classes_of(source, spec))
         self._table = lookup(self.classes, spec)
         self._files = _whole(pairs_of(source), source, spec)[:max_images]
+        if not any(map(self._teaches, range(len(self._files)))):  # mostly the first one does
+            raise DataError(nothing_to_learn(source, len(self._files)))
         with ThreadPoolExecutor() as pool:
             sizes = list(pool.map(size_of, (map_ for _, map_ in self._files)))
         names = (image.relative_to(source.images).as_posix() for image, _ in self._files)
@@ -84,6 +96,13 @@ class Ade20kDataset(Ade20kFormat, ImageDataset):
         """Those with the most classes, of the first images."""
         classes = {i: len(np.unique(self.truth(i))) for i in range(min(len(self), EXAMPLES_OF * count))}
         return sorted(classes, key=lambda index: (-classes[index], index))[:count]
+
+    def _teaches(self, index: int) -> bool:
+        """Whether a map has a class; one that cannot be read is told of when it is needed."""
+        try:
+            return bool((self._labels(index) != IGNORE).any())
+        except DataError:
+            return True
 
     def _scored(self, index: int) -> NDArray[np.uint16]:
         """Labels to score against: of a map that cannot be read and may be skipped, none."""

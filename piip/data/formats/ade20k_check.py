@@ -1,5 +1,6 @@
 """What is wrong in images with label maps: every pair is read, every number of every map accounted for."""
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -9,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piip.contracts import IGNORE
-from piip.data.formats.ade20k_files import Pair, classes_of, lookup, pairs_of, read_map, unexplained
+from piip.data.formats.ade20k_files import Pair, classes_of, lookup, nothing_to_learn, pairs_of, read_map, unexplained
 from piip.data.images import SizeMismatchError, read_image
-from piip.data.problems import Looked, Problem
+from piip.data.problems import Looked, Problem, Seen
 from piip.data.sources import DataError, Source
 from piip.spec import Ade20kSpec
 
@@ -24,34 +25,75 @@ def look_at(source: Source, spec: Ade20kSpec) -> Looked:
     """
     classes, pairs = classes_of(source, spec), pairs_of(source)
     table = lookup(classes, spec)
-    pixels = np.zeros(len(classes), dtype=np.int64)
+    counted, seen = _Counted(classes), Seen()
 
     def of_pairs() -> Iterator[list[Problem]]:
         with ThreadPoolExecutor() as pool:
-            for problems, found in pool.map(lambda pair: _of_pair(pair, source, table), pairs):
-                pixels[:] += np.bincount(found, minlength=len(classes))
+            for problems, found, total in pool.map(lambda pair: _of_pair(pair, source, table), pairs):
+                counted.add(found, total)
                 yield problems
 
-    def of_classes() -> Iterator[list[Problem]]:
-        for label in np.flatnonzero(pixels == 0):
-            message = f"{classes[label]['name']!r} (number {classes[label]['id']}) is in no map"
-            yield [Problem("class without pixels", message, fatal=False)]
+    def of_split() -> Iterator[list[Problem]]:
+        yield counted.problems(source)
+        seen.training = counted.as_words()
+        seen.scoring = counted.as_words()
 
     images, maps = (sum(getattr(pair, part) is not None for pair in pairs) for part in ("image", "map"))
-    return Looked(images, maps, len(classes), chain(of_pairs(), of_classes()))
+    return Looked(images, maps, len(classes), chain(of_pairs(), of_split()), seen)
 
 
-def _of_pair(pair: Pair, source: Source, table: NDArray[np.uint16]) -> tuple[list[Problem], NDArray[Any]]:
-    """What is wrong with an image and its map, and the labels of its pixels."""
+class _Counted:
+    """Pixels of all maps by what they teach."""
+
+    def __init__(self, classes: list[dict[str, Any]]):
+        self.classes = classes
+        self.pixels = np.zeros(len(classes), dtype=np.int64)
+        self.total = self.maps = self.taught = 0
+
+    def add(self, labels: NDArray[Any], total: int) -> None:
+        """A map's labels, of `total` pixels."""
+        self.pixels += np.bincount(labels, minlength=len(self.classes))
+        self.total, self.maps, self.taught = self.total + total, self.maps + 1, self.taught + bool(len(labels))
+
+    def problems(self, source: Source) -> list[Problem]:
+        """Classes that nothing is learned of; that nothing is learned at all."""
+        if not self.pixels.any():
+            return [Problem("nothing to learn", nothing_to_learn(source, self.maps))]
+        names = Counter(c["name"] for c in self.classes)
+        twice = (
+            Problem("two classes of one name", f"{count} classes are called {name!r}", fatal=False)
+            for name, count in names.items()
+            if count > 1
+        )
+        missing = (self.classes[label] for label in np.flatnonzero(self.pixels == 0))
+        return [
+            *twice,
+            *(
+                Problem("class without pixels", f"{c['name']!r} (number {c['id']}) is in no map", fatal=False)
+                for c in missing
+            ),
+        ]
+
+    def as_words(self) -> dict[str, int]:
+        """What there is to learn and to score, which is the same."""
+        known = int(self.pixels.sum())
+        return {
+            "images": self.maps, "images with classes": self.taught, "classes": int((self.pixels > 0).sum()),
+            "pixels": known, "ignored pixels": self.total - known,
+        }  # fmt: skip
+
+
+def _of_pair(pair: Pair, source: Source, table: NDArray[np.uint16]) -> tuple[list[Problem], NDArray[Any], int]:
+    """What is wrong with an image and its map, the labels of its pixels that have one, and how many pixels it has."""
     nothing = np.zeros(0, dtype=np.int64)
     if pair.image is None:
-        return [Problem("map without image", f"{pair.map}: no {pair.name}.* in {source.images}")], nothing
+        return [Problem("map without image", f"{pair.map}: no {pair.name}.* in {source.images}")], nothing, 0
     if pair.map is None:
-        return [Problem("image without map", f"{pair.image}: no {pair.name}.* in {source.annotations}")], nothing
+        return [Problem("image without map", f"{pair.image}: no {pair.name}.* in {source.annotations}")], nothing, 0
     try:
         numbers = read_map(pair.map)
     except DataError as error:
-        return [*_of_image(pair, None), Problem("broken map", str(error))], nothing
+        return [*_of_image(pair, None), Problem("broken map", str(error))], nothing, 0
     problems = _of_image(pair, (numbers.shape[0], numbers.shape[1]))
     strange = unexplained(numbers, table)
     for number, count in strange.items():
@@ -60,7 +102,7 @@ def _of_pair(pair: Pair, source: Source, table: NDArray[np.uint16]) -> tuple[lis
     known = labels[labels != IGNORE]
     if not len(known) and not strange:
         problems.append(Problem("map without class", f"{pair.map}: all pixels are ignored", fatal=False))
-    return problems, known.astype(np.int64)
+    return problems, known.astype(np.int64), numbers.size
 
 
 def _of_image(pair: Pair, size: tuple[int, int] | None) -> list[Problem]:

@@ -1,5 +1,6 @@
 """Label maps and the images they belong to: which files go together, what their numbers mean, how a map is read."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from piip.console import one_line
 from piip.contracts import IGNORE
 from piip.data.formats.ade20k_classes import ADE20K
 from piip.data.images import opened
 from piip.data.sources import DataError, Source
+from piip.data.text import read_text
 from piip.spec import Ade20kSpec
 
 PHOTOGRAPHS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -77,21 +80,34 @@ def classes_of(source: Source | None, spec: Ade20kSpec) -> list[dict[str, Any]]:
         )
     names, ignored = _names(file), {spec.ignore_value, *([0] if spec.reduce_zero_label else [])}
     classes = [{"id": number, "name": name} for number, name in sorted(names.items()) if number not in ignored]
+    if len(classes) == 1:
+        raise DataError(
+            f"{file}: one class, {classes[0]['name']!r}, besides the numbers {sorted(ignored)}, which are ignored: nothing to tell apart. "
+            "If 0 is a class, say so: --set data.reduce_zero_label=false (of the check: --no-reduce-zero-label)"
+        )
     if not classes or classes[-1]["id"] >= _UNKNOWN:
         raise DataError(f"{file}: {len(classes)} classes, numbers up to {max(names, default=0)}; 1 to {_UNKNOWN} fit")
     return classes
 
 
 def _names(file: Path) -> dict[int, str]:
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    columns = [line.split("\t") for line in lines]
+    # lines end where editors end them, not at every character that Unicode calls the end of a line
+    lines = re.split(r"\r\n|\n|\r", read_text(file).rstrip())
+    columns = [line.split("\t") for line in lines if line.strip()]
     if not all(len(row) > 1 for row in columns):
-        return dict(enumerate(lines))
-    rows = [row for row in columns if row[0].strip().isdigit()]  # without the heading
-    names = {int(row[0]): row[-1].split(",")[0].strip() for row in rows}
+        if empty := [number for number, line in enumerate(lines, 1) if not one_line(line)]:
+            raise DataError(f"{file}: line {empty[0]} is empty; a name a line is wanted, the first one of number 0")
+        return dict(enumerate(map(one_line, lines)))
+    rows = [row for row in columns if row[0].strip().isdecimal()]  # without the heading
+    names = {int(row[0]): one_line(row[-1].split(",")[0]) for row in rows}
     if len(names) < len(rows) or len(columns) - len(rows) > 1:
         raise DataError(f"{file}: columns, but not one number a line, each number once")
     return names
+
+
+def nothing_to_learn(source: Source, maps: int) -> str:
+    """What is said of a split whose maps have no class."""
+    return f"{source.annotations}: nothing to learn or to score: all pixels of {maps} label maps are ignored"
 
 
 def lookup(classes: Sequence[dict[str, Any]], spec: Ade20kSpec) -> NDArray[np.uint16]:

@@ -12,12 +12,13 @@ from torch import Tensor
 from piip.contracts import Input
 from piip.data.formats.base import ImageDataset
 from piip.data.formats.coco_format import CocoFormat
-from piip.data.formats.coco_json import Document, read_checked
+from piip.data.formats.coco_json import Document, classes_of, read_checked
 from piip.data.formats.coco_objects import Objects, objects_of
 from piip.data.formats.coco_results import Results
 from piip.data.images import find_images, read_image
 from piip.data.samples import ImageInfo, Sample
 from piip.data.sources import DataError, Source
+from piip.data.transforms import cuts
 from piip.data.transforms import detection as transforms
 from piip.metrics.coco import CocoAP, Truth
 from piip.spec import CocoSpec
@@ -48,11 +49,8 @@ class CocoDataset(CocoFormat, ImageDataset):
     def __init__(self, source: Source, spec: CocoSpec, wanted: Input, *, training: bool, max_images: int | None = None):
         ImageDataset.__init__(self, source, spec.broken_images, training=training)
         document = read_checked(source.annotations)
-        classes = ({"id": c["id"], "name": c["name"]} for c in document["categories"])
-        CocoFormat.__init__(self, spec, wanted, sorted(classes, key=lambda c: c["id"]))
+        CocoFormat.__init__(self, spec, wanted, classes_of(document))
         images = sorted(document["images"], key=lambda image: image["id"])[:max_images]
-        if not images:
-            raise DataError(f"{source.annotations}: no images")
         self.infos = [ImageInfo(i["id"], i["file_name"], i["height"], i["width"]) for i in images]
         self._files = _existing(source, self.infos, required=spec.broken_images == "refuse")
         # evaluation keeps the document for the metric; of training's, twenty times as large, only what is learned stays
@@ -87,11 +85,15 @@ class CocoDataset(CocoFormat, ImageDataset):
 
     def _learned(self, document: Document) -> dict[int, Objects]:
         try:
-            objects, dropped = objects_of(document, self.infos, self.classes, masks=self.wanted.masks)
+            objects, left_out = objects_of(document, self.infos, self.classes, masks=self.wanted.masks)
         except DataError as error:
             raise DataError(f"{self.source.annotations}: {error}") from None
-        if dropped:
-            log.warning("%s: %d boxes with nothing inside their image left out", self.source.annotations, dropped)
+        for why, count in left_out.items():
+            log.log(
+                logging.INFO if why == "crowds" else logging.WARNING,
+                "%s: %d boxes left out of training: %s",
+                self.source.annotations, count, why,
+            )  # fmt: skip
         return objects
 
     def _read(self, index: int) -> tuple[Tensor, Objects]:
@@ -106,13 +108,15 @@ class CocoDataset(CocoFormat, ImageDataset):
         size = self._size(info, training=True, scale=scale)
         image = transforms.resize_image(image, size)
         boxes = transforms.resize_boxes(learned.boxes_in(info), size)
-        masks = transforms.resize_masks(learned.masks_in(info), size) if self.wanted.masks else None
+        masks = None
+        if self.wanted.masks:
+            masks = cuts.resized(learned.cuts_in(info), (info.height, info.width), size)
         if flipped:
             image, boxes, masks = transforms.flip(image, boxes, masks)
         boxes, keep = transforms.usable(boxes)
         target = {"boxes": boxes[keep], "labels": torch.tensor(learned.labels, dtype=torch.int64)[keep]}
         if masks is not None:
-            target["masks"] = masks.as_subclass(Tensor)[keep]
+            target["masks"] = masks[keep]
         return self._sample(image, target, info, size)
 
 

@@ -1,30 +1,54 @@
-"""What is wrong in a COCO-format file: checked against what our code and pycocotools rely on, every fault with its id.
+"""What is wrong in a COCO-format file: checked against what our code and the scorer rely on, every fault with its id.
 
 pycocotools accepts annotations of unknown images, duplicate ids, negative boxes and NaN in silence, and then trains or
-scores on less than one thinks. Here they are found when a file is opened.
+scores on less than one thinks. Here they are found when a file is opened, for training and for scoring alike.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from piip.console import one_line
+from piip.data.formats.coco_counts import Fates, fate, in_unit_square, is_crowd
+from piip.data.formats.coco_shapes import box_fault, has_mask, is_number, is_whole, segmentation_fault
+from piip.data.limits import ID_BITS, MOST_PIXELS
 from piip.data.problems import Problem
+from piip.data.text import is_text
+
+Sizes = Mapping[int, tuple[int, int]]
+"""Image id -> (height, width), of images that have both."""
 
 
 def find_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
     """Every problem of a document that `coco_json.read` returned, in file order."""
-    yield from _ids(document["categories"], "category")
-    for category in document["categories"]:
-        if not isinstance(_get(category, "name"), str):
-            yield Problem("category without name", f"category {_get(category, 'id')} has no name")
+    fatal = False
+    fates = Fates()
+    for problem in _problems(document, fates):
+        fatal |= problem.fatal
+        yield problem
+    if not fatal and (nothing := fates.nothing_to_learn()):
+        yield nothing
+
+
+def category_problems(categories: list[Any]) -> Iterator[Problem]:
+    """Of the list of classes alone."""
+    if not categories:
+        yield Problem("no categories", "no categories: the list is empty")
+    yield from _ids(categories, "category")
+    yield from _names(categories)
+
+
+def _problems(document: Mapping[str, Any], fates: Fates) -> Iterator[Problem]:
+    yield from category_problems(document["categories"])
     yield from _ids(document["images"], "image")
-    for image in document["images"]:
-        yield from _image_problems(image)
-    sizes = {_get(i, "id"): (_get(i, "height"), _get(i, "width")) for i in document["images"] if _is_id(_get(i, "id"))}
+    yield from _images(document["images"])
+    if not document["images"]:
+        yield Problem("no images", "no images: the list is empty")
+    sizes = {i["id"]: (i["height"], i["width"]) for i in document["images"] if _is_id(_get(i, "id")) and _size_of(i)}
+    images = {_get(i, "id") for i in document["images"] if _is_id(_get(i, "id"))}
     categories = {_get(category, "id") for category in document["categories"] if _is_id(_get(category, "id"))}
     yield from _ids(document["annotations"], "annotation")
     for annotation in document["annotations"]:
-        yield from _annotation_problems(annotation, sizes, categories)
+        yield from _annotation_problems(annotation, images, sizes, categories, fates)
 
 
 def _get(node: Any, key: str) -> Any:
@@ -32,19 +56,7 @@ def _get(node: Any, key: str) -> Any:
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _are_finite(values: list[Any]) -> bool:
-    """Whether all are finite numbers; by their sum, as COCO has fifty million."""
-    try:
-        return math.isfinite(sum(values))
-    except TypeError:
-        return False
+    return is_whole(value) and -(2**ID_BITS) <= value < 2**ID_BITS
 
 
 def _ids(entries: list[Any], what: str) -> Iterator[Problem]:
@@ -52,91 +64,100 @@ def _ids(entries: list[Any], what: str) -> Iterator[Problem]:
     for number, entry in enumerate(entries):
         given = _get(entry, "id")
         if not _is_id(given):
-            yield Problem(f"{what} id", f"{what} number {number} has id {given!r}; an integer is needed")
+            message = f"{what} number {number} has id {_short(given)}; an integer of at most {ID_BITS} bits is needed"
+            yield Problem(f"{what} id", message)
         elif given in seen:
             yield Problem(f"duplicate {what} id", f"{what} id {given} is there twice")
         else:
             seen.add(given)
 
 
-def _image_problems(image: Any) -> Iterator[Problem]:
-    name, height, width = (_get(image, key) for key in ("file_name", "height", "width"))
-    if not isinstance(name, str) or not name:
-        yield Problem("image without file", f"image {_get(image, 'id')} has file_name {name!r}")
-    if not (_is_id(height) and _is_id(width) and height > 0 and width > 0):
-        message = f"image {_get(image, 'id')} ({name}) has height {height!r}, width {width!r}; pixels are needed"
-        yield Problem("image size", message)
+def _names(categories: list[Any]) -> Iterator[Problem]:
+    """Of classes: they are shown on one line, and two of one name cannot be told apart there."""
+    known: dict[str, Any] = {}
+    for category in categories:
+        name, given = _get(category, "name"), _get(category, "id")
+        if not is_text(name) or not one_line(name):
+            yield Problem("category without name", f"category {_short(given)} has no name")
+        elif (shown := one_line(name)) in known:
+            message = (
+                f"category {_short(given)} is called {shown!r} as category {known[shown]} is: two classes of one name"
+            )
+            yield Problem("two categories of one name", message, fatal=False)
+        else:
+            known[shown] = given
 
 
-def _annotation_problems(annotation: Any, sizes: dict[int, tuple[int, int]], categories: set[int]) -> Iterator[Problem]:
-    who = f"annotation {_get(annotation, 'id')}"
+def _images(images: list[Any]) -> Iterator[Problem]:
+    known: dict[str, Any] = {}
+    for image in images:
+        name, given = _get(image, "file_name"), _short(_get(image, "id"))
+        if not is_text(name) or not name:
+            yield Problem("image without file", f"image {given} has file_name {_short(name)}")
+        elif name in known:
+            message = f"image {given} is the file of image {known[name]}, {name!r}: what is annotated in one is background in the other"
+            yield Problem("one file of two images", message, fatal=False)
+        else:
+            known[name] = given
+        height, width = _get(image, "height"), _get(image, "width")
+        if not _size_of(image):
+            message = f"image {given} ({name!r}) has height {_short(height)}, width {_short(width)}; pixels are needed"
+            yield Problem("image size", message)
+        elif height * width > MOST_PIXELS:
+            message = f"image {given} ({name!r}) has {height} x {width} pixels; at most {MOST_PIXELS // 10**6} million are read"
+            yield Problem("image size", message)
+
+
+def _size_of(image: Any) -> bool:
+    return all(is_whole(side) and side > 0 for side in (_get(image, "height"), _get(image, "width")))
+
+
+def _annotation_problems(
+    annotation: Any, images: set[int], sizes: Sizes, categories: set[int], fates: Fates
+) -> Iterator[Problem]:
+    who = f"annotation {_short(_get(annotation, 'id'))}"
     image_id, category_id, box = (_get(annotation, key) for key in ("image_id", "category_id", "bbox"))
-    if not _is_id(image_id) or image_id not in sizes:
-        yield Problem("unknown image", f"{who} is for image {image_id!r}, which is not in images")
+    if not _is_id(image_id) or image_id not in images:
+        yield Problem("unknown image", f"{who} is for image {_short(image_id)}, which is not in images")
         return
     if not _is_id(category_id) or category_id not in categories:
-        yield Problem("unknown category", f"{who} has category {category_id!r}, which is not in categories")
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))) or min(box[2:]) < 0:
-        message = f"{who} of image {image_id} has bbox {box}; four finite numbers x, y, width, height >= 0 are needed"
-        yield Problem("bad box", message)
-    elif all(map(_is_id, sizes[image_id])) and is_degenerate(box, *sizes[image_id]):
-        message = f"{who} of image {image_id} has bbox {box}, nothing of it inside the image; left out"
-        yield Problem("degenerate box", message, fatal=False)
+        yield Problem("unknown category", f"{who} has category {_short(category_id)}, which is not in categories")
+    who = f"{who} of image {image_id}"
+    if is_crowd(annotation) is None:
+        yield Problem("bad iscrowd", f"{who} has iscrowd {_short(annotation['iscrowd'])}; 0 or 1 is needed")
     area = _get(annotation, "area")
-    if area is not None and not (_is_number(area) and area >= 0):
-        yield Problem("bad area", f"{who} of image {image_id} has area {area!r}")
-    if _get(annotation, "segmentation") is None:
-        message = f"{who} of image {image_id} has no mask: boxes alone are scored, and Mask R-CNN cannot learn from it"
+    if area is not None and not (is_number(area) and area >= 0):
+        yield Problem("bad area", f"{who} has area {_short(area)}")
+    if image_id not in sizes:
+        return  # the image's size, which has been told, is needed for what follows
+    size = sizes[image_id]
+    if fault := box_fault(box, size):
+        yield Problem("bad box", f"{who} has bbox {_short(box)}; {fault}")
+    else:
+        yield from _left_out(annotation, who, size, fates)
+    if not has_mask(annotation):
+        message = f"{who} has no mask: boxes alone are scored, and Mask R-CNN cannot learn from it"
         yield Problem("no mask", message, fatal=False)
-    elif fault := segmentation_fault(annotation["segmentation"], sizes[image_id]):
-        yield Problem("bad segmentation", f"{who} of image {image_id}: {fault}")
+    elif fault := segmentation_fault(annotation["segmentation"], size):
+        yield Problem("bad segmentation", f"{who}: {fault}")
 
 
-def is_degenerate(box: list[float], height: int, width: int) -> bool:
-    """Whether nothing of the box x, y, width, height is inside the image."""
-    x, y, w, h = box
-    return min(x + w, width) - max(x, 0) <= 0 or min(y + h, height) - max(y, 0) <= 0
+def _left_out(annotation: Mapping[str, Any], who: str, size: tuple[int, int], fates: Fates) -> Iterator[Problem]:
+    """Counts what becomes of an annotation, and says where it is not learned."""
+    becomes = fate(annotation, *size) if is_crowd(annotation) is not None else "crowds"
+    fates.add(becomes, in_unit_square=in_unit_square(annotation["bbox"], *size))
+    if becomes == "outside their image":
+        message = f"{who} has bbox {annotation['bbox']}, nothing of it inside the image; left out"
+        yield Problem("degenerate box", message, fatal=False)
+    elif becomes == "under a pixel":
+        message = f"{who} has bbox {annotation['bbox']}, less than a pixel wide or high; left out"
+        yield Problem("box under a pixel", message, fatal=False)
 
 
-def segmentation_fault(segmentation: Any, size: tuple[int, int]) -> str | None:
-    """What is wrong with a polygon list or an RLE of an image of `size` (height, width), in words; None: nothing."""
-    if isinstance(segmentation, list):
-        if not segmentation:
-            return "segmentation is empty"
-        for polygon in segmentation:
-            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-                return "a polygon needs an even count of at least 6 numbers x, y, x, y, .."
-            if not _are_finite(polygon):
-                return "a polygon has a coordinate that is not a finite number"
-        return None
-    counts, given_size = _get(segmentation, "counts"), _get(segmentation, "size")
-    if not isinstance(counts, str | list) or not isinstance(given_size, list):
-        return "segmentation is neither a list of polygons nor an RLE with size and counts"
-    if tuple(given_size) != size:
-        return f"RLE of size {given_size}, but the image is {list(size)} (height, width)"
-    runs = _runs(counts)
-    # pycocotools writes past the end of its buffer on longer ones
-    if runs is None or min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
-        return f"RLE runs do not add up to the image's {size[0] * size[1]} pixels"
-    return None
-
-
-def _runs(counts: str | list[Any]) -> list[int] | None:
-    """Run lengths of an RLE, decoded if compressed; None when they are not readable."""
-    if isinstance(counts, list):
-        return counts if all(map(_is_id, counts)) else None
-    # As pycocotools' rleFrString: 5 bits a character, least first, bit 5 = more follows, bit 4 of the last = sign;
-    # from the fourth run on, the difference to the run two before.
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        chunk = ord(character) - 48
-        if not 0 <= chunk < 64:
-            return None
-        value |= (chunk & 31) << shift
-        shift += 5
-        if not chunk & 32:
-            value -= (1 << shift) if chunk & 16 else 0
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return None if shift else runs
+def _short(value: Any) -> str:
+    """A value as a message has it; the beginning of a long one."""
+    try:
+        said = repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return "a number of thousands of digits"
+    return said if len(said) <= 80 else f"{said[:80]}.."

@@ -4,14 +4,17 @@ import gc
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from piip.data.formats.coco_faults import find_problems
+from piip.console import one_line
+from piip.data.formats.coco_faults import category_problems, find_problems
+from piip.data.problems import Problem
 from piip.data.sources import DataError
+from piip.data.text import read_text
 
 
 class Document(dict[str, Any]):
@@ -38,18 +41,29 @@ def collection_paused() -> Iterator[None]:
             gc.enable()
 
 
+def _entry(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the file; one that says something twice would mean one thing here and another to other readers."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{twice!r} is there twice in one object, {str(entry)[:80]}..; which of them is meant?")
+    return entry
+
+
 def read(path: Path) -> Document:
     """The parsed file; only its outermost form is checked.
 
     Raises:
         DataError: Missing, truncated or not COCO-format.
     """
+    text = read_text(path, "annotations")
     try:
         with collection_paused():
-            content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"annotations not found: {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            content = json.loads(text, object_pairs_hook=_entry)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
         size = path.stat().st_size
         raise DataError(f"{path}: not complete JSON ({error}; the file has {size} bytes). Copy it again.") from None
     missing = [
@@ -84,6 +98,23 @@ def read_checked(path: Path) -> Document:
         return document
 
 
+def classes_of(document: Document) -> list[dict[str, Any]]:
+    """{"id", "name"} in order of label, which is that of ids; names as they are shown, on one line."""
+    classes = ({"id": c["id"], "name": one_line(c["name"])} for c in document["categories"])
+    return sorted(classes, key=lambda c: c["id"])
+
+
+def read_classes(path: Path) -> list[dict[str, Any]]:
+    """The classes of a file whose annotations nobody asks for.
+
+    Raises:
+        DataError: With the first problem of its categories.
+    """
+    document = read(path)
+    _require(path, category_problems(document["categories"]))
+    return classes_of(document)
+
+
 def forget() -> None:
     """Read files anew: where they are held only by this room."""
     _recent.clear()
@@ -92,8 +123,12 @@ def forget() -> None:
 def _checked(path: Path) -> Document:
     document = read(path)
     with collection_paused():
-        fatal = [problem for problem in find_problems(document) if problem.fatal]
+        _require(path, find_problems(document))
+    return document
+
+
+def _require(path: Path, problems: Iterable[Problem]) -> None:
+    fatal = [problem for problem in problems if problem.fatal]
     if fatal:
         more = f" ({len(fatal) - 1} more: python -m piip.data.check {path} IMAGES)" if len(fatal) > 1 else ""
         raise DataError(f"{path}: {fatal[0].message}{more}")
-    return document

@@ -1,6 +1,6 @@
 """What training learns from a COCO-format file, image by image, in as little memory as it takes."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from piip.data.formats.coco_faults import is_degenerate
+from piip.data.formats.coco_counts import fate
 from piip.data.formats.coco_json import Document, collection_paused
-from piip.data.masks import decoded
+from piip.data.runs import Cut, area, cut_out
 from piip.data.samples import ImageInfo
 from piip.data.sources import DataError
 from piip.data.transforms import detection as transforms
@@ -33,18 +33,15 @@ class Objects:
         corners[:, 2:] += corners[:, :2]
         return transforms.boxes_of(corners, (info.height, info.width))
 
-    def masks_in(self, info: ImageInfo) -> Tensor:
-        """Masks (n, H, W) uint8 in the file pixels of their image."""
-        masks = torch.zeros((len(self.boxes), info.height, info.width), dtype=torch.uint8)
-        for mask, segmentation in zip(masks, self.segmentations, strict=True):
-            mask.copy_(torch.from_numpy(decoded(segmentation, info.height, info.width)))
-        return masks
+    def cuts_in(self, info: ImageInfo) -> list[Cut]:
+        """The masks as far as they have pixels, in the file pixels of their image."""
+        return [cut_out(segmentation, info.height, info.width) for segmentation in self.segmentations]
 
 
 def objects_of(
     document: Document, infos: Iterable[ImageInfo], classes: Sequence[Mapping[str, Any]], *, masks: bool
-) -> tuple[dict[int, Objects], int]:
-    """The objects of each image that has some, by image id, and how many boxes with nothing inside their image were left out.
+) -> tuple[dict[int, Objects], Counter[str]]:
+    """The objects of each image that has some, by image id, and how many were left out, by why.
 
     Args:
         document: Free of faults.
@@ -53,31 +50,38 @@ def objects_of(
         masks: Whether they are learned.
 
     Raises:
-        DataError: A mask is to be learned and is not there.
+        DataError: A mask is to be learned and is not there, or none has a pixel.
     """
     labels = {category["id"]: label for label, category in enumerate(classes, start=1)}
     sizes = {info.image_id: (info.height, info.width) for info in infos}
     objects: dict[int, Objects] = defaultdict(Objects)
-    dropped = 0
+    left_out: Counter[str] = Counter()
     with collection_paused():
         for annotation in document["annotations"]:
             image_id = annotation["image_id"]
-            if annotation.get("iscrowd", 0) or image_id not in sizes:
+            if image_id not in sizes:
                 continue
-            if is_degenerate(annotation["bbox"], *sizes[image_id]):
-                dropped += 1
+            if (becomes := fate(annotation, *sizes[image_id])) != "learned":
+                left_out[becomes] += 1
                 continue
             objects[image_id].boxes.append(annotation["bbox"])
             objects[image_id].labels.append(labels[annotation["category_id"]])
             if masks:
                 objects[image_id].segmentations.append(_compact(annotation))
-    return dict(objects), dropped
+    if masks and objects and not _any_pixel(objects, sizes):
+        raise DataError(f"none of the masks of {sum(len(o.boxes) for o in objects.values())} objects has a pixel")
+    return dict(objects), left_out
+
+
+def _any_pixel(objects: Mapping[int, Objects], sizes: Mapping[int, tuple[int, int]]) -> bool:
+    """Whether there is a mask to learn; mostly the first one is."""
+    return any(area(mask, *sizes[image_id]) for image_id, those in objects.items() for mask in those.segmentations)
 
 
 def _compact(annotation: Mapping[str, Any]) -> Any:
     """The segmentation; polygons as arrays: COCO's 850,000 take a fifth of the memory of Python numbers."""
     segmentation = annotation.get("segmentation")
-    if segmentation is None:
+    if not segmentation:
         raise DataError(
             f"annotation {annotation['id']} of image {annotation['image_id']} has a box and no mask (segmentation); Mask R-CNN learns "
             "masks. Add them, or train a head that learns boxes alone; scoring needs none."

@@ -10,7 +10,9 @@ from typing import Any
 from timm.data import ImageNetInfo
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from piip.console import one_line
 from piip.data.sources import DataError
+from piip.data.text import is_text
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ class Listing:
     """What a folder of class folders holds."""
 
     classes: list[str]
-    """Names of the folders, sorted; label k is classes[k]."""
+    """Names of the folders, sorted, as they are shown: on one line; label k is classes[k]."""
     files: list[tuple[int, str]]
     """(label, path below the folder). The first image of every class, then the second of every class, ..: the first few are of all."""
 
@@ -38,6 +40,10 @@ def listed(folder: Path) -> Listing:
             f"no class folders in {folder} ({beside} images). Wanted: {folder}/<class>/*.jpg for each class"
         )
     names = sorted(classes)
+    if len(names) == 1:
+        raise DataError(
+            f"one class folder in {folder}, {names[0]!r}: nothing to tell apart. Wanted: {folder}/<class>/*.jpg for each class"
+        )
     files: list[tuple[int, int, str]] = []
     others: list[str] = []
     empty: list[str] = []
@@ -51,9 +57,11 @@ def listed(folder: Path) -> Listing:
             f"{len(empty)} of {len(names)} class folders in {folder} are without images, first {empty[0]!r}. "
             f"Images end in {', '.join(IMG_EXTENSIONS)}. Fill or remove them, in the other split too"
         )
+    if odd := [path for _, _, path in files if not is_text(path)]:
+        raise DataError(f"{len(odd)} names in {folder} are no Unicode text, first {odd[0]!r}. Rename them")
     if others:
         log.warning("%s: %d files that are no images left out, first %s", folder, len(others), others[0])
-    return Listing(names, [(label, path) for _, label, path in sorted(files)])
+    return Listing([one_line(name) for name in names], [(label, path) for _, label, path in sorted(files)])
 
 
 def _below(folder: str) -> tuple[list[str], list[str]]:

@@ -3,16 +3,14 @@
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-# H W height and width in pixels, n objects of an image
+from piip.data.transforms.limits import MIN_SIDE
 
-MIN_SIDE = 1.0
-"""Pixels; a box narrower than this after resizing is left out of training (mmdet's limit)."""
+# H W height and width in pixels, n objects of an image
 
 
 def resized_size(height: int, width: int, limits: tuple[int, int], *, scale: float = 1.0) -> tuple[int, int]:
@@ -38,15 +36,6 @@ def boxes_of(corners: Tensor, size: tuple[int, int]) -> Tensor:
 def resize_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """(n, 4) boxes of an image that is resized to `size`."""
     return F.resize(boxes, list(size))
-
-
-def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """(n, H, W) masks of 0 and 1 to `size`: a pixel belongs to the object that covers half of it.
-
-    torchvision's own rule for masks, nearest neighbour, moves edges by up to half a pixel and drops thin parts.
-    """
-    coverage = F.resize(tv_tensors.Image(masks * 255), list(size), InterpolationMode.BILINEAR, antialias=True)
-    return tv_tensors.Mask((coverage >= 128).to(torch.uint8))
 
 
 def flip(image: Tensor, boxes: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

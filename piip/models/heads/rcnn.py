@@ -120,20 +120,24 @@ def mask_loss(logits: Tensor, boxes: list[Tensor], targets: list[Target], object
     Args:
         logits: (K, classes + 1, 28, 28) for the K positive proposals of all images.
         boxes: Per image (k, 4), the positive proposals.
-        targets: Per image masks (n, h, w) and labels (n,).
+        targets: Per image masks (n, h, w) and labels (n,). Of a mask without a pixel nothing is learned: it says nothing.
         objects: Per image (k,), the object each proposal was matched to.
     """
     if len(logits) == 0:
         return logits.sum() * 0  # the mask head stays part of the graph
     size = (logits.shape[-2], logits.shape[-1])
-    classes, truth = [], []
+    classes, truth, learned = [], [], []
     for box, target, index in zip(boxes, targets, objects, strict=True):
         if len(box):
             rois = torch.cat([index[:, None].to(box), box], dim=1)
             truth.append(roi_align(target["masks"][:, None].to(box), rois, size, aligned=True)[:, 0] >= 0.5)
             classes.append(target["labels"][index])
+            learned.append(target["masks"].flatten(1).any(dim=1).bool()[index])
     own_class = logits[torch.arange(len(logits), device=logits.device), torch.cat(classes)]
-    return F.binary_cross_entropy_with_logits(own_class, torch.cat(truth).to(logits))
+    known = torch.cat(learned)
+    if not known.any():
+        return logits.sum() * 0
+    return F.binary_cross_entropy_with_logits(own_class[known], torch.cat(truth)[known].to(logits))
 
 
 class MaskRCNN(Fp32Head):
