@@ -67,16 +67,6 @@ def one_line(text: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def at_least(option: str, value: float | None, least: float) -> None:
-    """Refuses what counts too little for an option of the command line; None, not given, is fine.
-
-    Raises:
-        ValueError: Naming the option.
-    """
-    if value is not None and not value >= least:  # nor is nan
-        raise ValueError(f"{option} is at least {least:g}, got {value}")
-
-
 def setup_logging() -> None:
     """Logs to stderr, one line each; libraries only when something is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)

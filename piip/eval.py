@@ -12,7 +12,6 @@ Examples:
 """
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +25,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from piip import home
-from piip.console import at_least, run_verb
+from piip.console import run_verb
 from piip.data.sources import DataError, Source
-from piip.options import Count, OutFolder, RunId
+from piip.options import Count, OutFolder, RunId, SplitName
 from piip.spec import Data
 
 if TYPE_CHECKING:
@@ -41,17 +40,13 @@ SHOWN = 20
 """Classes that a table of them shows."""
 
 
-SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .-]{0,99}")
-"""What a split may be called: a part of MLflow's names of metrics, and a folder."""
-
-
 @dataclass
 class Options:
     """What `python -m piip.eval` is told."""
 
     run_id: RunId
     """The run to score, by its id or the first digits of it; the sweep's table and MLflow's UI show ids."""
-    split: str = "val"
+    split: SplitName = "val"
     """val, or a name of yours for your own files: their figures are logged with it in front (test/...)."""
     checkpoint: Literal["last", "best"] = "last"
     """last: the newest. best: that of the best validation score so far."""
@@ -76,7 +71,6 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the verb."""
-    check_options(options)
     from piip.tracking.store import Store
 
     store = Store()
@@ -106,31 +100,6 @@ def main(options: Options) -> int:
             store.log_artifact(run_id, file, f"eval/{scored.name}")
     show(options, rebuilt, scored, found.classes, folder)
     return 0
-
-
-def check_options(options: Options) -> None:
-    """Refuses numbers and names that the words alone show to be wrong.
-
-    Raises:
-        ValueError: Naming the option.
-    """
-    check_split(options.split)
-    for name, least in (("max_images", 1), ("workers", 1), ("cpus_per_worker", 1), ("gpus_per_worker", 0)):
-        at_least(f"--{name.replace('_', '-')}", getattr(options, name), least)
-
-
-def check_split(split: str) -> None:
-    """Refuses a name that figures and files could not have, before anything is scored.
-
-    Raises:
-        DataError: Which letters there may be.
-    """
-    if not SPLIT.fullmatch(split) or split == "best":
-        taken = " ('best' is of the best figures so far)" if split == "best" else ""
-        raise DataError(
-            f"--split {split[:40]!r}{'..' if len(split) > 40 else ''}: a name of at most 100 letters, digits and _ - . space that begins "
-            f"with none of the last three is wanted{taken}, e.g. --split test"
-        )
 
 
 def evaluated(options: Options, rebuilt: "Rebuilt", data: "Dataset") -> "Evaluation":

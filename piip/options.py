@@ -61,6 +61,23 @@ def experiment_name(name: str) -> str:
     return name
 
 
+def split_name(name: str) -> str:
+    """A name of a data split: a part of MLflow's names of its figures, and a folder.
+
+    Raises:
+        ValueError: It could not be both, or its figures would pass for others.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_ .-]{0,99}", name):
+        raise ValueError(
+            "a split's name has at most 100 letters of ASCII, digits and _ - . space, the first one a letter, a digit or _: test"
+        )
+    if name == "best":
+        raise ValueError(
+            "a split's name has at most 100 letters and is not 'best', which the best figures so far are logged under"
+        )
+    return name
+
+
 def _run_id(text: str) -> str:
     if not re.fullmatch(r"[\w-]{1,64}", text, re.ASCII):
         raise ValueError("an id of a run is of letters and digits, as the sweep's table and MLflow's pages show it")
@@ -84,6 +101,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ExperimentName = Annotated[str, AfterValidator(experiment_name)]
+SplitName = Annotated[str, AfterValidator(split_name)]
 RunId = Annotated[str, AfterValidator(_run_id)]
 OutFolder = Annotated[Path, AfterValidator(_folder)]
 """A folder that is there or can be made."""

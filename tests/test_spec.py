@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piip.presets import mask_rcnn_1x, mask_rcnn_pico, pico, piip
-from piip.spec import BranchSpec, CNNSpec, ExperimentSpec, PaperResult
+from piip.spec import BranchSpec, CNNSpec, ExperimentSpec, ImageNetSpec, PaperResult
 
 TSB = mask_rcnn_1x(piip("TSB", (1120, 896, 448)), PaperResult(box_ap=43.6, mask_ap=38.7))
 PICO_TB = mask_rcnn_pico(pico("TB", (256, 128)), steps=140)
@@ -26,7 +27,7 @@ OVERRIDES = st.fixed_dictionaries(
         "train.batch_size": counts,
         "train.steps": st.none() | counts,
         "train.epochs": floats,
-        "train.seed": st.integers(min_value=-(10**12), max_value=10**12),
+        "train.seed": st.integers(min_value=0, max_value=10**12),
         "train.zero_stage": st.sampled_from([0, 1, 2, 3]),
         "train.precision": st.sampled_from(["fp32", "bf16"]),
         "model.backbone.branches.0.mean": st.tuples(floats, floats, floats),
@@ -351,3 +352,45 @@ def _leaves(node, prefix=""):
         return {prefix[:-1]: node}
     children = node.items() if isinstance(node, dict) else enumerate(node)
     return {name: leaf for key, child in children for name, leaf in _leaves(child, f"{prefix}{key}.").items()}
+
+
+OUT_OF_RANGE = {
+    "data.train_scales": ([], [0], [-1], [1, 0], [1e9]),
+    "model.backbone.branches.0.std": ([0, 0, 0], [1, 1, -1], [1, 1, 1e9]),
+    "model.backbone.branches.0.mean": ([-1, 0, 0], [0, 0, 256]),
+    "model.backbone.branches.0.resolution": (10**9, 16, -224),
+    "train.seed": (-1, 2**63),
+    "optim.betas": ([1, 0.9], [0.9, -0.1]),
+    "optim.milestones": ([1.1], [-0.1]),
+    "model.head.anchor_scale": (0, -8),
+    "model.head.fpn_channels": (0,),
+    "model.head.rpn_pre_nms": (0, -1),
+    "model.head.rpn_post_nms": (0,),
+    "model.head.box_samples": (0,),
+    "model.head.box_channels": (0,),
+    "model.head.mask_convs": (-1,),
+    "model.head.mask_channels": (0,),
+    "model.head.score_threshold": (-0.1, 1.1),
+    "model.head.nms_threshold": (-0.1, 1.1),
+    "model.head.max_detections": (0,),
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in OUT_OF_RANGE.items() for value in values]
+)
+def test_a_number_out_of_range_is_refused_with_its_fields_name(field, value):
+    with pytest.raises(ValueError, match=re.escape(field)):
+        TSB.override({field: value})
+
+
+@pytest.mark.parametrize("given", [{"train_scale": (0, 1)}, {"train_scale": (0.9, 0.5)}, {"train_scale": (0.5, 1.5)}])
+def test_parts_of_an_image_are_drawn_from_a_range(given):
+    with pytest.raises(ValueError, match="train_scale is drawn from a range"):
+        ImageNetSpec(**given)
+
+
+def test_infinity_and_nan_are_no_numbers_of_a_spec():
+    for value in (float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=r"optim\.lr"):
+            TSB.override({"optim.lr": value})

@@ -14,7 +14,14 @@ MIN_RESOLUTION = 32
 
 Window = Annotated[int, Field(gt=0)] | None
 
-Colour = tuple[float, float, float]
+MAX_RESOLUTION = 16_384
+"""Pixels: a square image of this side is the largest that is read (piip/data/limits.py), with some to spare."""
+
+_Level = Annotated[float, Field(ge=0, le=255)]
+_Spread = Annotated[float, Field(gt=0, le=255)]
+Colour = tuple[_Level, _Level, _Level]
+Spread = tuple[_Spread, _Spread, _Spread]
+"""RGB, in 0..255; a spread divides."""
 
 Family = Literal["deit", "internvit", "beit", "uniperceiver", "convnext"]
 """The official branch classes: vit_models, InternViT6B (also AugReg, MAE, DINOv2), BEiT, UnifiedBertEncoder, ConvNeXt."""
@@ -34,7 +41,7 @@ class BranchSpec(Spec):
 
     arch: str
     """timm name with its weights' tag, e.g. `deit3_small_patch16_224.fb_in22k_ft_in1k`; ours are `pico_*` (models/branches/pico.py)."""
-    resolution: int = Field(ge=MIN_RESOLUTION)
+    resolution: int = Field(ge=MIN_RESOLUTION, le=MAX_RESOLUTION)
     """Nominal side S_i in pixels; the branch sees the input scaled by S_i / S_0 (S_0 = the first branch's)."""
     pretrained: bool = True
     """Start from the weights of `arch`'s tag."""
@@ -63,7 +70,7 @@ class BranchSpec(Spec):
     checkpointing: bool = False
     """Recompute the blocks' activations in the backward pass: less memory, about a third more time."""
     mean: Colour = (127.5, 127.5, 127.5)
-    std: Colour = (127.5, 127.5, 127.5)
+    std: Spread = (127.5, 127.5, 127.5)
     """RGB, in 0..255: the pixels the pretraining saw, or those the published network was trained with."""
 
     @property
@@ -219,11 +226,11 @@ class SingleSpec(BackboneSpec):
 
     arch: str
     """timm name, e.g. `resnet18`."""
-    resolution: int = Field(ge=MIN_RESOLUTION)
+    resolution: int = Field(ge=MIN_RESOLUTION, le=MAX_RESOLUTION)
     """Long side of the input in pixels."""
     pretrained: bool = False
     mean: Colour = (127.5, 127.5, 127.5)
-    std: Colour = (127.5, 127.5, 127.5)
+    std: Spread = (127.5, 127.5, 127.5)
     """RGB, in 0..255."""
 
     @property

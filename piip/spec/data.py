@@ -49,7 +49,7 @@ class CocoSpec(Spec):
     resolution, which then is a name and a ratio (networks with ConvNeXt branches)."""
     eval_scale: Annotated[Limits | None, Added(None)] = None
     """The limits in evaluation, where they are others than in training (published scores of networks trained on crops)."""
-    train_scales: tuple[float, ...] = (1.0,)
+    train_scales: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(default=(1.0,), min_length=1)
     """Training draws one of these factors per image and multiplies both limits by it."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip in training."""
@@ -113,8 +113,10 @@ class Ade20kSpec(Spec):
 
     @model_validator(mode="after")
     def _draws_are_possible(self) -> Self:
-        if not 0 < self.train_ratio[0] <= self.train_ratio[1]:
-            raise ValueError(f"train_ratio is drawn from a range, 0 < least <= most, got {list(self.train_ratio)}")
+        if not 0 < self.train_ratio[0] <= self.train_ratio[1] <= 10:
+            raise ValueError(
+                f"train_ratio is drawn from a range, 0 < least <= most <= 10, got {list(self.train_ratio)}"
+            )
         if self.pad_multiple > 1 and self.pad_multiple % 32:
             raise ValueError(
                 f"pad_multiple is 1 or a multiple of 32, the coarsest map's stride, got {self.pad_multiple}"
@@ -155,6 +157,12 @@ class ImageNetSpec(Spec):
     """Label smoothing."""
     broken_images: Literal["refuse", "skip"] = "refuse"
     """What training does with an image that cannot be decoded."""
+
+    @model_validator(mode="after")
+    def _parts_are_drawn_from_a_range(self) -> Self:
+        if not 0 < self.train_scale[0] <= self.train_scale[1] <= 1:
+            raise ValueError(f"train_scale is drawn from a range, 0 < least <= most <= 1, got {list(self.train_scale)}")
+        return self
 
     def largest_input(self, resolution: int) -> tuple[int, int]:
         """Height and width of all inputs."""

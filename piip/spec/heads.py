@@ -23,21 +23,21 @@ class MaskRCNNSpec(HeadSpec):
     kind: Literal["mask_rcnn"] = "mask_rcnn"
     num_classes: int = Field(default=80, gt=0)
     """Foreground classes."""
-    fpn_channels: int = 256
-    anchor_scale: float = 8
+    fpn_channels: int = Field(default=256, gt=0)
+    anchor_scale: float = Field(default=8, gt=0)
     """Anchor side in strides; ratios are 1/2, 1, 2; strides 4..64."""
-    rpn_pre_nms: int = 2000
+    rpn_pre_nms: int = Field(default=2000, gt=0)
     """Proposals per level before NMS in training (half of it in evaluation)."""
-    rpn_post_nms: int = 1000
+    rpn_post_nms: int = Field(default=1000, gt=0)
     """Proposals per image after NMS, training and evaluation."""
-    box_samples: int = 512
+    box_samples: int = Field(default=512, gt=0)
     """Proposals per image the box head learns from; a quarter of them positive."""
-    box_channels: int = 1024
-    mask_convs: int = 4
-    mask_channels: int = 256
-    score_threshold: float = 0.05
-    nms_threshold: float = 0.5
-    max_detections: int = 100
+    box_channels: int = Field(default=1024, gt=0)
+    mask_convs: int = Field(default=4, ge=0)
+    mask_channels: int = Field(default=256, gt=0)
+    score_threshold: float = Field(default=0.05, ge=0, le=1)
+    nms_threshold: float = Field(default=0.5, ge=0, le=1)
+    max_detections: int = Field(default=100, gt=0)
 
     @property
     def wants(self) -> Wish:

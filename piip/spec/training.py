@@ -11,7 +11,7 @@ class OptimSpec(Spec):
     """AdamW, layer-wise decay, warm-up and a schedule."""
 
     lr: float = Field(default=1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     weight_decay: float = Field(default=0.05, ge=0)
     layer_decay: float = Field(default=0.85, gt=0, le=1)
     """Block j of L in a branch learns at lr * layer_decay ** (L - j); interactions, merge, neck and head at lr."""
@@ -26,7 +26,7 @@ class OptimSpec(Spec):
     """Part of the rate that warm-up begins at."""
     schedule: Literal["step", "cosine", "poly", "constant"] = "step"
     """`poly` falls straight to 0 (mmsegmentation's, of power 1), the warm-up on top of it."""
-    milestones: tuple[float, ...] = (8 / 12, 11 / 12)
+    milestones: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (8 / 12, 11 / 12)
     """Parts of the training after which `step` multiplies the rate by 0.1."""
     min_lr: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0)
     """Where `cosine` ends, of groups that learn at `lr` or faster; slower ones end at their share of it."""
@@ -62,7 +62,7 @@ class TrainSpec(Spec):
     log_every: int = Field(default=10, gt=0)
     keep: int = Field(default=2, ge=1)
     """Checkpoints kept besides the best one."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> Self:

@@ -91,7 +91,9 @@ def read_file(path: Path, sha256: str | None = None) -> Weights:
     digest = check_digest(path, sha256)
     document, notes = load_document(path)
     tensors = unwrap(document, path)
-    return Weights(tensors, f"{path.name}, {len(tensors)} tensors", digest, _classes(document), notes)
+    return Weights(
+        tensors, f"{path.name}, {len(tensors)} tensors", digest, _classes(document), [*notes, *_others(document)]
+    )
 
 
 def check_digest(path: Path, expected: str | None = None) -> str:
@@ -205,10 +207,7 @@ def unwrap(document: Any, path: Path) -> dict[str, Tensor]:
         WeightsError: There are none.
     """
     for _ in WRAPPERS:
-        key = next(
-            (k for k in WRAPPERS if isinstance(document, Mapping) and isinstance(document.get(k), Mapping)), None
-        )
-        if key is None:
+        if (key := _taken(document)) is None:
             break
         document = document[key]
     tensors = {k: v for k, v in document.items() if isinstance(v, Tensor)} if isinstance(document, Mapping) else {}
@@ -218,6 +217,28 @@ def unwrap(document: Any, path: Path) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
+
+
+def _others(document: Any) -> list[str]:
+    """Notes on weights beside those that are taken, e.g. their average over training (`state_dict_ema`)."""
+    taken = _taken(document)
+    if taken is None:
+        return []
+    beside = {
+        key: sum(isinstance(value, Tensor) for value in held.values())
+        for key, held in document.items()
+        if key != taken and isinstance(held, Mapping)
+    }
+    return [
+        f"{count} tensors under {key!r} are passed over: weights are taken from {taken!r}"
+        for key, count in beside.items()
+        if count
+    ]
+
+
+def _taken(document: Any) -> str | None:
+    """The wrapper that tensors are taken out of; None where there is none."""
+    return next((k for k in WRAPPERS if isinstance(document, Mapping) and isinstance(document.get(k), Mapping)), None)
 
 
 def _classes(document: Any) -> tuple[str, ...]:

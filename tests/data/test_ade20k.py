@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,9 @@ from PIL import Image
 
 from piip.contracts import IGNORE, Input
 from piip.data import open_dataset, open_format
+from piip.data.check import check
 from piip.data.formats.ade20k_classes import ADE20K
+from piip.data.formats.ade20k_files import classes_of
 from piip.data.formats.ade20k_results import describe, largest
 from piip.data.samples import ImageInfo
 from piip.data.sources import DataError, locate
@@ -267,3 +271,54 @@ def test_what_covers_little_is_there_all_the_same():
     numbers[0, 0] = 3
 
     assert describe(numbers, {0: "other", 3: "bolt", 4: "ring"}) == "2 classes: other 100 %, bolt < 1 %"
+
+
+class TestWhatTeachesNothing:
+    @pytest.fixture
+    def ignored(self, tmp_path):
+        made = MapFolder(tmp_path)
+        for name in "ab":
+            made.add(name, stripes(20, 30, (0, 255)))
+        made.name_classes("other", "cat", "dog")
+        return made
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_maps_whose_pixels_are_all_ignored_are_refused_by_all(self, ignored, training):
+        words = f"{ignored.maps}: nothing to learn or to score: all pixels of 2 label maps are ignored"
+        with pytest.raises(DataError, match=re.escape(words)):
+            open_dataset(REDUCED, ignored.source, Input(32, (0,) * 3, (1,) * 3), training=training)
+
+        report = check(ignored.maps, ignored.images, data=REDUCED)
+
+        assert not report.usable
+        assert [problem.message for problem in report.problems["nothing to learn"]] == [words]
+
+    def test_one_class_beside_what_is_ignored_is_refused_with_advice(self, ignored):
+        ignored.name_classes("background", "road")
+
+        with pytest.raises(DataError, match=r"one class, 'road', besides .*reduce_zero_label=false"):
+            check(ignored.maps, ignored.images, data=REDUCED)
+
+    def test_the_check_counts_pixels(self, ignored):
+        ignored.add("c", stripes(20, 30, (1, 2, 0)))
+
+        report = check(ignored.maps, ignored.images, data=REDUCED)
+
+        assert report.usable
+        assert report.seen.training == report.seen.scoring
+        assert report.seen.training == {
+            "images": 3, "images with classes": 1, "classes": 2, "pixels": 400, "ignored pixels": 1400,
+        }  # fmt: skip
+
+    def test_names_are_read_with_a_byte_order_mark_and_shown_on_one_line(self, ignored):
+        (ignored.maps / "classes.txt").write_bytes(b"\xef\xbb\xbfother\r\ncat\x1b\r\ndog \r\n")
+
+        classes = classes_of(ignored.source, REDUCED.override({"reduce_zero_label": False}))
+
+        assert [c["name"] for c in classes] == ["other", "cat", "dog"]
+
+    def test_an_empty_line_among_names_is_refused(self, ignored):
+        ignored.name_classes("other", "", "dog")
+
+        with pytest.raises(DataError, match="line 2 is empty"):
+            classes_of(ignored.source, REDUCED)

@@ -141,14 +141,9 @@ class TestEval:
 
         error = say(eval_verb.cli, "--run-id", "any", f"--split={split}", "--out", tmp_path / "out").error
 
-        assert "--split " in error
-        assert "at most 100 letters" in error
+        assert error.startswith("error: --split ")
+        assert "a split's name has at most 100 letters" in error
         assert sorted(tmp_path.rglob("*")) == before
-
-    @pytest.mark.parametrize("flag", ["--max-images", "--workers", "--cpus-per-worker"])
-    @pytest.mark.parametrize("number", [0, -1])
-    def test_what_counts_counts_from_one(self, say, flag, number):
-        assert f"{flag} is at least 1, got {number}" in say(eval_verb.cli, "--run-id", "any", f"{flag}={number}").error
 
     def test_people_get_a_table(self, trained, say):
         said = say(eval_verb.cli, "--run-id", trained.run_id, "--max-images", "1")

@@ -247,3 +247,16 @@ def test_what_is_not_there_is_answered_with_where_to_put_it(tmp_path):
 
     assert "pretrained" in text
     assert "deit_3_small_224_21k.pth" in text
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "beside"), [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("state_dict", "teacher")]
+)
+def test_weights_beside_those_that_are_taken_are_noted(path, wrapper, beside):
+    average = {name: value + 1 for name, value in TENSORS.items()}
+    torch.save({beside: average, wrapper: TENSORS, "optimizer": {"state": {}, "param_groups": []}, "epoch": 3}, path)
+
+    weights = read_file(path)
+
+    same(weights.tensors)
+    assert weights.notes == [f"2 tensors under '{beside}' are passed over: weights are taken from '{wrapper}'"]
