@@ -229,5 +229,5 @@ def test_the_command_line(tmp_path, capsys):
     assert __main__.cli(command) == 0
     assert json.loads(capsys.readouterr().out)["train_images"] == 2
 
-    assert __main__.cli([*command, "--sides", "300", "200"]) == 1
-    assert capsys.readouterr().err.startswith("error: image sides go from small to large")
+    assert __main__.cli([*command, "--sides", "300", "200"]) == 2
+    assert capsys.readouterr().err.startswith("error: --sides, --objects: image sides go from small to large")
