@@ -113,8 +113,7 @@ def refuse_broken(dataset: "Dataset", stamps: Path) -> None:
     if broken:
         raise DataError(
             f"{len(broken)} of {total} images cannot be used, first {broken[0]}. "
-            f"All: {command_of(dataset.source, dataset.spec)} "
-            "To leave them out: --set data.broken_images=skip"
+            f"To leave them out: --set data.broken_images=skip. To see all: {command_of(dataset.source, dataset.spec)}"
         )
     stamps.mkdir(parents=True, exist_ok=True)
     (stamps / dataset.digest).touch()

@@ -10,10 +10,10 @@ from piip.contracts import IGNORE, Input
 from piip.data import open_dataset, open_format
 from piip.data.check import check
 from piip.data.formats.ade20k_classes import ADE20K
-from piip.data.formats.ade20k_files import classes_of
+from piip.data.formats.ade20k_files import classes_of, pairs_of
 from piip.data.formats.ade20k_results import describe, largest
 from piip.data.samples import ImageInfo
-from piip.data.sources import DataError, locate
+from piip.data.sources import DataError, Source, locate
 from piip.spec import Ade20kSpec
 
 INPUT = Input(32, (127.5,) * 3, (127.5,) * 3)
@@ -212,8 +212,23 @@ def test_one_name_twice_and_maps_as_jpeg_are_refused(folder):
     (folder.images / "a.png").unlink()
     for path in folder.maps.rglob("*.png"):
         path.unlink()
-    with pytest.raises(DataError, match=r"no label maps .* JPEG would blur"):
+    with pytest.raises(DataError, match=r"no label maps, nor images\. A map ends in .*JPEG would blur"):
         opened(folder)
+
+
+def test_folders_given_in_the_wrong_order_are_recognised(folder):
+    with pytest.raises(DataError, match=r"no label maps but \d+ images: are the two folders swapped\?"):
+        pairs_of(Source(folder.images, folder.maps))
+
+
+def test_names_are_found_two_folders_up_as_the_demo_has_them(tmp_path):
+    maps = tmp_path / "annotations" / "validation"
+    maps.mkdir(parents=True)
+    spec = Ade20kSpec(name="custom", reduce_zero_label=False)
+    with pytest.raises(DataError, match=r"or give such a file: --names FILE"):
+        classes_of(Source(maps, maps), spec)
+    (tmp_path / "classes.txt").write_text("other\nbolt\n")
+    assert [c["name"] for c in classes_of(Source(maps, maps), spec)] == ["other", "bolt"]
 
 
 def test_results_have_the_files_size_and_numbers_and_come_back_from_a_table(folder):

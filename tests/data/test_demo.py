@@ -227,7 +227,12 @@ def test_the_command_line(tmp_path, capsys):
     command = [str(tmp_path / "x"), "--train", "2", "--val", "1", "--json"]
 
     assert __main__.cli(command) == 0
-    assert json.loads(capsys.readouterr().out)["train_images"] == 2
+    counts = json.loads(capsys.readouterr().out)
+    assert {name: counts[f"train_{name}"] for name in ("images", "maps", "crops")} == {
+        "images": 2,
+        "maps": 6,
+        "crops": 16,
+    }
 
     assert __main__.cli([*command, "--sides", "300", "200"]) == 2
     assert capsys.readouterr().err.startswith("error: --sides, --objects: image sides go from small to large")

@@ -50,6 +50,14 @@ def test_classes_are_folders_sorted_by_name_and_the_first_images_are_of_all(fold
     assert [info.file_name for info in opened(folder, max_images=2).infos] == ["ant/0.png", "bee/0.png"]
 
 
+def test_a_folder_of_splits_is_no_folder_of_classes(folder):
+    for split in ("train", "Val"):
+        write(folder / "both" / split / "ant" / "0.png")
+
+    with pytest.raises(DataError, match=r"holds splits \(Val, train\), not classes\. Give one of them: .*/both/Val"):
+        opened(folder / "both")
+
+
 def test_hidden_files_are_passed_over_and_others_said(folder, caplog):
     write(folder / "ant" / "._0.png")
     write(folder / ".git" / "0.png")

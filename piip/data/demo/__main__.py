@@ -59,6 +59,7 @@ def main(options: Options) -> int:
         print(json.dumps({"out": str(options.out.absolute()), **counts}))
     else:
         print(f"{options.out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+        print("boxes and masks: annotations/*.json; label maps: ade20k/; crops, a folder a class: imagenet/")
     return 0
 
 

@@ -96,6 +96,8 @@ def _draw(building: Path, recipe: Recipe) -> dict[str, int]:
         num_objects = _draw_images(building, recipe, number, split, num_images)
         _draw_crops(building / "imagenet", recipe, number, split, num_images * recipe.crops)
         counts |= {f"{split}_images": num_images, f"{split}_objects": num_objects}
+        for what, pattern in (("maps", f"ade20k/annotations/{split}*/*.png"), ("crops", f"imagenet/{split}/*/*.jpg")):
+            counts[f"{split}_{what}"] = len(list(building.glob(pattern)))
     (building / "ade20k" / "classes.txt").write_text("".join(f"{name}\n" for name in ("other", *SHAPES)))
     (building / "recipe.json").write_text(json.dumps({"digest": recipe.digest, **asdict(recipe), **counts}, indent=1))
     return counts

@@ -42,8 +42,11 @@ def pairs_of(source: Source) -> list[Pair]:
     """
     images, maps = _by_name(source.images, PHOTOGRAPHS), _by_name(source.annotations, MAPS)
     if not maps:
+        photographs = len(_by_name(source.annotations, PHOTOGRAPHS))
+        there = f" but {photographs} images: are the two folders swapped?" if photographs else ""
         raise DataError(
-            f"{source.annotations}: no label maps ({', '.join(sorted(MAPS))}); JPEG would blur their numbers"
+            f"{source.annotations}: no label maps{there or ', nor images'}. A map ends in {', '.join(sorted(MAPS))} (JPEG would blur its "
+            "numbers) and is named as its image"
         )
     return [Pair(name, images.get(name), maps.get(name)) for name in sorted(images | maps)]
 
@@ -62,7 +65,7 @@ def _by_name(folder: Path, suffixes: set[str]) -> dict[str, Path]:
 def classes_of(source: Source | None, spec: Ade20kSpec) -> list[dict[str, Any]]:
     """{"id": number in the maps, "name"} in order of number, without those that are ignored.
 
-    ADE20K's own are known. Others come from the source's file of names, else from `classes.txt` in the folder of maps or beside it: a
+    ADE20K's own are known. Others come from the source's file of names, else from `classes.txt` there or up to two folders above: a
     line a class, the first one of number 0; or, as in ADE20K's list, columns with the number first and the name last, between tabs.
 
     Raises:
@@ -71,12 +74,12 @@ def classes_of(source: Source | None, spec: Ade20kSpec) -> list[dict[str, Any]]:
     if spec.name == "ade20k":
         return ADE20K
     assert source is not None
-    beside = (source.annotations / NAMES_FILE, source.annotations.parent / NAMES_FILE)
+    beside = [folder / NAMES_FILE for folder in (source.annotations, *source.annotations.resolve().parents[:2])]
     file = source.names or next((path for path in beside if path.is_file()), None)
     if file is None:
         raise DataError(
             f"which classes do the label maps in {source.annotations} have? Write their names, a line each, the first one of "
-            f"number 0, into {beside[0]}"
+            f"number 0, into {beside[0]}, or give such a file: --names FILE"
         )
     names, ignored = _names(file), {spec.ignore_value, *([0] if spec.reduce_zero_label else [])}
     classes = [{"id": number, "name": name} for number, name in sorted(names.items()) if number not in ignored]

@@ -16,6 +16,9 @@ from piip.data.text import is_text
 
 log = logging.getLogger(__name__)
 
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+"""Folders of these names alone are parts of a data set, whose classes are one folder down."""
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -40,6 +43,10 @@ def listed(folder: Path) -> Listing:
             f"no class folders in {folder} ({beside} images). Wanted: {folder}/<class>/*.jpg for each class"
         )
     names = sorted(classes)
+    if {name.lower() for name in names} <= SPLITS:
+        raise DataError(
+            f"{folder} holds splits ({', '.join(names)}), not classes. Give one of them: {folder}/{names[0]}, with a folder a class in it"
+        )
     if len(names) == 1:
         raise DataError(
             f"one class folder in {folder}, {names[0]!r}: nothing to tell apart. Wanted: {folder}/<class>/*.jpg for each class"
