@@ -48,7 +48,7 @@ def journals():
 
 @pytest.fixture(scope="module")
 def spec():
-    from piip.sweeps.cli import parse_override
+    from piip.catalogue.overrides import parse_override
 
     return rows.all_rows()[ROW].override(dict(map(parse_override, SET[1::2])))
 

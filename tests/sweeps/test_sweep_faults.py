@@ -10,6 +10,7 @@ from server import MLflowServer
 from sweeping import SweepCommand, journaled, journals, last_step, outcome, tracked, wait_for, worker_pid
 from tiny import ROWS
 
+from piip.record.driving import who_drives
 from piip.record.events import read_events, read_metrics
 
 pytestmark = pytest.mark.slow
@@ -100,7 +101,13 @@ def test_the_same_sweep_in_two_terminals_trains_once_and_both_end_well(unkilled,
 
     with SweepCommand(home, data, VIT) as first:
         journal = first.until_step(VIT, 3)
+        driver = who_drives(journal)
+        assert driver
+        # stands still until the second has seen it, so that neither is too fast or too slow for the other
+        os.kill(driver.pid, signal.SIGSTOP)
         with SweepCommand(home, data, VIT) as second:
+            wait_for(lambda: "waiting for that" in second.stderr)
+            os.kill(driver.pid, signal.SIGCONT)
             documents = [first.finish(), second.finish()]
 
     assert [document["failed"] for document in documents] == [[], []]

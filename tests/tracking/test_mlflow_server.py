@@ -54,7 +54,7 @@ def rows(server: MLflowServer, experiment: str) -> Counter:
 def test_a_server_killed_in_the_middle_ends_with_a_complete_history(begin, server, remote):
     sweep = begin("sweep", experiment="killed")
     trials = [begin(f"trial{i}", parent="sweep", experiment="killed") for i in range(2)]
-    sender = Sender()
+    sender = Sender(["sweep", "trial0", "trial1"])
     sender.start()
     total = 0
     for kill in range(2):
@@ -108,12 +108,12 @@ def test_a_sender_killed_in_the_middle_is_continued_by_sync(begin, server, remot
 
 
 def test_artifacts_odd_numbers_and_long_values_pass_through_the_server(begin, remote, tmp_path):
-    journal = begin(experiment="artifacts", params={"long": "x" * 9000}, tags={"note": "y" * 9000})
+    journal = begin("artifacts", experiment="artifacts", params={"long": "x" * 9000}, tags={"note": "y" * 9000})
     (tmp_path / "boxes.json").write_text("[]")
     journal.artifact(tmp_path / "boxes.json", "predictions/val.json")
     journal.log(1, {"nan": float("nan"), "inf": float("inf")})
     journal.finish("STOPPED")
-    sender = Sender()
+    sender = Sender(["artifacts"])
     sender.start()
 
     assert sender.flush(LONG)

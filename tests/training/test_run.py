@@ -18,7 +18,7 @@ from piip.data.sources import locate
 from piip.record.events import read_events, read_metrics, read_status
 from piip.record.journal import Fenced, Journal
 from piip.spec import CocoSpec
-from piip.training import checkpoint
+from piip.training import checkpoint, saving
 from piip.training import run as running
 from piip.training.engines.ddp import Engine
 from piip.training.recorder import Recorder
@@ -107,8 +107,13 @@ def test_a_trial_records_what_its_page_needs(straight):
     tags = {k: v for event, _ in read_events(folder) if event["kind"] == "tag" for k, v in event["tags"].items()}
     assert tags["piip.checkpoint"].endswith("/storage/straight")
     assert tags["piip.engine"] == "ddp"
-    kept = {file.name: pq.read_table(file) for file in (folder / "artifacts" / "predictions").iterdir()}
-    assert set(kept) == {"val.parquet", "best.parquet"}
+    files = (folder / "artifacts" / "predictions").iterdir()
+    assert {file.name for file in files} == {
+        f"{name}{end}" for name in ("val", "best") for end in (".parquet", "_per_class.json")
+    }
+    kept = {
+        name: pq.read_table(folder / "artifacts" / "predictions" / name) for name in ("val.parquet", "best.parquet")
+    }
     assert kept["val.parquet"].column_names[:2] == ["image_id", "file_name"]
 
 
@@ -144,7 +149,7 @@ def killed(where, name, when=lambda *args: True):
 
 
 def test_an_evaluation_that_a_crash_cut_off_is_made_up_for(straight, sources):
-    with killed(checkpoint, "save", lambda _root, manifest: manifest.step == 4):  # saved, not yet scored
+    with killed(saving, "save", lambda _root, manifest: manifest.step == 4):  # saved, not yet scored
         train("cut", SPEC, sources)
     assert [step for step, _ in recorded("cut")["coco/box_ap"]] == [2]
 
@@ -155,7 +160,7 @@ def test_an_evaluation_that_a_crash_cut_off_is_made_up_for(straight, sources):
 
 
 def test_a_crash_between_the_best_mark_and_the_journal_loses_no_best(straight, sources):
-    with killed(checkpoint, "mark_best"):
+    with killed(saving, "mark_best"):
         train("cut", SPEC, sources)
 
     train("cut", SPEC, sources)
@@ -249,7 +254,7 @@ def test_weights_that_are_not_finite_are_never_saved(sources, monkeypatch):
 
 
 def test_a_split_without_objects_has_no_score_and_is_no_error(sources, monkeypatch):
-    monkeypatch.setattr(running, "evaluate", lambda *args, **kwargs: ({}, None))
+    monkeypatch.setattr(running, "evaluate", lambda *args, **kwargs: ({}, None, None))
     reported = []
 
     train("empty", pico_spec(train__steps=1), sources, reported.append)
@@ -266,7 +271,7 @@ def test_a_trial_ranks_its_checkpoints_by_the_score_of_its_data(data, sources, m
         running, "open_dataset", lambda _, *rest, **more: open_dataset(CocoSpec(name="demo"), *rest, **more)
     )
     found = iter([{first.name: 0.5, "other": 1.0}, {first.name: 0.25, "other": 2.0}])
-    monkeypatch.setattr(running, "evaluate", lambda *args, **kwargs: (next(found), None))
+    monkeypatch.setattr(running, "evaluate", lambda *args, **kwargs: (next(found), None, None))
 
     train("ranked", SPEC.model_copy(update={"data": data}), sources)
 

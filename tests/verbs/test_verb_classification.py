@@ -12,6 +12,7 @@ from PIL import Image
 from piip import convert, presets, sync
 from piip import eval as eval_verb
 from piip import predict as predict_verb
+from piip.catalogue.rows import all_rows
 from piip.evaluation import pictures
 from piip.evaluation.rebuild import rebuild
 from piip.models import build_model
@@ -110,7 +111,8 @@ def official(model, spec) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("merge", [False, True])
 def test_an_official_file_becomes_a_run_that_scores_and_is_fine_tuned(merge, capsys, home, tmp_path):
     settings = {"model.head.merge": merge, "speed.kernel": "reference"}
-    spec = presets.classifier_pico(presets.pico("TB", (96, 64)), steps=600).override(settings)
+    row = next(row for name, row in all_rows().items() if name.startswith("classifier_piip_tb_"))
+    spec = row.override(settings)
     torch.manual_seed(2)
     model = build_model(spec.model, pretrained=False).eval()
     with torch.no_grad():

@@ -43,7 +43,10 @@ class TestCost:
         assert small["size"] == [64, 128]
         assert large["gflops"] > 1.2 * small["gflops"]
         assert large["params_m"] == small["params_m"]
-        assert "--size 16 128 is too small" in say(cost_verb.cli, "tiny", "--size", 16, 128).error
+        assert (
+            "--size 16: Input should be greater than or equal to 32"
+            in say(cost_verb.cli, "tiny", "--size", 16, 128).error
+        )
 
     def test_a_backbone_of_one_part_is_one_line(self, say, two_rows, monkeypatch):
         cnn = presets.mask_rcnn_pico(CNNSpec(arch="resnet18", resolution=96, pretrained=False), steps=1)

@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from mlflow.tracking._tracking_service import utils as tracking_utils
 from server import free_port
 from verbing import Said, Trained, spec_to_train
 
@@ -77,6 +79,8 @@ def home_moved(finished: Finished, monkeypatch) -> None:
     place.parent.mkdir()
     shutil.move(finished.home, place)
     monkeypatch.setenv("PIIP_HOME", str(place))
+    # what moves a home comes between two commands; this process has told MLflow of its runs before and MLflow remembers their places
+    monkeypatch.setattr(tracking_utils, "_artifact_repos_cache", OrderedDict())
     finished.image = place / finished.image.relative_to(finished.home)
     finished.home = place
 
