@@ -75,7 +75,7 @@ def schedule(spec: OptimSpec, step: int, num_steps: int, *, scale: float = 1.0) 
             return 0.1 ** sum(step > milestone * num_steps for milestone in spec.milestones)
         case "cosine":
             least = spec.min_lr / spec.lr / max(1.0, scale)
-            progress = (step - warmup) / max(1, num_steps - warmup)
+            progress = (step - warmup) / (num_steps - warmup)
             return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress))
         case "poly" | "constant":
             return falling

@@ -95,6 +95,19 @@ def test_a_probe_whose_parts_are_no_submodules_is_told_so():
         _head_parts(Head(), torch.ones(1, 2))
 
 
+def test_a_head_of_one_part_counts_as_a_whole_whatever_the_part_is_called():
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head = nn.LayerNorm(2), nn.Linear(2, 3)
+
+        def probe(self, features):
+            return {"head": lambda: [self.head(self.norm(features))]}
+
+    # 2 x 3 products; 2 + 2 of the norm, 6 + 3 of the layer
+    assert _head_parts(Head(), torch.ones(1, 2)) == {"head": (6 / 1e9, 13 / 1e6)}
+
+
 class Held(TorchDispatchMode):
     """Bytes of all values that operators make under it; tensors on meta have none."""
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from timm.data import Mixup, auto_augment
 from timm.data.mixup import mixup_target
 from torchvision.transforms.v2 import InterpolationMode, RandomResizedCrop, Resize
@@ -44,7 +45,8 @@ def test_crops_are_distributed_as_torchvisions():
     ours = [transforms.random_crop_of(300, 400, (0.08, 1.0), rng)[2:] for _ in range(4000)]
     torch.manual_seed(0)
     draws = RandomResizedCrop(8, antialias=True)
-    theirs = [draws.make_params([picture(300, 400)]) for _ in range(4000)]
+    image = picture(300, 400)
+    theirs = [draws.make_params([image]) for _ in range(4000)]
 
     for area in (lambda h, w: h * w / 120_000, lambda h, w: math.log(w / h)):
         expected = np.quantile([area(p["height"], p["width"]) for p in theirs], (0.1, 0.25, 0.5, 0.75, 0.9))
@@ -56,6 +58,36 @@ def test_crops_are_distributed_as_torchvisions():
 def test_where_no_draw_fits_the_middle_is_taken():
     # an image of 1 x 300 has no part of a fifth of its area that is not wider than 4/3
     assert transforms.random_crop_of(1, 300, (0.2, 0.2), np.random.default_rng(0)) == (0, 149, 1, 1)
+    assert transforms.random_crop_of(300, 1, (0.2, 0.2), np.random.default_rng(0)) == (149, 0, 1, 1)
+
+
+class Shares:
+    """A generator that draws these shares of the area, and squares, at the far end."""
+
+    def __init__(self, *shares):
+        self.shares = iter(shares)
+
+    def uniform(self, low, high):
+        return next(self.shares) if low > 0 else 0.0
+
+    def integers(self, end):
+        return end - 1
+
+
+def test_ten_draws_are_tried_and_a_crop_may_end_with_the_image():
+    # 10 x 40: a square of a share s has a side of 20 * sqrt(s), and fits up to s = 1/4
+    assert transforms.random_crop_of(10, 40, (0.1, 1.0), Shares(*[1.0] * 9, 0.25)) == (0, 30, 10, 10)
+    assert transforms.random_crop_of(10, 40, (0.1, 1.0), Shares(*[1.0] * 10)) == (0, 13, 10, 13)
+    assert transforms.random_crop_of(10, 40, (0.1, 1.0), Shares(0.09)) == (4, 34, 6, 6)
+
+
+def test_a_crop_is_the_part_resized_with_antialiasing():
+    image = picture(40, 60)
+
+    seen = transforms.crop(image, (4, 10, 30, 50), 8, "bilinear")
+
+    part = image[:, 4:34, 10:60]
+    assert torch.equal(seen, Resize((8, 8), InterpolationMode.BILINEAR, antialias=True)(part))
 
 
 @pytest.mark.parametrize("name", transforms.OPERATIONS)
@@ -95,6 +127,30 @@ def test_rand_augment_depends_on_its_generator_alone():
     ]
     # two operations, each with even chances: a quarter stays as it is
     assert 3 <= sum(torch.equal(other, image) for other in others) <= 20
+
+
+def test_magnitudes_are_drawn_about_the_policys_in_both_directions(monkeypatch):
+    turns = []
+
+    def turn(image, degrees, **given):
+        turns.append(degrees)
+        assert given == {"fillcolor": (124, 116, 104), "resample": Image.Resampling.BICUBIC}
+        return image
+
+    monkeypatch.setattr(transforms, "OPERATIONS", ("Rotate",))
+    monkeypatch.setitem(transforms.NAME_TO_OP, "Rotate", turn)
+    for magnitude in (9, 0):
+        policy, rng = transforms.Policy(magnitude, 2, 0.5), np.random.default_rng(0)
+        for _ in range(500):
+            transforms.rand_augment(picture(4, 4), policy, (123.7, 116.3, 103.5), rng)
+
+    drawn = np.array(turns) / 3  # 30 degrees are 10
+    high, low = np.abs(drawn[np.abs(drawn) > 5]), np.abs(drawn[np.abs(drawn) <= 5])
+    assert 450 < len(high) < 550  # two operations, each with even chances
+    assert 0.4 < (drawn[: len(high)] > 0).mean() < 0.6
+    assert (high.mean(), high.std()) == (pytest.approx(9, abs=0.1), pytest.approx(0.5, abs=0.1))
+    assert high.max() <= 10
+    assert (low == 0).mean() == pytest.approx(0.5, abs=0.1)  # what would be less than nothing is nothing
 
 
 class Draws:
@@ -140,6 +196,11 @@ def test_cutmix_is_timms(place, monkeypatch):
     theirs, their_targets = Mixup(0.8, 1.0, num_classes=5)(images.clone(), torch.arange(4))
     torch.testing.assert_close(mixed, theirs)
     torch.testing.assert_close(targets, their_targets)
+
+
+def test_a_cut_reaches_as_far_to_either_side_of_its_centre():
+    # 16 * sqrt(0.7) = 13.4 pixels, 6 to either side as in CutMix's own code (today's timm takes 7 below and right)
+    assert transforms.cut_of(16, 16, 0.3, np.array([0.5, 0.4])) == (2, 14, 0, 12)
 
 
 def test_labels_stay_probabilities_and_images_are_not_changed_in_place():

@@ -1,3 +1,4 @@
+import itertools
 import threading
 
 import numpy as np
@@ -61,10 +62,29 @@ def test_no_batch_mixes_shapes(portrait, batch_size, epoch):
 
 @given(shapes, batch_sizes)
 def test_all_but_the_last_batches_have_an_image_once(portrait, batch_size):
-    batches = epoch_batches(portrait, batch_size, seed=0, epoch=0)
+    batches = epoch_batches(portrait, batch_size, seed=3, epoch=4)
     whole = portrait.sum() // batch_size + (~portrait).sum() // batch_size
 
     assert len(set(batches[:whole].ravel())) == whole * batch_size
+
+
+@given(shapes, batch_sizes)
+def test_a_batch_comes_when_its_last_image_would_have_and_what_is_left_over_at_the_end(portrait, batch_size):
+    batches = epoch_batches(portrait, batch_size, seed=3, epoch=4)
+
+    order = np.random.default_rng([3, 4]).permutation(len(portrait))
+    waiting, expected = {False: [], True: []}, []
+    for index in order:  # one image after the other
+        group = waiting[bool(portrait[index])]
+        group.append(index)
+        if len(group) == batch_size:
+            expected.append(group.copy())
+            group.clear()
+    for high, rest in waiting.items():
+        again = itertools.cycle(order[portrait[order] == high])  # filled up from the epoch's beginning
+        if rest:
+            expected.append([*rest, *itertools.islice(again, batch_size - len(rest))])
+    assert batches.tolist() == expected
 
 
 @given(shapes, batch_sizes)
@@ -120,6 +140,21 @@ def test_another_epoch_augments_otherwise(train_data):
     assert len(pixels) == 4
 
 
+def test_another_seed_augments_otherwise_and_batches_are_mixed_by_it(train_data, monkeypatch):
+    mixed = []
+    collate = train_data.collate
+    monkeypatch.setattr(train_data, "collate", lambda samples, seed=0: mixed.append(seed) or collate(samples, seed))
+
+    loaders = [TrainLoader(train_data, batch_size=13, seed=seed) for seed in (0, 1)]
+    drawn = [{seed for _, seed in next(loader._keys_from(0))} for loader in loaders]
+    for loader in loaders:
+        next(loader.batches_from(0)).images.sum()
+
+    assert all(len(seeds) == 1 for seeds in drawn)
+    assert drawn[0] != drawn[1]
+    assert drawn[0] | drawn[1] <= set(mixed)
+
+
 def test_batches_are_padded_and_say_their_content(train_data):
     batch = first(TrainLoader(train_data, batch_size=4), 1)[0]
 
@@ -153,12 +188,13 @@ def test_evaluation_sees_every_image_once_and_alone(train_data):
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_evaluation_leaves_out_a_broken_image_or_refuses_it(processes, tiny_coco):
+def test_evaluation_leaves_out_a_broken_image_or_refuses_it(processes, tiny_coco, caplog):
     (tiny_coco.images / "000000000013.jpg").write_bytes(b"no image")
     skipping = CocoDataset(tiny_coco, SPEC.override({"broken_images": "skip"}), WANTED, training=False)
     refusing = CocoDataset(tiny_coco, SPEC, WANTED, training=False)
 
     assert [b.infos[0].image_id for b in EvalLoader(skipping, num_processes=processes)] == [10, 16, 19]
+    assert ("000000000013.jpg: not an image" in caplog.text) == (processes == 0)  # other processes say it themselves
     with pytest.raises(DataError, match=r"^\S+000000000013\.jpg: not an image \(8 bytes\)$"):
         list(EvalLoader(refusing, num_processes=processes))
 

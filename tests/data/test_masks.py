@@ -73,6 +73,20 @@ def test_a_full_mask_covers_the_pixels_whose_centres_its_box_holds(corners):
     assert mask.sum() >= 0.9 * inside.sum() - 4
 
 
+@pytest.mark.parametrize("box", [(10.3, 8.4, 20.7, 30.6), (68.3, 40.4, 80, 60), (-3, -5, 11.6, 9.7)])
+def test_a_pixel_is_covered_where_its_centre_is_however_little_of_it_the_box_meets(box):
+    x0, y0, x1, y1 = box
+
+    mask = pasted(np.ones((28, 28), dtype=np.float32), box, 60, 80)
+
+    rows, columns = np.mgrid[0:60, 0:80] + 0.5
+    assert (mask == ((columns > x0) & (columns < x1) & (rows > y0) & (rows < y1))).all()
+
+
+def test_a_pixel_of_probability_one_half_belongs_to_the_object():
+    assert pasted(np.full((28, 28), 0.5, dtype=np.float32), (10, 20, 38, 48), 60, 80).sum() == 28 * 28
+
+
 def prediction(boxes):
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     count = len(boxes)

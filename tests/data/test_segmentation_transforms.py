@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as F
 
 from piip.contracts import IGNORE
 from piip.data.transforms import segmentation as transforms
@@ -86,3 +87,93 @@ def test_padding_is_the_mean_colour_and_no_label():
     assert image.shape == (3, 4, 4)
     assert image.sum() == 3 * 6
     assert labels.tolist() == [[1, 1, 1, IGNORE]] * 2 + [[IGNORE] * 4] * 2
+
+
+def test_a_smaller_map_has_the_pixels_at_the_new_ones_centres():
+    assert transforms.resize_labels(torch.arange(6).view(1, 6), (1, 2)).tolist() == [[1, 4]]
+    assert transforms.resized_size(3, 4000, 100, 200) == (1, 200)  # a side is never nothing
+
+
+def test_a_crop_may_lie_anywhere_and_is_all_of_a_smaller_image():
+    labels = torch.arange(5 * 6).view(5, 6)
+    image = labels.expand(3, 5, 6)
+
+    def corners(side):
+        crops = [
+            transforms.random_crop(image, labels, side, np.random.default_rng(s), class_share=1.0)[1] for s in range(99)
+        ]
+        assert {crop.shape for crop in crops} == {(min(side, 5), min(side, 6))}
+        return {int(crop[0, 0]) for crop in crops}
+
+    assert corners(4) == {0, 1, 2, 6, 7, 8}  # rows 0 and 1, columns 0 to 2
+    assert corners(5) == {0, 1}
+    assert corners(9) == {0}
+
+
+def test_a_class_may_cover_less_than_its_share_and_ten_crops_are_tried():
+    labels = torch.zeros(4, 4, dtype=torch.int64)
+    labels[0] = 1  # three quarters are of class 0
+
+    def draws(share):
+        rng = np.random.default_rng(0)
+        transforms.random_crop(labels.expand(3, 4, 4), labels, 4, rng, class_share=share)
+        return rng.bit_generator.state["state"]
+
+    def after(tries):
+        rng = np.random.default_rng(0)
+        for _ in range(2 * tries):
+            rng.integers(0, 1)
+        return rng.bit_generator.state["state"]
+
+    assert draws(0.76) == after(1)
+    assert draws(0.75) == after(10)  # just as much is too much
+
+
+class Said:
+    """A generator that says which of the four changes happen, and how much."""
+
+    def __init__(self, *changes, contrast_first=True):
+        self.changes, self.contrast_first, self.ranges = changes, contrast_first, []
+
+    def random(self, size=None):
+        if size is None:
+            return 0.0 if self.contrast_first else 0.9
+        return np.array(
+            [0.0 if change in self.changes else 0.9 for change in ("brightness", "contrast", "saturation", "hue")]
+        )
+
+    def uniform(self, low, high):
+        self.ranges.append((low, high))
+        return low + 0.8 * (high - low)
+
+
+def test_each_change_of_colours_is_as_large_as_the_recipe_says():
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 20, 20), dtype=np.uint8))
+    lighter = (image.float() + 19.2).clamp(0, 255).to(torch.uint8)  # -32 + 0.8 * 64
+    starker = (image.float() * 1.3).clamp(0, 255).to(torch.uint8)  # 0.5 + 0.8 * 1
+    expected = {
+        "brightness": lighter, "contrast": starker, "saturation": F.adjust_saturation(image, 1.3),
+        "hue": F.adjust_hue(image, 0.06),  # -0.1 + 0.8 * 0.2
+    }  # fmt: skip
+
+    for change, changed in expected.items():
+        for contrast_first in (True, False):
+            torch.testing.assert_close(
+                transforms.photometric(image, Said(change, contrast_first=contrast_first)), changed
+            )
+    rng = Said()
+    assert torch.equal(transforms.photometric(image, rng), image)
+    assert sorted(rng.ranges) == [(-32, 32), (-0.1, 0.1), (0.5, 1.5), (0.5, 1.5)]
+
+
+def test_contrast_comes_before_saturation_or_after_it():
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 20, 20), dtype=np.uint8))
+
+    before, after = (
+        transforms.photometric(image, Said("contrast", "saturation", contrast_first=first)) for first in (True, False)
+    )
+
+    contrast = lambda pixels: (pixels.float() * 1.3).clamp(0, 255).to(torch.uint8)  # noqa: E731
+    assert torch.equal(before, F.adjust_saturation(contrast(image), 1.3))
+    assert torch.equal(after, contrast(F.adjust_saturation(image, 1.3)))
+    assert not torch.equal(before, after)

@@ -83,9 +83,9 @@ def test_logits_are_of_the_inputs_content_even_where_no_stride_divides_it(size):
     model = build_model(NETWORK.override({"head.inference": "whole"})).eval()
 
     with torch.no_grad():
-        (prediction,) = model(torch.rand(1, 3, *size))
+        predictions = model(torch.rand(2, 3, *size))
 
-    assert prediction["logits"].shape == (5, *size)
+    assert [prediction["logits"].shape for prediction in predictions] == [(5, *size)] * 2
 
 
 def test_padding_is_cut_off():
@@ -140,3 +140,31 @@ def test_statistics_are_the_only_buffers():
     # 4 pooled, bottleneck, 3 lateral, 3 outputs, the last bottleneck; 1 auxiliary
     assert len(norms) == 13
     assert len(list(head.buffers())) == 3 * len(norms)
+
+
+def test_it_begins_as_mmsegmentations_does():
+    torch.manual_seed(0)
+    head = UPerNet(CHANNELS, UPerNetSpec(num_classes=40, channels=64))
+
+    for name, module in head.named_modules():
+        if name.endswith(".conv"):  # He's rule over what goes out
+            outwards = module.kernel_size[0] ** 2 * module.out_channels
+            assert module.weight.std().item() == pytest.approx((2 / outwards) ** 0.5, rel=0.15), name
+            assert module.bias is None
+        if name.endswith("conv_seg"):
+            assert module.weight.std().item() == pytest.approx(0.01, rel=0.1)
+            assert not module.bias.any()
+
+
+def test_whole_channels_are_dropped_before_either_classifier():
+    head = UPerNet(CHANNELS, SPEC.model_copy(update={"channels": 64, "dropout": 0.5})).train()
+    seen = []
+    for part in (head.decode, head.auxiliary):
+        part.conv_seg.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+
+    head(maps(), [(64, 64)] * 2, labels())
+
+    for feature in seen:
+        gone = (feature == 0).all(dim=3).all(dim=2).float().mean().item()
+        assert 0.3 < gone < 0.7
+    assert len(seen) == 2

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -76,11 +77,20 @@ def test_a_driver_that_was_killed_drives_no_more(first, tmp_path):
 
 def test_who_waits_long_for_a_lock_is_told_for_which(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("piip.record.durable.LONG_S", 0)
+    inside, met = [True], []
+
+    def wait():
+        with locked(tmp_path / LOCK):
+            met.append(inside[0])
+
     with locked(tmp_path / LOCK):
-        waiting = threading.Thread(target=lambda: locked(tmp_path / LOCK).__enter__())
+        waiting = threading.Thread(target=wait)
         waiting.start()
         while "waiting for another process" not in caplog.text:
             assert waiting.is_alive()
+            time.sleep(0.001)
+        inside[0] = False
     waiting.join()
 
+    assert met == [False]  # it went in when nobody was
     assert f"waiting for another process that holds {tmp_path / LOCK}" in caplog.text

@@ -14,6 +14,7 @@ from journals import begin, lines, metric_lines
 import piip
 from piip.record.events import read_events, read_metrics, read_status
 from piip.record.journal import Fenced, Journal
+from piip.record.runs import now_ms
 
 ROOT = str(Path(piip.__file__).parent.parent)
 
@@ -126,10 +127,62 @@ def test_adding_to_the_record_leaves_the_status():
 
     Journal(folder, "plan", running=False).log(0, {"cost/gflops": 1.5})
     assert read_status(folder) == "PENDING"
-    Journal(folder, "1").finish("STOPPED")
+    training = Journal(folder, "1")
+    training.finish("STOPPED")
     Journal(folder, "pictures", running=False).tag({"a": "b"})
 
     assert read_status(folder) == "STOPPED"
+    training.log(1, {"loss": 1.0})  # and fences nobody off
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED", "STOPPED"])
+def test_all_but_a_finished_trial_run_again_when_they_are_opened(status):
+    folder = begin()
+    first = Journal(folder, "1")
+    for _ in range(2):
+        first.finish(status)
+
+    assert Journal(folder, "2").status == "RUNNING"
+    assert [event["status"] for event in lines(folder)] == ["RUNNING", status, "RUNNING"]
+
+
+def test_what_mlflow_would_refuse_is_refused_here_and_a_step_is_a_whole_number(tmp_path):
+    folder = begin()
+    journal = Journal(folder, "1")
+    before = lines(folder)
+    (tmp_path / "a@b").write_text("")
+
+    for write in (
+        lambda: journal.log(1, {"AP@50": 1.0}),
+        lambda: journal.tag({"a@b": "c"}),
+        lambda: journal.artifact(tmp_path / "a@b"),
+        lambda: journal.artifact(tmp_path / "a@b", "../a"),
+    ):
+        with pytest.raises(ValueError, match="name"):
+            write()
+    with pytest.raises(TypeError):
+        journal.log(1.5, {"loss": 1.0})  # type: ignore[arg-type]
+
+    assert lines(folder) == before
+    assert not (folder / "artifacts").exists()
+
+
+def test_an_event_has_the_time_at_which_it_was_recorded():
+    folder = begin()
+    before = now_ms()
+
+    Journal(folder, "1").log(1, {"loss": 1.0})
+
+    assert before <= read_metrics(folder)["loss"][0][2] <= now_ms()
+
+
+def test_a_file_is_kept_under_its_own_name(tmp_path):
+    folder = begin()
+    (tmp_path / "spec.json").write_text("{}")
+
+    Journal(folder, "1").artifact(tmp_path / "spec.json")
+
+    assert (folder / "artifacts" / "spec.json").read_text() == "{}"
 
 
 def test_tags_and_artifacts_are_recorded_when_they_change(tmp_path):

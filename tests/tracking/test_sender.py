@@ -9,6 +9,7 @@ import pytest
 from server import HangingServer, free_port
 
 from piip.tracking import sender as sender_module
+from piip.tracking.connection import UnreachableError
 from piip.tracking.delivery import deliver
 from piip.tracking.sender import Sender
 from piip.tracking.store import Store
@@ -142,6 +143,12 @@ def test_one_bad_journal_does_not_hold_up_the_others(begin, store, sender, piip_
     assert "empty: not delivered: FileNotFoundError" in caplog.text
 
 
+def until_it_has_a_problem(sender):
+    while not sender.problem:
+        assert sender._thread.is_alive()
+        time.sleep(0.01)
+
+
 def test_a_server_that_is_down_loses_nothing(begin, store, piip_home, caplog):
     sender = Sender(KEYS, f"http://127.0.0.1:{free_port()}")
     journal = begin()
@@ -149,7 +156,8 @@ def test_a_server_that_is_down_loses_nothing(begin, store, piip_home, caplog):
     for step in range(10):
         journal.log(step, {"loss": step / 3})
 
-    assert not sender.flush(1)
+    until_it_has_a_problem(sender)
+    assert not sender.flush(0.2)
     sender.stop()
 
     assert "connection refused" in (sender.problem or "")
@@ -174,8 +182,8 @@ def test_delivery_goes_on_when_the_server_is_back(begin, store, piip_home, monke
     sender, journal = Sender(KEYS), begin()
     sender.start()
     journal.log(1, {"loss": 1.0})
-    assert not sender.flush(0.5)
-    assert sender.problem
+    until_it_has_a_problem(sender)
+    assert not sender.flush(0.2)
     down.clear()
 
     assert sender.flush(LONG)
@@ -244,3 +252,89 @@ def test_a_run_deleted_after_its_delivery_is_said_too(begin, store, caplog):
     sender.stop()
 
     assert f"name of doomed is skipped: run {run.run_id} was deleted in MLflow" in caplog.text
+
+
+def test_a_server_that_does_not_answer_is_asked_less_and_less_often_but_soon_for_who_waits(monkeypatch):
+    sender, pauses = Sender(KEYS), []
+    problems = iter([*["down"] * 7, None, "down", "down", None])
+
+    def deliver_all():
+        sender.problem = next(problems)
+        sender._flushing = len(pauses) >= 9
+        return sender_module._Pass()
+
+    def wait(seconds):
+        pauses.append(seconds)
+        sender._stopping = len(pauses) == 11
+
+    monkeypatch.setattr(sender, "_deliver_all", deliver_all)
+    monkeypatch.setattr(sender._changed, "wait", wait)
+    sender._run()
+
+    assert pauses == [2, 4, 8, 16, 30, 30, 30, 1, 2, 2, 1]  # from the tenth on somebody waits in flush
+
+
+def test_flush_and_stop_wake_a_sender_that_pauses(store, monkeypatch):
+    monkeypatch.setattr(sender_module, "PERIOD_S", 10 * LONG)
+    monkeypatch.setattr(sender_module, "FLUSH_PAUSE_S", 10 * LONG)
+    sender = Sender(KEYS)
+    sender.start()
+    with sender._changed:
+        while sender._done[1].complete is False:  # until the first look is over, and it pauses
+            assert sender._changed.wait(LONG)
+
+    assert sender.flush(LONG)
+    sender.stop(LONG)
+
+    assert not sender._thread.is_alive()
+
+
+def test_a_journal_that_another_process_delivers_is_waited_for(begin, store, monkeypatch):
+    begin().log(1, {"loss": 1.0})
+    busy = [BlockingIOError(), BlockingIOError()]
+    delivered = []
+
+    def deliver_now(folder, store):
+        if busy:
+            raise busy.pop()
+        delivered.append(folder.name)
+
+    monkeypatch.setattr(sender_module, "deliver", deliver_now)
+    sender = Sender(["trial"])
+
+    assert [sender._deliver_all() for _ in range(3)] == [
+        sender_module._Pass(complete=False), sender_module._Pass(complete=False), sender_module._Pass(),
+    ]  # fmt: skip
+    assert delivered == ["trial"]
+
+
+def test_a_server_that_is_down_is_asked_for_one_journal_and_not_for_each(begin, store, monkeypatch):
+    asked = []
+
+    def unreachable(folder, store):
+        asked.append(folder.name)
+        raise UnreachableError("down.")
+
+    for key in ("trial0", "trial1"):
+        begin(key)
+    monkeypatch.setattr(sender_module, "deliver", unreachable)
+    sender = Sender(["trial0", "trial1"])
+
+    assert sender._deliver_all() == sender_module._Pass(complete=False)
+    assert asked == ["trial0"]
+    assert sender.problem == "down."
+
+
+def test_a_sender_that_is_told_to_stop_begins_no_other_journal(begin, store, monkeypatch):
+    sender, asked = Sender(["trial0", "trial1"]), []
+
+    def stops(folder, store):
+        asked.append(folder.name)
+        sender._stopping = True
+
+    for key in ("trial0", "trial1"):
+        begin(key)
+    monkeypatch.setattr(sender_module, "deliver", stops)
+
+    assert sender._deliver_all() == sender_module._Pass(complete=False)
+    assert asked == ["trial0"]

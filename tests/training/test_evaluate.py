@@ -1,4 +1,6 @@
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from pico_trials import pico_spec
 from piip.data import open_dataset
 from piip.data.masks import compressed, decoded
 from piip.models import build_model
+from piip.training import evaluate as module
 from piip.training.evaluate import evaluate, in_order, score
 
 SPEC = pico_spec(model__head__score_threshold=0.0)  # untrained, it finds something all the same
@@ -91,7 +94,10 @@ def test_an_image_that_is_skipped_counts_as_nothing_found(model, data, sources):
     metrics, table, _ = evaluate(model, open_dataset(spec, sources["val"], SPEC.model.input))
 
     assert data.infos[0].image_id not in table["image_id"].to_pylist()
-    assert metrics["coco/box_ar100"] >= 0
+    expected = data.metric()
+    for info in data.infos[1:]:
+        expected.update(data.from_table(table, info), info)
+    assert metrics == expected.compute()
 
 
 def test_the_truth_itself_scores_one(data):
@@ -127,3 +133,70 @@ def test_a_network_without_masks_is_scored_by_its_boxes(model, data):
     assert boxes == {name: value for name, value in metrics.items() if name.startswith("coco/box_")}
     assert bare.drop_columns(["segmentation"]) == table.drop_columns(["segmentation"])
     assert bare["segmentation"].null_count == len(bare)
+
+
+class Ranks:
+    """Two ranks in two threads, with what evaluation takes of torch.distributed; counts what rank 0 was given."""
+
+    def __init__(self):
+        self.mine, self.meet, self.slots, self.travelled = threading.local(), threading.Barrier(2, timeout=60), {}, []
+
+    def run(self, work):
+        def one(rank):
+            self.mine.rank = rank
+            return work(rank)
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(one, range(2)))
+
+    def _exchange(self, mine):
+        self.slots[self.mine.rank] = mine
+        self.meet.wait()
+        everyones = [self.slots[rank] for rank in range(2)]
+        self.meet.wait()
+        return everyones
+
+    def broadcast(self, tensor, src):
+        tensor.copy_(self._exchange(tensor.clone())[src])
+
+    def broadcast_object_list(self, objects, src):
+        objects[:] = self._exchange(list(objects))[src]
+
+    def gather_object(self, mine, parts, dst):
+        everyones = self._exchange(pickle.dumps(mine))
+        assert (parts is not None) == (self.mine.rank == dst)
+        if parts is not None:
+            parts[:] = map(pickle.loads, everyones)
+            self.travelled.append(len(everyones[1]))
+
+
+class Counts(torch.nn.Module):
+    """Finds in every image one object, as large as a running statistic of its rank."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.register_buffer("size", torch.tensor(float(size)))
+
+    def forward(self, images, sizes):
+        box = torch.stack([torch.zeros(()), torch.zeros(()), self.size, self.size])[None]
+        return [{"boxes": box, "labels": torch.ones(1, dtype=torch.int64), "scores": torch.ones(1)} for _ in sizes]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_ranks_see_with_the_first_ones_statistics_and_it_has_all_results(wanted, data, monkeypatch):
+    ranks, asked = Ranks(), []
+    monkeypatch.setattr(module, "dist", ranks)
+
+    first, second = ranks.run(
+        lambda rank: evaluate(
+            Counts(40 + 8 * rank), data, rank=rank, world_size=2, keep=lambda m: asked.append(m) or wanted
+        )
+    )
+
+    alone = evaluate(Counts(40), data, keep=lambda _: wanted)
+    assert first == alone
+    assert (first.table is None) == (not wanted)
+    assert second == ({}, None, [])
+    assert asked == [first.metrics]
+    assert len(ranks.travelled) == 1 + wanted  # states, and tables where they are kept

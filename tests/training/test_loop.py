@@ -94,9 +94,9 @@ def test_images_per_second_counts_images_of_all_micro_batches_over_the_time_insi
     ticks = iter(range(100_000))
     monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
 
-    done = Recorder(accumulate=2).train(steps(5, log_every=2))
+    done = Recorder(accumulate=2).train(steps(6, log_every=2), start=1)
 
-    assert {step: metrics["train/images_per_second"] for step, metrics in done.logged.items()} == {2: 4, 4: 4, 5: 4}
+    assert {step: metrics["train/images_per_second"] for step, metrics in done.logged.items()} == {2: 4, 4: 4, 6: 4}
     assert done.timer.seconds == 5
 
 
@@ -155,6 +155,34 @@ def test_ranks_exchange_gradients_once_a_step_however_many_micro_batches():
     assert len(exchanges) == 3  # one bucket
 
 
+def test_a_step_descends_the_sum_of_the_losses_at_the_rate_of_its_number():
+    changes = {
+        "optim__clip_norm": None,
+        "optim__warmup_steps": 2,
+        "optim__warmup_ratio": 0.0,
+        "optim__schedule": "constant",
+    }
+    toy = Recorder(optim__lr=0.1, **changes)
+    images = next(toy_batches(0, micro_batch=4, accumulate=1)).images
+    wanted = torch.autograd.grad(sum(toy.model(images, None, None).values()), list(toy.model.parameters()))
+    given, rates = [], []
+    real = toy.engine.optimizer.step
+
+    def step():
+        given.append([p.grad.clone() for p in toy.model.parameters()])
+        rates.append({group["lr"] for group in toy.engine.optimizer.param_groups})
+        real()
+
+    toy.engine.optimizer.step = step
+    toy.train(steps(3))
+
+    torch.testing.assert_close(given[0], list(wanted))
+    assert rates == [{0.05}, {0.1}, {0.1}]  # half way through the warm-up, at its end, after it
+    assert [metrics["train/lr"] for metrics in toy.logged.values()] == [0.05, 0.1, 0.1]
+    for metrics in toy.logged.values():
+        assert metrics["train/loss"] == pytest.approx(metrics["train/loss_mask"] + metrics["train/loss_box"])
+
+
 def test_gradients_are_clipped_to_the_norm():
     # AdamW's first step does not depend on the gradient's size, so look at the gradient itself
     toy, norms = Recorder(optim__clip_norm=0.5), []
@@ -196,6 +224,15 @@ def test_the_losses_set_out_before_the_last_backward_pass_and_are_waited_for_aft
     toy.train(steps(1))
 
     assert said == ["backward", "_send", "backward", "means", "step"]
+
+
+def test_ranks_draw_numbers_of_their_own(monkeypatch):
+    weights = []
+    for rank in (0, 1):
+        monkeypatch.setattr(loop.dist, "get_rank", lambda rank=rank: rank)
+        weights.append(Recorder(dropout=0.5).train(steps(1)).weights)
+
+    assert not torch.equal(*weights)
 
 
 def test_a_resumed_step_draws_the_numbers_it_would_have_drawn():

@@ -20,8 +20,9 @@ def groups_by_name(model, optimizer):
 
 @pytest.fixture
 def two_blocks():
-    """Two blocks under a head that keeps one scalar weight, as the merge does."""
-    model = nn.ModuleDict({"first": nn.Linear(2, 2), "second": nn.Linear(2, 2), "head": nn.LayerNorm(2)})
+    """Two blocks under a head of one class that keeps one scalar weight, as the merge does."""
+    model = nn.ModuleDict({"first": nn.Linear(2, 2), "second": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
+    model["class"] = nn.Linear(2, 1)
     model.register_parameter("scale", nn.Parameter(torch.ones(1)))
     return model
 
@@ -37,8 +38,10 @@ def test_blocks_learn_slower_the_further_they_are_from_the_end(two_blocks):
     # 0.1 * 0.5 ** 2, 0.1 * 0.5 ** 1, 0.1 * 0.5 ** 0
     assert rates == pytest.approx(
         {"first.weight": 0.025, "first.bias": 0.025, "second.weight": 0.05, "second.bias": 0.05,
-         "head.weight": 0.1, "head.bias": 0.1, "scale": 0.1}
+         "norm.weight": 0.1, "norm.bias": 0.1, "class.weight": 0.1, "class.bias": 0.1, "scale": 0.1}
     )  # fmt: skip
+    # fastest first: ZeRO's shards are kept under the number of their group
+    assert [group["lr_scale"] for group in optimizer.param_groups] == [1, 1, 0.5, 0.5, 0.25, 0.25]
 
 
 def test_weight_decay_spares_biases_and_norms_but_not_the_scalar_weights_of_the_merge(two_blocks):
@@ -46,15 +49,16 @@ def test_weight_decay_spares_biases_and_norms_but_not_the_scalar_weights_of_the_
 
     decayed = {name for name, group in groups_by_name(two_blocks, optimizer).items() if group["weight_decay"]}
 
-    assert decayed == {"first.weight", "second.weight", "scale"}
+    assert decayed == {"first.weight", "second.weight", "class.weight", "scale"}
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.05}
 
 
 def test_frozen_parameters_are_left_out(two_blocks):
     two_blocks["first"].requires_grad_(False)
 
-    optimizer = build_optimizer(two_blocks, OptimSpec(), DISTANCES)
+    optimizer = build_optimizer(two_blocks, OptimSpec(betas=(0.8, 0.95)), DISTANCES)
 
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.95)}
     assert not {"first.weight", "first.bias"} & set(groups_by_name(two_blocks, optimizer))
 
 
@@ -94,6 +98,12 @@ def test_steps_divide_the_rate_by_ten_at_eight_and_eleven_twelfths(step, factor)
     assert schedule(spec, step, 100) == pytest.approx(factor)
 
 
+def test_a_step_that_ends_a_twelfth_belongs_to_it():
+    spec = OptimSpec(warmup_steps=0, schedule="step")
+
+    assert [schedule(spec, step, 12) for step in (8, 9, 11, 12)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
 @pytest.mark.parametrize(
     ("step", "factor"),
     [
@@ -111,14 +121,15 @@ def test_cosine_falls_from_the_end_of_the_warm_up_to_zero(step, factor):
 @pytest.mark.parametrize(
     ("step", "rates"),
     [
-        (10, (0.42 * 3e-5, 0.42 * 3e-4)),  # 10 of 25 steps of warm-up: 1/30 + 29/30 * 0.4
-        (25, (3e-5, 3e-4)),
-        (100, (1e-5, 1e-5)),  # both end at the same rate
+        (10, (0.42 * 3e-5, 0.42 * 3e-4, 0.21 * 3e-5)),  # 10 of 25 steps of warm-up: 1/30 + 29/30 * 0.4
+        (25, (3e-5, 3e-4, 1.5e-5)),
+        (100, (1e-5, 1e-5, 5e-6)),  # the first two end at the same rate, one that decays by layer below it
     ],
 )
 def test_warm_up_may_be_a_part_of_the_training_and_cosine_ends_at_a_rate(step, rates):
-    weights = [nn.Parameter(torch.ones(1)) for _ in range(2)]
-    optimizer = torch.optim.SGD([{"params": [w], "lr_scale": s} for w, s in zip(weights, (1, 10), strict=True)], lr=1)
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(3)]
+    scales = zip(weights, (1, 10, 0.5), strict=True)
+    optimizer = torch.optim.SGD([{"params": [w], "lr_scale": s} for w, s in scales], lr=1)
     spec = OptimSpec(lr=3e-5, warmup_part=0.25, warmup_ratio=1 / 30, schedule="cosine", min_lr=1e-5)
 
     base = set_lr(optimizer, spec, step, 100)
@@ -126,6 +137,12 @@ def test_warm_up_may_be_a_part_of_the_training_and_cosine_ends_at_a_rate(step, r
     found = [group["lr"] for group in optimizer.param_groups]
     assert found == pytest.approx(rates)
     assert base == pytest.approx(rates[0])
+
+
+def test_a_part_of_the_training_is_rounded_to_steps():
+    spec = OptimSpec(warmup_part=0.25, warmup_ratio=0, schedule="constant")
+
+    assert [schedule(spec, step, 11) for step in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])  # 2.75 of 11 are 3
 
 
 def test_a_least_rate_is_for_a_schedule_that_falls_to_it():
@@ -179,6 +196,20 @@ def backbone_groups(groups: str, layer_decay: float = 0.5):
     return groups_by_name(model, optimizer)
 
 
+def test_corrected_groups_spare_every_kind_of_position_and_token():
+    shapes = {
+        "pos_embed": (1, 4, 2),
+        "cls_token": (1, 1, 2),
+        "frame_embed": (1, 1, 2),
+        "relative_position_bias_table": (9, 2),
+    }
+    model = nn.ParameterDict({name: torch.zeros(shape) for name, shape in {**shapes, "weight": (2, 2)}.items()})
+
+    for groups, decayed in (("released", {*shapes, "weight"}), ("corrected", {"weight"})):
+        found = groups_by_name(model, build_optimizer(model, OptimSpec(groups=groups), {}))
+        assert {name for name, group in found.items() if group["weight_decay"]} == decayed
+
+
 def test_corrected_groups_do_not_decay_positions_and_merge_weights():
     released, corrected = backbone_groups("released"), backbone_groups("corrected")
 
@@ -191,12 +222,26 @@ def test_corrected_groups_do_not_decay_positions_and_merge_weights():
     )
 
 
-def test_classification_decays_everything_and_learns_ten_times_faster_outside_branches():
-    groups = backbone_groups("classification")
+def test_classification_decays_everything_and_learns_ten_times_faster_what_was_not_pretrained():
+    pretrained = {
+        "backbone.branches.0",
+        "backbone.body.stem",
+        "head.own.0",
+    }  # separate heads have their branch's classifier
+    new = {"backbone.interactions.0", "backbone.merge", "head.merged", "head.head"}
+    model = nn.Module()
+    for name in pretrained | new:
+        part = model
+        for word in name.split("."):
+            part.add_module(word, part._modules.get(word) or nn.Module())
+            part = part.get_submodule(word)
+        part.add_module("norm", nn.LayerNorm(2))
+
+    groups = groups_by_name(model, build_optimizer(model, OptimSpec(lr=1.0, groups="classification"), {}))
 
     assert {group["weight_decay"] for group in groups.values()} == {0.05}
-    assert {name.startswith("backbone.branches.") for name, group in groups.items() if group["lr"] == 1.0} == {True}
-    assert {name.startswith("backbone.branches.") for name, group in groups.items() if group["lr"] == 10.0} == {False}
+    fast = {name.rsplit(".", 2)[0]: group["lr"] for name, group in groups.items()}
+    assert fast == dict.fromkeys(pretrained, 1.0) | dict.fromkeys(new, 10.0)
 
 
 @pytest.mark.parametrize(("exact", "distance"), [(False, 6), (True, 5.5)])

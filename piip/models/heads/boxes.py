@@ -68,7 +68,7 @@ class RoIPool(nn.Module):
         """Maps (B, C, H_l, W_l) and per image boxes (K_b, 4) xyxy in pixels -> (sum of K_b, C, output_size, output_size)."""
         image_K = torch.cat([b.new_full((len(b), 1), i) for i, b in enumerate(boxes)])
         rois_K5 = torch.cat([image_K, torch.cat(list(boxes))], dim=1)
-        side_K = ((rois_K5[:, 3] - rois_K5[:, 1]) * (rois_K5[:, 4] - rois_K5[:, 2])).clamp(min=0).sqrt()
+        side_K = ((rois_K5[:, 3] - rois_K5[:, 1]) * (rois_K5[:, 4] - rois_K5[:, 2])).sqrt()
         # boxes under 112 px on stride 4, under 224 on 8, ... (FPN's rule; mmdet: finest_scale 56)
         level_K = torch.floor(torch.log2(side_K / 56 + 1e-6)).clamp(0, len(self.strides) - 1)
         chosen = [torch.where(level_K == level)[0] for level in range(len(self.strides))]
