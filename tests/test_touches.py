@@ -75,7 +75,7 @@ BACKBONE = Toy(
     {"piip/models/backbones/toy.py": "backbone.py"},
     {
         "piip/spec/backbones.py": [
-            ("Backbone = Annotated[PIIPSpec | CNNSpec,", BACKBONE_SPEC + "Backbone = Annotated[PIIPSpec | CNNSpec | ToySpec,"),
+            ("Backbone = Annotated[PIIPSpec | CNNSpec |", BACKBONE_SPEC + "Backbone = Annotated[ToySpec | PIIPSpec | CNNSpec |"),
         ],
         "piip/models/__init__.py": [
             ("        case CNNSpec():\n", "        case ToySpec():\n            return Toy(spec, wish)\n        case CNNSpec():\n"),

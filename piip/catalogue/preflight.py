@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from piip.data.sources import Source, locate
-from piip.spec import ExperimentSpec, PIIPSpec, UPerNetSpec
+from piip.spec import ExperimentSpec, UPerNetSpec
 
 if TYPE_CHECKING:
     from piip.counting.cost import Cost
@@ -56,10 +56,10 @@ def check_device(specs: Sequence[ExperimentSpec], gpus_per_worker: int) -> None:
     """
     runs = (*ANYWHERE, *ON_A_GPU) if gpus_per_worker else ANYWHERE
     attentions = {spec.speed.attention: spec.train.precision for spec in specs if spec.speed.attention not in runs}
-    of_piip = {spec.speed.kernel for spec in specs if isinstance(spec.model.backbone, PIIPSpec)}
+    asked = {spec.speed.kernel for spec in specs if spec.model.backbone.samples}
     # the variable stands for "auto" only
     instead = os.environ.get("PIIP_KERNEL") or "auto"
-    kernels = [kernel for kernel in of_piip if (instead if kernel == "auto" else kernel) not in runs]
+    kernels = [kernel for kernel in asked if (instead if kernel == "auto" else kernel) not in runs]
     if not attentions and not kernels:
         return
     # PyTorch from here on: something will be refused

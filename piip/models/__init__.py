@@ -6,6 +6,7 @@ from torch import nn
 
 from piip.contracts import Maps, Tokens, Wish
 from piip.models.backbones.cnn import CNN
+from piip.models.backbones.internimage import InternImage
 from piip.models.backbones.piip import PIIP
 from piip.models.branches.build import build_branch
 from piip.models.heads.classifier import Classifier, MapClassifier
@@ -14,10 +15,25 @@ from piip.models.heads.rcnn import MaskRCNN
 from piip.models.heads.upernet import UPerNet
 from piip.models.network import Network
 from piip.models.sliding import Window
-from piip.spec import Backbone, ClassifierSpec, CNNSpec, DINOSpec, MaskRCNNSpec, ModelSpec, PIIPSpec, UPerNetSpec
+from piip.spec import (
+    Backbone,
+    ClassifierSpec,
+    CNNSpec,
+    DINOSpec,
+    InternImageSpec,
+    MaskRCNNSpec,
+    ModelSpec,
+    PIIPSpec,
+    UPerNetSpec,
+)
 
 
-def build_backbone(spec: Backbone, wish: Wish = Maps(), *, pretrained: bool = True) -> PIIP | CNN:  # noqa: B008 (frozen)
+def build_backbone(
+    spec: Backbone,
+    wish: Wish = Maps(),  # noqa: B008 (frozen)
+    *,
+    pretrained: bool = True,
+) -> PIIP | CNN | InternImage:
     """The network that turns images (B, 3, H, W) into what a head wishes for.
 
     Args:
@@ -35,6 +51,8 @@ def build_backbone(spec: Backbone, wish: Wish = Maps(), *, pretrained: bool = Tr
             return PIIP(branches, spec, wish)
         case CNNSpec():
             return CNN(spec, wish, pretrained=pretrained)
+        case InternImageSpec():
+            return InternImage(spec, wish)
         case _:
             assert_never(spec)
 

@@ -13,9 +13,11 @@ from timm.models import beit
 from torch import nn
 from torch.nn import attention as torch_attention
 
+from piip.models.backbones.internimage import InternImage
 from piip.models.backbones.piip import PIIP
 from piip.models.branches.vit import Branch
 from piip.models.heads.rcnn import RoIHeads
+from piip.models.layers.dcnv3 import DCNv3
 from piip.models.meeting.interaction import ConvFFN, DeformableCrossAttention, InteractionUnit
 from piip.models.precision import Fp32Head
 from piip.spec import SpeedSpec
@@ -67,7 +69,9 @@ def switch_network(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32
         elif isinstance(module, DeformableCrossAttention):
             module.kernel = speed.kernel
             module.fp32, module.fp32_offsets = speed.interactions == "fp32", speed.interactions != "bf16"
-        elif isinstance(module, ConvFFN | RoIHeads):
+        elif isinstance(module, DCNv3):
+            module.kernel = speed.kernel
+        elif isinstance(module, ConvFFN | InternImage | RoIHeads):
             module.contiguous = contiguous
         elif isinstance(module, Fp32Head):
             module.fp32_heads = speed.heads == "fp32"

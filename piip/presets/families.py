@@ -1,6 +1,8 @@
 """Families of pretrained branches: a dict from the paper's letter to a branch. `window` follows the combination, not the branch."""
 
-from piip.spec import BranchSpec
+from typing import Any
+
+from piip.spec import BranchSpec, InternImageSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """RGB, in 0..255."""
@@ -91,3 +93,24 @@ CONVNEXT = {
     **{f"V{letter}": branch for letter, branch in DEIT.items()},
 }
 """C: ConvNeXt, V: ViT (DeiT); they go together in the networks with a regular FPN."""
+
+
+def _internimage(label: str, channels: int, depths: tuple[int, int, int, int], **form: Any) -> InternImageSpec:
+    per_group = 32 if label in "hg" else 16
+    first, second, third, fourth = (channels * 2**level // per_group for level in range(4))
+    return InternImageSpec(
+        label=label, resolution=1333, channels=channels, depths=depths, groups=(first, second, third, fourth), **form
+    )
+
+
+_LARGEST: dict[str, Any] = {"layer_scale": None, "dw_kernel_size": 5, "center_feature_scale": True}
+INTERNIMAGE = {
+    "T": _internimage("t", 64, (4, 4, 18, 4)),
+    "S": _internimage("s", 80, (4, 4, 21, 4), norms="post"),
+    "B": _internimage("b", 112, (4, 4, 21, 4), norms="post"),
+    "L": _internimage("l", 160, (5, 5, 22, 5), norms="post", offset_scale=2.0),
+    "XL": _internimage("xl", 192, (5, 5, 24, 5), norms="post", offset_scale=2.0),
+    "H": _internimage("h", 320, (6, 6, 32, 6), norms="res_post", post_norm_blocks=(5, 11, 17, 23, 29), **_LARGEST),
+    "G": _internimage("g", 512, (2, 2, 48, 4), norms="post", post_norm_blocks=tuple(range(5, 48, 6)), **_LARGEST),
+}
+"""InternImage as its detectors have it (layer scales included); drop path follows the recipe."""

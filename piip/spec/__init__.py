@@ -1,11 +1,13 @@
 """What an experiment is: one frozen, typed, JSON-serialisable tree. Imports no torch."""
 
-from piip.spec.backbones import MIN_RESOLUTION, Backbone, BranchSpec, CNNSpec, Family, InteractionSpec, PIIPSpec
+from piip.spec.backbones import Backbone, BranchSpec, CNNSpec, Family, InteractionSpec, PIIPSpec
 from piip.spec.base import Spec
 from piip.spec.data import Ade20kSpec, CocoSpec, Data, ImageNetSpec
 from piip.spec.experiment import ExperimentSpec, PaperResult
 from piip.spec.heads import ClassifierSpec, DINOSpec, Head, MaskRCNNSpec, UPerNetSpec
+from piip.spec.internimage import InternImageSpec
 from piip.spec.model import ModelSpec
+from piip.spec.networks import MIN_RESOLUTION
 from piip.spec.speed import SpeedSpec
 from piip.spec.training import OptimSpec, TrainSpec
 
@@ -24,6 +26,7 @@ __all__ = [
     "Head",
     "ImageNetSpec",
     "InteractionSpec",
+    "InternImageSpec",
     "MaskRCNNSpec",
     "ModelSpec",
     "OptimSpec",

@@ -1,27 +1,15 @@
 """Backbones: the branches of a PIIP and how they meet, and the networks they are compared with."""
 
-import re
-from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from piip.contracts import Input
 from piip.spec.base import Added, DecidesNoNumber, Spec
-
-MIN_RESOLUTION = 32
-"""Pixels: one cell of the coarsest map (stride 32); the largest patches, 16 pixels, then fit too."""
+from piip.spec.internimage import InternImageSpec
+from piip.spec.networks import MAX_RESOLUTION, MIN_RESOLUTION, BackboneSpec, Colour, Seen, SingleSpec, Spread
 
 Window = Annotated[int, Field(gt=0)] | None
-
-MAX_RESOLUTION = 16_384
-"""Pixels: a square image of this side is the largest that is read (piip/data/limits.py), with some to spare."""
-
-_Level = Annotated[float, Field(ge=0, le=255)]
-_Spread = Annotated[float, Field(gt=0, le=255)]
-Colour = tuple[_Level, _Level, _Level]
-Spread = tuple[_Spread, _Spread, _Spread]
-"""RGB, in 0..255; a spread divides."""
 
 Family = Literal["deit", "internvit", "beit", "uniperceiver", "convnext"]
 """The official branch classes: vit_models, InternViT6B (also AugReg, MAE, DINOv2), BEiT, UnifiedBertEncoder, ConvNeXt."""
@@ -104,45 +92,10 @@ class InteractionSpec(Spec):
     """LayerNorms of query, feature and FFN; False is the other half of the "faster training" form."""
 
 
-class Seen(NamedTuple):
-    """A network and the image size it sees."""
-
-    arch: str
-    """timm name, with its weights' tag."""
-    resolution: int
-    pretrained: bool
-
-
-class BackboneSpec(Spec):
-    """What everybody may ask of a backbone without knowing its kind; a kind adds its fields and what differs."""
-
-    @property
-    def networks(self) -> Sequence[Seen]:
-        """Its networks, high to low resolution."""
-        raise TypeError(f"{type(self).__name__} does not say what its networks are")
-
-    @property
-    def row_name(self) -> str:
-        """The middle of a row's name: `resnet18_256`."""
-        seen = self.networks[0]
-        return f"{seen.arch.split('.')[0]}_{seen.resolution}"
-
-    @property
-    def title(self) -> str:
-        """For people, without resolutions: `ResNet-18`."""
-        first, *_ = self.networks
-        return re.sub(r"^resne(x?)t(\d+)", r"ResNe\1t-\2", first.arch.split(".")[0])
-
-    @property
-    def start(self) -> str:
-        """What its weights are before training, in words: the first thing a fair comparison asks."""
-        # a timm name's tag is the data its weights were trained on: pico_tiny.glyphs
-        tags = {seen.arch.partition(".")[2] if seen.pretrained else "" for seen in self.networks}
-        return "; ".join(f"branches pretrained on {tag}" if tag else "from scratch" for tag in sorted(tags))
-
-
 class PIIPSpec(BackboneSpec):
     """N >= 1 branches, N - 1 interaction units per interaction, merged into maps of falling resolution."""
+
+    samples: ClassVar[bool] = True
 
     kind: Literal["piip"] = "piip"
     label: Annotated[str, DecidesNoNumber()] = ""
@@ -221,33 +174,10 @@ class PIIPSpec(BackboneSpec):
         return self
 
 
-class SingleSpec(BackboneSpec):
-    """One network of a name, which sees one image size."""
-
-    arch: str
-    """timm name, e.g. `resnet18`."""
-    resolution: int = Field(ge=MIN_RESOLUTION, le=MAX_RESOLUTION)
-    """Long side of the input in pixels."""
-    pretrained: bool = False
-    mean: Colour = (127.5, 127.5, 127.5)
-    std: Spread = (127.5, 127.5, 127.5)
-    """RGB, in 0..255."""
-
-    @property
-    def networks(self) -> tuple[Seen, ...]:
-        """Itself."""
-        return (Seen(self.arch, self.resolution, self.pretrained),)
-
-    @property
-    def input(self) -> Input:
-        """What data sets prepare images for."""
-        return Input(self.resolution, self.mean, self.std)
-
-
 class CNNSpec(SingleSpec):
     """A convolutional network through timm, maps at strides 4, 8, 16, 32: the peers we compare with."""
 
     kind: Literal["cnn"] = "cnn"
 
 
-Backbone = Annotated[PIIPSpec | CNNSpec, Field(discriminator="kind")]
+Backbone = Annotated[PIIPSpec | CNNSpec | InternImageSpec, Field(discriminator="kind")]

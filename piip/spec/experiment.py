@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from piip.spec.backbones import PIIPSpec
 from piip.spec.base import DecidesNoNumber, Spec, to_json
 from piip.spec.data import CocoSpec, Data
+from piip.spec.internimage import InternImageSpec
 from piip.spec.model import ModelSpec
 from piip.spec.speed import SpeedSpec
 from piip.spec.training import OptimSpec, TrainSpec
@@ -69,6 +70,14 @@ class ExperimentSpec(Spec):
             raise ValueError(
                 f"speed.compile 'cuda_graphs' replays each block into the memory of its capture; {again[0]} runs it a second time, in "
                 "the backward pass, which nobody has tried. Set it to false in every branch, or take 'blocks'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_kernel(self) -> Self:
+        if self.speed.kernel == "triton" and isinstance(self.model.backbone, InternImageSpec):
+            raise ValueError(
+                "speed.kernel 'triton' is for a PIIP's attention, InternImage's DCNv3 has none. Take 'auto'"
             )
         return self
 

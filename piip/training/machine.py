@@ -11,7 +11,7 @@ import torchvision
 
 from piip.models.speed import active_attention
 from piip.ops.deform_attn import active_kernel
-from piip.spec import ExperimentSpec, PIIPSpec
+from piip.spec import ExperimentSpec
 
 
 def peak_memory_gb() -> float:
@@ -23,8 +23,7 @@ def peak_memory_gb() -> float:
 
 def tags(spec: ExperimentSpec, engine: str, device: torch.device, world_size: int) -> dict[str, str]:
     """What ran, as tags: kernel, attention, engine, hardware, versions."""
-    backbone = spec.model.backbone
-    kernel = active_kernel(spec.speed.kernel, device.type) if isinstance(backbone, PIIPSpec) else "none"
+    kernel = active_kernel(spec.speed.kernel, device.type) if spec.model.backbone.samples else "none"
     return {
         "piip.kernel": kernel,
         "piip.attention": active_attention(spec.speed.attention, device, spec.train.precision),

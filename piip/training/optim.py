@@ -10,6 +10,8 @@ from piip.spec import OptimSpec
 
 POSITIONS = ("pos_embed", "cls_token", "frame_embed", "relative_position_bias_table")
 """How names of learned positions and tokens end."""
+JOINTS = ("backbone.interactions.", "backbone.merge", "backbone.pyramid.")
+"""How names begin of what joins a PIIP's branches."""
 
 
 def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, float]) -> torch.optim.AdamW:
@@ -28,7 +30,8 @@ def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, f
             decay = spec.weight_decay if _decays(name, parameter, spec.groups) else 0.0
             if spec.groups == "classification":
                 # what joins pretrained networks learns ten times faster; separate heads sit in the branches there
-                scale = 1.0 if name.startswith(("backbone.branches.", "backbone.body.", "head.own.")) else 10.0
+                pretrained = name.startswith(("backbone.", "head.own.")) and not name.startswith(JOINTS)
+                scale = 1.0 if pretrained else 10.0
             else:
                 scale = spec.layer_decay ** distances.get(name, 0)
             groups.setdefault((scale, decay), []).append(parameter)

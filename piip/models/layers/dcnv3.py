@@ -1,8 +1,9 @@
-"""DCNv3 as a layer: the projections, offsets and masks around `piip.ops.dcnv3`. The first brick of InternImage."""
+"""DCNv3 as a layer: the projections, offsets and masks around `piip.ops.dcnv3`."""
 
 import torch
 from torch import Tensor, nn
 
+from piip.models.precision import at_least_fp32, without_autocast
 from piip.ops.dcnv3 import dcnv3
 
 # B batch, H W map, C channels, G groups, K = kernel_size ** 2 taps
@@ -12,7 +13,8 @@ class DCNv3(nn.Module):
     """A convolution whose taps look where the features tell them to (InternImage, arXiv 2211.05778).
 
     Offsets and mask of every pixel come from a depthwise convolution of the input. At initialisation both are zero and the
-    operator is a box filter. Parameters are named as in the public weights.
+    operator is a box filter. Parameters are named as in the public weights. Offsets and masks are computed in fp32
+    under autocast: in bf16 an offset of five pixels comes in steps of 1/32.
 
     Args:
         channels: C, of input and output.
@@ -47,6 +49,7 @@ class DCNv3(nn.Module):
         if kernel_size % 2 == 0 or dw_kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {kernel_size} and dw_kernel_size {dw_kernel_size} must be odd")
         self.groups, self.kernel_size, self.offset_scale = groups, kernel_size, offset_scale
+        self.kernel = "auto"  # see SpeedSpec
         num_taps = groups * kernel_size**2
         self.dw_conv = nn.Sequential(
             nn.Conv2d(channels, channels, dw_kernel_size, padding=dw_kernel_size // 2, groups=channels),
@@ -79,15 +82,19 @@ class DCNv3(nn.Module):
         """(B, H, W, C) -> (B, H, W, C)."""
         value = self.input_proj(x_BHWC)
         features = self.dw_conv(x_BHWC.permute(0, 3, 1, 2))
-        mask = self.mask(features).unflatten(-1, (self.groups, -1)).softmax(-1).flatten(-2)
+        with without_autocast(x_BHWC.device):
+            features = at_least_fp32(features)
+            offsets = self.offset(features)
+            mask = self.mask(features).unflatten(-1, (self.groups, -1)).softmax(-1).flatten(-2)
         out = dcnv3(
             value,
-            self.offset(features),
+            offsets,
             mask,
             groups=self.groups,
             kernel_size=self.kernel_size,
             pad=self.kernel_size // 2,
             offset_scale=self.offset_scale,
+            kernel=self.kernel,
         )
         if self.center_feature_scale:
             weight, bias = self.center_feature_scale_proj_weight, self.center_feature_scale_proj_bias
