@@ -70,19 +70,37 @@ def test_masks_come_in_all_three_forms(small):
 
 
 def test_annotations_are_where_the_painted_pixels_are(small):
-    numbers = {category["id"]: number for number, category in enumerate(document(small)["categories"], start=1)}
-    for annotation in document(small)["annotations"]:
-        painted = np.array(
-            Image.open(small / f"ade20k/annotations/training/ADE_train_{annotation['image_id']:08d}.png")
+    names = {category["id"]: category["name"] for category in document(small)["categories"]}
+    annotations = iter(document(small)["annotations"])
+    for image in document(small)["images"]:
+        painted = scene(
+            np.random.default_rng([SMALL.seed, 0, image["id"]]), "train", sides=SMALL.sides, objects=SMALL.objects
         )
-        mask = decoded(annotation["segmentation"], *painted.shape).astype(bool)
-        x, y, w, h = annotation["bbox"]
+        for thing in painted.objects:
+            annotation = next(annotations)
+            mask = decoded(annotation["segmentation"], *thing.mask.shape).astype(bool)
+            x, y, w, h = annotation["bbox"]
 
-        assert (painted[mask] == numbers[annotation["category_id"]]).mean() > 0.9
-        assert not mask[: int(y)].any()
-        assert not mask[:, : int(x)].any()
-        assert not mask[int(np.ceil(y + h)) :].any()
-        assert not mask[:, int(np.ceil(x + w)) :].any()
+            assert (annotation["image_id"], names[annotation["category_id"]]) == (image["id"], thing.name)
+            assert (mask & thing.mask).sum() / (mask | thing.mask).sum() > 0.9
+            assert not mask[: int(y)].any()
+            assert not mask[:, : int(x)].any()
+            assert not mask[int(np.ceil(y + h)) :].any()
+            assert not mask[:, int(np.ceil(x + w)) :].any()
+    assert next(annotations, None) is None
+
+
+def test_label_maps_say_what_is_painted_where(small):
+    for file in sorted((small / "ade20k/annotations/training").glob("*.png")):
+        rng = np.random.default_rng([SMALL.seed, 0, int(file.stem[-8:]), make.MAPS])
+        names = list(rng.choice(list(SHAPES), size=rng.integers(6, 13)))
+        painted = scene(rng, "train", sides=SMALL.sides, objects=SMALL.objects, names=names)
+        numbers = np.array(Image.open(file))
+
+        assert numbers.shape == painted.image.shape[:2]
+        for number, name in enumerate(SHAPES, start=1):
+            masks = [thing.mask for thing in painted.objects if thing.name == name]
+            assert np.array_equal(numbers == number, np.any(masks, axis=0) if masks else np.zeros_like(numbers, bool))
 
 
 def test_objects_keep_to_the_limits_of_the_task():
@@ -230,7 +248,7 @@ def test_the_command_line(tmp_path, capsys):
     counts = json.loads(capsys.readouterr().out)
     assert {name: counts[f"train_{name}"] for name in ("images", "maps", "crops")} == {
         "images": 2,
-        "maps": 6,
+        "maps": 4,
         "crops": 16,
     }
 

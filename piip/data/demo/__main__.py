@@ -1,6 +1,6 @@
 """Make the demo data: drawn objects on photographs, in COCO's, ADE20K's and ImageNet's layouts.
 
-    python -m piip.data.demo OUT [--train 280 --val 80 --maps 3 --crops 8 --seed 0 --sides 160 288 --objects 20 120]
+    python -m piip.data.demo OUT [--train 280 --val 80 --maps 2 --crops 8 --seed 0 --sides 160 288 --objects 20 120]
 
 The shape tells the class; the colour narrows it to three of the twelve. Pattern, outline, opacity, proportions and tilt vary freely.
 """

@@ -23,8 +23,8 @@ from piip.home import home
 
 log = logging.getLogger(__name__)
 
-CROPS = 1
-"""Sets the random streams of crops apart from those of images."""
+CROPS, MAPS = 1, 2
+"""Set the random streams of crops, and of images with label maps, apart from those of images with boxes."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Recipe:
     train: int = 280
     val: int = 80
     """Images of the two splits."""
-    maps: int = 3
-    """Training images with a label map for every one with boxes: those themselves first. On as many alone, a segmenter knows
-    them by heart before it knows the shapes."""
+    maps: int = 2
+    """Images with a label map for every one with boxes, in training; in validation one. They are scenes of their
+    own, full of objects as ADE20K's are: of three in an image a segmenter learns mostly the photograph behind them."""
     crops: int = 8
     """Crops of single objects for every image of a split, the twelve classes in turn."""
     seed: int = 0
@@ -94,6 +94,7 @@ def _draw(building: Path, recipe: Recipe) -> dict[str, int]:
     splits: tuple[tuple[Literal["train", "val"], int], ...] = (("train", recipe.train), ("val", recipe.val))
     for number, (split, num_images) in enumerate(splits):
         num_objects = _draw_images(building, recipe, number, split, num_images)
+        _draw_maps(building / "ade20k", recipe, number, split, num_images * (recipe.maps if split == "train" else 1))
         _draw_crops(building / "imagenet", recipe, number, split, num_images * recipe.crops)
         counts |= {f"{split}_images": num_images, f"{split}_objects": num_objects}
         for what, pattern in (("maps", f"ade20k/annotations/{split}*/*.png"), ("crops", f"imagenet/{split}/*/*.jpg")):
@@ -129,19 +130,24 @@ def _check_ours(out: Path) -> None:
 
 
 def _draw_images(out: Path, recipe: Recipe, number: int, split: Literal["train", "val"], num_images: int) -> int:
-    """Images with boxes and label maps, in training then those with maps alone; gives the number of boxes."""
+    """Images with boxes and masks; gives the number of boxes."""
     coco = CocoWriter(out / split)
-    for image_id in range(1, num_images * (recipe.maps if split == "train" else 1) + 1):
+    for image_id in range(1, num_images + 1):
         # one stream per image: the first hundred images are the same whether two hundred follow or not
         rng = np.random.default_rng([recipe.seed, number, image_id])
-        drawn = scene(rng, split, sides=recipe.sides, objects=recipe.objects)
-        if image_id <= num_images:
-            coco.add(drawn, image_id)
-        add_ade20k(out / "ade20k", drawn, split, image_id)
+        coco.add(scene(rng, split, sides=recipe.sides, objects=recipe.objects), image_id)
     path = out / "annotations" / f"instances_{split}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(coco.document))
     return len(coco.document["annotations"])
+
+
+def _draw_maps(out: Path, recipe: Recipe, number: int, split: Literal["train", "val"], count: int) -> None:
+    """Images with label maps: six to twelve objects, as far as there is room."""
+    for image_id in range(1, count + 1):
+        rng = np.random.default_rng([recipe.seed, number, image_id, MAPS])
+        names = [str(name) for name in rng.choice(list(SHAPES), size=rng.integers(6, 13))]
+        add_ade20k(out, scene(rng, split, sides=recipe.sides, objects=recipe.objects, names=names), split, image_id)
 
 
 def _draw_crops(out: Path, recipe: Recipe, number: int, split: Literal["train", "val"], count: int) -> None:
