@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from piip.models import build_model
+from piip.ops.mask_runs import runs_of
 from piip.presets import classifier_20ep, mask_rcnn_1x, piip
 from piip.spec import ExperimentSpec
 
@@ -63,7 +64,7 @@ def detection_inputs(height: int, width: int, batch: int, device: torch.device) 
         masks = torch.zeros(5, height, width, dtype=torch.uint8)
         for mask, (left, top, right, bottom) in zip(masks, box.int().tolist(), strict=True):
             mask[top:bottom, left:right] = 1
-        targets.append({"boxes": box, "labels": torch.arange(1, 6), "masks": masks})
+        targets.append({"boxes": box, "labels": torch.arange(1, 6), "mask_runs": runs_of(masks)})
     targets = [{name: t.to(device) for name, t in target.items()} for target in targets]
     return images.to(device), [(height, width)] * batch, targets
 

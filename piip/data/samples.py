@@ -10,7 +10,8 @@ from torch import Tensor
 from piip.data.transforms import detection as transforms
 
 Target = dict[str, Tensor]
-"""boxes (n, 4) float32 xyxy in input pixels, labels (n,) int64 from 1, masks (n, h, w) uint8."""
+"""boxes (n, 4) float32 xyxy in input pixels, labels (n,) int64 from 1; where masks are learned mask_runs (R, 4) int32, as
+piip/ops/mask_runs.py reads them."""
 
 
 @dataclass(frozen=True)

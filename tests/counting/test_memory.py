@@ -6,6 +6,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from piip.counting.memory import ZERO_BUCKET, training_memory
 from piip.models import build_model
+from piip.ops.mask_runs import runs_of
 from piip.presets import PICO, PICO_HEAD, mask_rcnn_1x, piip
 from piip.spec import InteractionSpec, ModelSpec, TrainSpec
 
@@ -22,8 +23,8 @@ def allocated_gb(spec: ModelSpec) -> float:
     torch.manual_seed(0)
     model = build_model(spec, pretrained=False).train()
     boxes = torch.tensor([[8.0, 8, 40, 40], [30, 10, 120, 60], [60, 5, 90, 35]])
-    masks = torch.ones(3, HEIGHT, SIDE, dtype=torch.uint8)
-    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2, 3]), "masks": masks}] * 2
+    runs = runs_of(torch.ones(3, HEIGHT, SIDE))
+    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2, 3]), "mask_runs": runs}] * 2
 
     def step() -> None:
         losses = model(torch.randn(2, 3, HEIGHT, SIDE), [(HEIGHT, SIDE)] * 2, targets)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from piip.data.formats.coco import CocoDataset
 from piip.data.sources import DataError
+from piip.ops.mask_runs import array_of
 from piip.spec import CocoSpec
 
 PLAIN = CocoSpec(name="custom", short_ratio=1.0, pad_multiple=32, flip=0.0)
@@ -16,6 +17,11 @@ PLAIN = CocoSpec(name="custom", short_ratio=1.0, pad_multiple=32, flip=0.0)
 
 def opened(source, *, training=True, spec=PLAIN, resolution=64, masks=True, **more):
     return CocoDataset(source, spec, grey(resolution, masks=masks), training=training, **more)
+
+
+def masks_of(sample):
+    """(n, h, w) of a training sample."""
+    return array_of(sample.target["mask_runs"], torch.arange(len(sample.target["labels"])), sample.image.shape[1:])
 
 
 def test_labels_follow_category_ids_in_order(tiny_coco):
@@ -36,9 +42,9 @@ def test_boxes_are_scaled_with_the_image(tiny_coco):
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_masks_of_every_form_fill_their_boxes(index, tiny_coco):
-    target = opened(tiny_coco, resolution=192).sample(index, 0).target
+    sample = opened(tiny_coco, resolution=192).sample(index, 0)
 
-    for box, mask in zip(target["boxes"].round().int().tolist(), target["masks"], strict=True):
+    for box, mask in zip(sample.target["boxes"].round().int().tolist(), masks_of(sample), strict=True):
         x0, y0, x1, y1 = box
         inside = mask[y0:y1, x0:x1].sum()
         assert inside == mask.sum()
@@ -52,7 +58,7 @@ def test_crowds_are_not_trained_on_and_images_without_objects_are_kept(tiny_coco
     assert data.sample(2, 0).target["labels"].tolist() == [3]
     empty = data.sample(3, 0).target
     assert empty["boxes"].shape == (0, 4)
-    assert empty["masks"].shape == (0, 64, 64)
+    assert empty["mask_runs"].shape == (0, 4)
 
 
 def test_boxes_outside_their_image_are_left_out_and_counted(coco_folder, caplog):
@@ -88,7 +94,7 @@ def test_a_flipped_sample_is_the_mirror_image(tiny_coco):
     plain, mirrored = opened(tiny_coco).sample(0, 0), opened(tiny_coco, spec=PLAIN.override({"flip": 1.0})).sample(0, 0)
 
     assert torch.equal(mirrored.image, plain.image.flip(2))
-    assert torch.equal(mirrored.target["masks"], plain.target["masks"].flip(2))
+    assert torch.equal(masks_of(mirrored), masks_of(plain).flip(2))
     assert mirrored.target["boxes"][0].tolist() == [36, 8, 56, 24]  # 64 - 28, 64 - 8
 
 
@@ -199,7 +205,7 @@ class TestBoxesAlone:
     def test_where_masks_are_there_and_not_learned_none_are_made(self, tiny_coco):
         with_masks, without = (opened(tiny_coco, masks=masks).sample(0, 0).target for masks in (True, False))
 
-        assert "masks" not in without
+        assert "mask_runs" not in without
         assert torch.equal(with_masks["boxes"], without["boxes"])
 
 

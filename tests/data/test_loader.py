@@ -161,7 +161,7 @@ def test_batches_are_padded_and_say_their_content(train_data):
     assert batch.images.shape[0] == len(batch.sizes) == len(batch.targets) == len(batch.infos) == 4
     for image, (height, width), target in zip(batch.images, batch.sizes, batch.targets, strict=True):
         assert image[:, height:].abs().sum() == image[:, :, width:].abs().sum() == 0
-        assert target["masks"].shape[1:] == (height, width)
+        assert (target["mask_runs"].amax(0)[1:] <= torch.tensor([height - 1, width - 1, width])).all()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from piip.data.runs import Cut, cut_out
 from piip.data.transforms.cuts import resized
+from piip.ops.mask_runs import array_of
 
 sides = st.integers(2, 90)
 
@@ -22,6 +23,11 @@ def by_torchvision(masks, size):
     """(n, H, W) of 0 and 1, whole."""
     coverage = F.resize(tv_tensors.Image(masks * 255), list(size), InterpolationMode.BILINEAR, antialias=True)
     return (coverage >= 128).to(torch.uint8).as_subclass(torch.Tensor)
+
+
+def resized_masks(cuts, before, after):
+    """(n, *after)."""
+    return array_of(resized(cuts, before, after), torch.arange(len(cuts)), after).to(torch.uint8)
 
 
 def cuts_of(masks):
@@ -39,7 +45,7 @@ def test_a_cut_resized_is_the_whole_resized(height, width, height_after, width_a
         mask[top:bottom, left:right] = rng.random((bottom - top, right - left)) < 0.7
         cuts.append(Cut(mask[top:bottom, left:right], int(top), int(left)))
 
-    ours = resized(cuts, (height, width), (height_after, width_after))
+    ours = resized_masks(cuts, (height, width), (height_after, width_after))
 
     assert torch.equal(ours, by_torchvision(torch.from_numpy(masks), (height_after, width_after)))
 
@@ -48,28 +54,37 @@ def test_sides_that_stay_are_not_touched():
     masks = torch.from_numpy((np.random.default_rng(0).random((3, 20, 30)) < 0.5).astype(np.uint8))
 
     for size in ((20, 30), (20, 11), (7, 30)):
-        assert torch.equal(resized(cuts_of(masks), (20, 30), size), by_torchvision(masks, size))
+        assert torch.equal(resized_masks(cuts_of(masks), (20, 30), size), by_torchvision(masks, size))
 
 
 def test_a_pixel_of_which_an_object_covers_one_half_belongs_to_it():
     mask = torch.tensor([[[1, 0, 0, 0, 1, 1]]], dtype=torch.uint8)
 
-    assert resized(cuts_of(mask[..., :2]), (1, 2), (1, 1)).tolist() == [[[1]]]
-    assert resized(cuts_of(mask[..., 1:4]), (1, 3), (1, 1)).tolist() == [[[0]]]
+    assert resized_masks(cuts_of(mask[..., :2]), (1, 2), (1, 1)).tolist() == [[[1]]]
+    assert resized_masks(cuts_of(mask[..., 1:4]), (1, 3), (1, 1)).tolist() == [[[0]]]
 
 
 def test_masks_are_cut_at_half_a_pixel():
     mask = torch.zeros(1, 1, 12, dtype=torch.uint8)
     mask[..., :6] = 1
 
-    assert resized(cuts_of(mask), (1, 12), (1, 4)).tolist() == [[[1, 1, 0, 0]]]
-    assert resized(cuts_of(mask), (1, 12), (1, 24)).sum() == 12
+    assert resized_masks(cuts_of(mask), (1, 12), (1, 4)).tolist() == [[[1, 1, 0, 0]]]
+    assert resized_masks(cuts_of(mask), (1, 12), (1, 24)).sum() == 12
 
 
 def test_a_mask_without_a_pixel_stays_one():
     nothing = cut_out({"size": [6, 8], "counts": [48]}, 6, 8)
 
-    assert resized([nothing], (6, 8), (3, 4)).tolist() == [[[0] * 4] * 3]
+    assert resized_masks([nothing], (6, 8), (3, 4)).tolist() == [[[0] * 4] * 3]
+
+
+def test_a_thousand_objects_at_the_networks_size_are_less_than_a_megabyte():
+    # each 50 of 4000 px, 14 or 15 rows of 1120: 15 runs of 16 bytes
+    cuts = [Cut(np.ones((50, 50), dtype=np.uint8), 3 * k, 3 * k) for k in range(1000)]
+
+    runs = resized(cuts, (4000, 4000), (1120, 1120))
+
+    assert runs.untyped_storage().nbytes() <= 1000 * 15 * 16
 
 
 LARGE = """
@@ -92,13 +107,13 @@ for k in range(1, count + 1):
                     "segmentation": [[x, y, x + 50, y, x + 50, y + 50, x, y + 50]]})
 image = {"id": 1, "file_name": "a.png", "width": side, "height": side}
 (folder / "a.json").write_text(json.dumps({"images": [image], "annotations": objects, "categories": [{"id": 1, "name": "cell"}]}))
-wanted = Input(192, (0.0,) * 3, (1.0,) * 3)
+wanted = Input(1120, (0.0,) * 3, (1.0,) * 3)
 spec = CocoSpec(name="custom", pad_multiple=32)
 data = open_dataset(spec, Source(folder / "a.json", folder), wanted, training=True)
-open_dataset(spec, Source(folder / "a.json", folder), Input(192, (0.0,) * 3, (1.0,) * 3, False), training=True).sample(0, 0)
+open_dataset(spec, Source(folder / "a.json", folder), Input(1120, (0.0,) * 3, (1.0,) * 3, False), training=True).sample(0, 0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 sample = data.sample(0, 0)
-print(len(sample.target["masks"]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(len(sample.target["mask_runs"][:, 0].unique()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piip.data.transforms import detection as transforms
+from piip.ops.mask_runs import array_of, runs_of
 from piip.spec import CocoSpec
 
 sides = st.integers(1, 400)
@@ -32,12 +33,12 @@ def test_flipping_twice_changes_nothing(case):
     masks = torch.randint(0, 2, (len(boxes), height, width), dtype=torch.uint8)
 
     same_size = (height, width)
-    once = transforms.flip(transforms.resize_image(image, same_size), boxes, masks)
+    once = transforms.flip(transforms.resize_image(image, same_size), boxes, runs_of(masks))
     twice = [plain(tensor) for tensor in transforms.flip(*once)]
 
     assert torch.equal(twice[0], image)
     torch.testing.assert_close(twice[1], plain(boxes), atol=1e-4, rtol=0)
-    assert torch.equal(twice[2], masks)
+    assert torch.equal(array_of(twice[2], torch.arange(len(boxes)), same_size), masks)
 
 
 @given(boxes_in_image())
@@ -45,7 +46,7 @@ def test_flipping_mirrors_boxes(case):
     boxes, (_, width) = case
     x0, y0, x1, y1 = boxes.unbind(1)
 
-    _, flipped, _ = transforms.flip(torch.zeros(3, 1, 1), boxes, torch.zeros(0, 1, 1))
+    _, flipped, _ = transforms.flip(torch.zeros(3, 1, 1), boxes, None)
 
     torch.testing.assert_close(plain(flipped), torch.stack([width - x1, y0, width - x0, y1], 1), atol=1e-4, rtol=0)
 

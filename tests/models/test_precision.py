@@ -7,6 +7,7 @@ from torch import nn
 from piip.models import build_model
 from piip.models.meeting.interaction import DeformableCrossAttention
 from piip.models.precision import at_least_fp32
+from piip.ops.mask_runs import runs_of
 from piip.presets import mask_rcnn_pico, pico
 
 INTERACTIONS = {
@@ -58,7 +59,7 @@ def test_predictions_of_a_network_in_float64_are_those_in_float32():
 def test_a_network_in_float64_learns():
     model = network().double().train()
     target = {"boxes": torch.tensor([[8.0, 8, 60, 70]], dtype=torch.float64), "labels": torch.tensor([1])}
-    target["masks"] = torch.ones(1, 128, 128, dtype=torch.uint8)
+    target["mask_runs"] = runs_of(torch.ones(1, 128, 128))
 
     losses = model(torch.rand(1, 3, 128, 128).double(), None, [target])
     sum(losses.values()).backward()

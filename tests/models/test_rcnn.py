@@ -1,10 +1,14 @@
 import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import roi_align
 
 from piip.models import build_model
 from piip.models.heads.boxes import Anchors, RoIPool
-from piip.models.heads.rcnn import box_losses, mask_loss
+from piip.models.heads.mask_loss import mask_loss
+from piip.models.heads.rcnn import box_losses
+from piip.ops import mask_runs
+from piip.ops.mask_runs import runs_of
 from piip.presets import PICO, PICO_HEAD, piip
 from piip.spec import CNNSpec, InteractionSpec, ModelSpec
 
@@ -30,7 +34,11 @@ def target(*boxes, size=(96, 64)):
     for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
         mask[y0:y1, x0:x1] = 1
     labels = torch.arange(1, len(boxes) + 1)
-    return {"boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), "labels": labels, "masks": masks}
+    return {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": labels,
+        "mask_runs": runs_of(masks),
+    }
 
 
 TARGETS = [target((4, 4, 40, 40), (10, 50, 60, 90)), target((0, 0, 30, 70), size=(80, 60))]
@@ -229,12 +237,30 @@ def test_a_perfect_mask_prediction_has_no_loss_and_pastes_back_where_it_was():
     masks = torch.zeros(1, 40, 56, dtype=torch.uint8)
     masks[0, 7:35, 14:42] = 1
     box = torch.tensor([[14.0, 7.0, 42.0, 35.0]])  # 28 x 28 px: one cell a pixel
-    target = {"boxes": box, "labels": torch.tensor([2]), "masks": masks}
+    target = {"boxes": box, "labels": torch.tensor([2]), "mask_runs": runs_of(masks)}
     shifted = torch.tensor([[18.0, 7.0, 46.0, 35.0]])  # the right four columns of cells lie outside the object
     perfect = torch.full((2, 4, 28, 28), -20.0)
     perfect[0, 2], perfect[1, 2] = 20.0, 20.0
     perfect[1, 2, :, -4:] = -20.0
 
-    loss = mask_loss(perfect, [torch.cat([box, shifted])], [target], [torch.tensor([0, 0])])
+    loss = mask_loss(perfect, [torch.cat([box, shifted])], [target], [torch.tensor([0, 0])], [(40, 56)])
 
     assert loss < 1e-6
+
+
+def test_the_truth_of_every_proposal_is_its_objects_whole_mask_inside_it(monkeypatch):
+    """Whatever the number of masks that are made at once."""
+    rng = torch.Generator().manual_seed(0)
+    masks = (torch.rand(5, 40, 56, generator=rng) < 0.8).to(torch.uint8)
+    corner = torch.rand(20, 2, generator=rng) * torch.tensor([60.0, 40.0]) - 4  # some reach over the edge
+    boxes = torch.cat([corner, corner + 20 * torch.rand(20, 2, generator=rng)], dim=1)
+    objects = torch.randint(5, (20,), generator=rng)
+    target = {"labels": torch.ones(5, dtype=torch.int64), "mask_runs": runs_of(masks)}
+    logits = torch.randn(20, 2, 28, 28, generator=rng)
+    rois = torch.cat([objects[:, None].float(), boxes], dim=1)
+    truth = roi_align(masks[:, None].float(), rois, (28, 28), aligned=True)[:, 0] >= 0.5
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 1], truth.float())
+
+    for pixels in (1, 2 * 40 * 56, 10**9):
+        monkeypatch.setattr(mask_runs, "PIXELS_AT_ONCE", pixels)
+        assert mask_loss(logits, [boxes], [target], [objects], [(40, 56)]) == expected

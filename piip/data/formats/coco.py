@@ -21,6 +21,7 @@ from piip.data.sources import DataError, Source
 from piip.data.transforms import cuts
 from piip.data.transforms import detection as transforms
 from piip.metrics.coco import CocoAP, Truth
+from piip.ops.mask_runs import kept
 from piip.spec import CocoSpec
 
 log = logging.getLogger(__name__)
@@ -108,15 +109,15 @@ class CocoDataset(CocoFormat, ImageDataset):
         size = self._size(info, training=True, scale=scale)
         image = transforms.resize_image(image, size)
         boxes = transforms.resize_boxes(learned.boxes_in(info), size)
-        masks = None
+        runs = None
         if self.wanted.masks:
-            masks = cuts.resized(learned.cuts_in(info), (info.height, info.width), size)
+            runs = cuts.resized(learned.cuts_in(info), (info.height, info.width), size)
         if flipped:
-            image, boxes, masks = transforms.flip(image, boxes, masks)
+            image, boxes, runs = transforms.flip(image, boxes, runs)
         boxes, keep = transforms.usable(boxes)
         target = {"boxes": boxes[keep], "labels": torch.tensor(learned.labels, dtype=torch.int64)[keep]}
-        if masks is not None:
-            target["masks"] = masks[keep]
+        if runs is not None:
+            target["mask_runs"] = kept(runs, keep)
         return self._sample(image, target, info, size)
 
 

@@ -1,7 +1,7 @@
 """What training learns from a COCO-format file, image by image, in as little memory as it takes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,9 +33,9 @@ class Objects:
         corners[:, 2:] += corners[:, :2]
         return transforms.boxes_of(corners, (info.height, info.width))
 
-    def cuts_in(self, info: ImageInfo) -> list[Cut]:
-        """The masks as far as they have pixels, in the file pixels of their image."""
-        return [cut_out(segmentation, info.height, info.width) for segmentation in self.segmentations]
+    def cuts_in(self, info: ImageInfo) -> Iterator[Cut]:
+        """The masks as far as they have pixels, in the file pixels of their image, one after the other."""
+        return (cut_out(segmentation, info.height, info.width) for segmentation in self.segmentations)
 
 
 def objects_of(

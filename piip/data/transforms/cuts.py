@@ -4,6 +4,7 @@ As if the mask of the whole image were resized: bilinear with antialiasing in Py
 vertically, the result of either rounded to 0..255. So the outcome does not depend on the processor, as PyTorch's own does.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from piip.contracts import Size
 from piip.data.runs import Cut
+from piip.ops.mask_runs import runs_of
 
 BLOCK = 64
 """Output pixels computed at once: few enough that the weights, zero but for a band, are mostly not."""
@@ -47,15 +49,16 @@ def filter_of(before: int, after: int) -> Filter:
     return Filter(starts, (weights * 2**bits + 0.5).astype(np.int64).astype(np.float32), bits)
 
 
-def resized(cuts: list[Cut], before: Size, after: Size) -> Tensor:
-    """(n, *after) uint8 masks of 0 and 1: a pixel belongs to the object that covers half of it."""
-    masks = np.zeros((len(cuts), *after), dtype=np.uint8)
-    for mask, cut in zip(masks, cuts, strict=True):
+def resized(cuts: Iterable[Cut], before: Size, after: Size) -> Tensor:
+    """(R, 4) runs (piip/ops/mask_runs.py) of masks resized: a pixel belongs to the object that covers half of it."""
+    found = [torch.zeros(0, 4, dtype=torch.int32)]
+    for number, cut in enumerate(cuts):
         if cut.mask.size:
             left, covered = _along(cut.mask.T, cut.left, before[1], after[1], full=1)
             top, covered = _along(covered.T, cut.top, before[0], after[0], full=255)
-            mask[top : top + covered.shape[0], left : left + covered.shape[1]] = covered >= 128
-    return torch.from_numpy(masks)
+            runs = runs_of(torch.from_numpy(covered >= 128)[None])
+            found.append(runs + torch.tensor([number, top, left, left], dtype=torch.int32))
+    return torch.cat(found)
 
 
 def _along(part: NDArray[np.uint8], first: int, before: int, after: int, *, full: int) -> tuple[int, NDArray[np.uint8]]:

@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from piip.data.transforms.limits import MIN_SIDE
+from piip.ops.mask_runs import flipped
 
 # H W height and width in pixels, n objects of an image
 
@@ -38,10 +39,10 @@ def resize_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return F.resize(boxes, list(size))
 
 
-def flip(image: Tensor, boxes: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def flip(image: Tensor, boxes: Tensor, mask_runs: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Left becomes right, in all three; masks may be none."""
-    flipped = F.horizontal_flip(masks) if masks is not None else None
-    return F.horizontal_flip(image), F.horizontal_flip(boxes), flipped
+    mirrored = flipped(mask_runs, image.shape[-1]) if mask_runs is not None else None
+    return F.horizontal_flip(image), F.horizontal_flip(boxes), mirrored
 
 
 def usable(boxes: Tensor) -> tuple[Tensor, Tensor]:

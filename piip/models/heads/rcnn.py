@@ -12,11 +12,12 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 from torchvision.models.detection.roi_heads import maskrcnn_inference
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FeaturePyramidNetwork, roi_align
+from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from piip.contracts import Size
 from piip.models.heads.boxes import BOX_POOL, MASK_POOL, RATIOS, Anchors, RoIPool
+from piip.models.heads.mask_loss import mask_loss
 from piip.models.precision import Fp32Head, at_least_fp32, head_precision
 from piip.spec import MaskRCNNSpec
 
@@ -64,12 +65,17 @@ class RoIHeads(TorchvisionRoIHeads):
     ) -> tuple[list[Prediction], dict[str, Tensor]]:
         """Predictions in evaluation, losses in training; the other one is empty."""
         if self.training:
-            return [], self._losses(features, proposals, targets or [])
+            return [], self._losses(features, proposals, image_shapes, targets or [])
         logits, deltas = self._boxes(features, proposals)
         boxes, scores, labels = self.postprocess_detections(logits, deltas, proposals, image_shapes)
         masks = maskrcnn_inference(self._masks(features, boxes), labels)
         found = zip(boxes, labels, scores, masks, strict=True)
         return [{"boxes": b, "labels": c, "scores": s, "masks": m} for b, c, s, m in found], {}
+
+    def check_targets(self, targets: list[Target] | None) -> None:
+        """Masks are there as runs; torchvision asks for arrays under another name."""
+        assert targets is not None, "training needs targets"
+        assert all({"boxes", "labels", "mask_runs"} <= target.keys() for target in targets), "boxes, labels, mask_runs"
 
     def _boxes(self, features: Sequence[Tensor], proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
         logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals)))
@@ -82,14 +88,16 @@ class RoIHeads(TorchvisionRoIHeads):
             pooled = pooled.contiguous(memory_format=torch.channels_last)
         return at_least_fp32(self.mask_predictor(self.mask_head(pooled)))
 
-    def _losses(self, features: Sequence[Tensor], proposals: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+    def _losses(
+        self, features: Sequence[Tensor], proposals: list[Tensor], sizes: Sequence[Size], targets: list[Target]
+    ) -> dict[str, Tensor]:
         proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
         loss_classifier, loss_box = box_losses(*self._boxes(features, proposals), torch.cat(labels), torch.cat(deltas))
 
         positive = [torch.where(label > 0)[0] for label in labels]
         boxes = [b[index] for b, index in zip(proposals, positive, strict=True)]
         objects = [m[index] for m, index in zip(matched, positive, strict=True)]
-        loss_mask = mask_loss(self._masks(features, boxes), boxes, targets, objects)
+        loss_mask = mask_loss(self._masks(features, boxes), boxes, targets, objects, sizes)
         return {"loss_classifier": loss_classifier, "loss_box": loss_box, "loss_mask": loss_mask}
 
 
@@ -109,35 +117,6 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor) 
     own_class = deltas.unflatten(1, (-1, 4))[positive, labels[positive]]
     loss_classifier = F.cross_entropy(logits, labels, reduction="sum") / samples
     return loss_classifier, F.l1_loss(own_class, targets[positive], reduction="sum") / samples
-
-
-def mask_loss(logits: Tensor, boxes: list[Tensor], targets: list[Target], objects: list[Tensor]) -> Tensor:
-    """Binary cross entropy of every positive proposal's own class against its object's mask inside the proposal.
-
-    The truth is cropped by an aligned RoIAlign and cut at one half, as in mmdet. torchvision's own loss crops unaligned, half a
-    pixel off: a perfect prediction of an object under 32 px then pastes back at an IoU of 0.87 instead of 0.998.
-
-    Args:
-        logits: (K, classes + 1, 28, 28) for the K positive proposals of all images.
-        boxes: Per image (k, 4), the positive proposals.
-        targets: Per image masks (n, h, w) and labels (n,). Of a mask without a pixel nothing is learned: it says nothing.
-        objects: Per image (k,), the object each proposal was matched to.
-    """
-    if len(logits) == 0:
-        return logits.sum() * 0  # the mask head stays part of the graph
-    size = (logits.shape[-2], logits.shape[-1])
-    classes, truth, learned = [], [], []
-    for box, target, index in zip(boxes, targets, objects, strict=True):
-        if len(box):
-            rois = torch.cat([index[:, None].to(box), box], dim=1)
-            truth.append(roi_align(target["masks"][:, None].to(box), rois, size, aligned=True)[:, 0] >= 0.5)
-            classes.append(target["labels"][index])
-            learned.append(target["masks"].flatten(1).any(dim=1).bool()[index])
-    own_class = logits[torch.arange(len(logits), device=logits.device), torch.cat(classes)]
-    known = torch.cat(learned)
-    if not known.any():
-        return logits.sum() * 0
-    return F.binary_cross_entropy_with_logits(own_class[known], torch.cat(truth)[known].to(logits))
 
 
 class MaskRCNN(Fp32Head):
@@ -167,7 +146,8 @@ class MaskRCNN(Fp32Head):
         Args:
             features: Four maps (B, C, H / s, W / s), s = 4, 8, 16, 32.
             sizes: Height and width of every image's content.
-            targets: In training, per image: boxes (n, 4) xyxy in pixels, labels (n,) from 1, masks (n, h, w) uint8. n may be 0.
+            targets: In training, per image: boxes (n, 4) xyxy in pixels, labels (n,) from 1, mask_runs (R, 4) of their masks
+                (piip/ops/mask_runs.py). n may be 0.
 
         Returns:
             Training: loss_objectness, loss_rpn_box, loss_classifier, loss_box, loss_mask. Evaluation, per image: boxes (K, 4) xyxy
