@@ -106,7 +106,7 @@ def show(document: dict[str, Any]) -> None:
     for name, part in document["parts"].items():
         table.add_row(name, f"{part['gflops']:.2f}", f"{part['params_m']:.2f}")
     sums = {"backbone": document["backbone"]} if "backbone" not in document["parts"] else {}  # else it has no parts
-    for name, part in (sums | ({"whole network": document} if document["whole"] else {})).items():
+    for name, part in (sums | {"whole network": document}).items():
         table.add_row(f"[bold]{name}", f"{part['gflops']:.2f}", f"{part['params_m']:.2f}")
     published, paper = document["published"], document["paper"]
     if published:
@@ -117,14 +117,11 @@ def show(document: dict[str, Any]) -> None:
         )
     Console(width=max(100, Console().width)).print(table)
     memory, training = document["memory"], document["training"]
-    shares = ", ".join(
-        f"{name.removesuffix('_gb')} {gb:.2f}" for name, gb in memory.items() if name not in ("peak_gb", "whole")
-    )
+    shares = ", ".join(f"{name.removesuffix('_gb')} {gb:.2f}" for name, gb in memory.items() if name != "peak_gb")
     engine = f"ZeRO {training['zero_stage']}" if training["engine"] == "deepspeed" else "DDP"
-    part = "" if memory["whole"] else " of the backbone alone"
     workers = "one worker" if training["workers"] == 1 else f"each of {training['workers']} workers"
     print(
-        f"training memory{part}, predicted for {workers} with {training['images']} images at once, {engine}: "
+        f"training memory, predicted for {workers} with {training['images']} images at once, {engine}: "
         f"{memory['peak_gb']:.2f} GB of tensors ({shares})"
     )
     print(

@@ -13,7 +13,7 @@ from rich.table import Table
 from piip.catalogue.preflight import cost_of
 from piip.spec import ExperimentSpec
 
-CAPTION = "real: the whole network at its largest input, attention and sampling counted (* backbone only: its head comes later)"
+CAPTION = "real: the whole network at its largest input, attention and sampling counted"
 PUBLISHED = "published: by the papers' convention (piip/counting/published.py), ours and theirs"
 COLUMNS = ("row", "real GFLOPs", "params M", "published GFLOPs", "paper's", "params M", "paper's", "paper's result")
 OURS = 3
@@ -81,7 +81,6 @@ def entry(spec: ExperimentSpec, size: tuple[int, int] | None = None) -> dict[str
         "gflops": its_cost.gflops,
         "params_m": its_cost.params_m,
         "backbone": {"gflops": its_cost.backbone_gflops, "params_m": its_cost.backbone_params_m},
-        "whole": its_cost.whole,
         "published": {"gflops": count.flops / 1e9, "params_m": count.params / 1e6} if count else None,
         "paper": spec.paper.model_dump() if spec.paper else {},
         "scores": [asdict(score) for score in spec.data.scores],
@@ -91,11 +90,10 @@ def entry(spec: ExperimentSpec, size: tuple[int, int] | None = None) -> dict[str
 def cells(entry: dict[str, Any]) -> list[str]:
     """An entry as a line of the table."""
     published, paper = entry["published"] or {}, entry["paper"]
-    star = "" if entry["whole"] else "*"
     return [
         entry["name"],
-        f"{_number(entry['gflops'])}{star}",
-        f"{_number(entry['params_m'])}{star}",
+        _number(entry["gflops"]),
+        _number(entry["params_m"]),
         *(text for k in ("gflops", "params_m") for text in (_number(published.get(k)), _printed(paper.get(k)))),
         result(paper, entry["scores"]),
     ]

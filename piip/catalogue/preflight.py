@@ -11,10 +11,6 @@ if TYPE_CHECKING:
     from piip.counting.cost import Cost
     from piip.counting.memory import Memory
 
-MISSING = {
-    "dino": "the DINO head is not written",
-}
-"""Head -> what its rows wait for."""
 ON_A_GPU = ("flash", "varlen", "cuda", "triton")
 """What `speed.attention` and an interaction's kernel may name and only workers with a GPU have."""
 ANYWHERE = ("auto", "sdpa", "products", "cpp", "reference")
@@ -24,28 +20,13 @@ def check(specs: Sequence[ExperimentSpec], *, workers: int, gpus_per_worker: int
     """Refuse what no data are needed to refuse.
 
     Raises:
-        ValueError: A head that cannot be trained yet, attention or a kernel that workers cannot run, workers that do not divide
-            the batch, or have one image where BatchNorm needs two.
+        ValueError: Attention or a kernel that workers cannot run, workers that do not divide the batch, or have one image where
+            BatchNorm needs two.
     """
-    check_trainable(specs)
     check_device(specs, gpus_per_worker)
     for spec in specs:
         spec.train.split(workers)
         check_statistics(spec, workers, gpus_per_worker)
-
-
-def check_trainable(specs: Sequence[ExperimentSpec]) -> None:
-    """Refuse rows whose network is there and whose training is not.
-
-    Raises:
-        ValueError: Names them and what they wait for.
-    """
-    for spec in specs:
-        if spec.model.head.kind in MISSING:
-            raise ValueError(
-                f"{spec.name} cannot be trained yet: {MISSING[spec.model.head.kind]} yet. Its network builds, counts "
-                f"(python -m piip.cost {spec.name}) and takes weights. All other rows train."
-            )
 
 
 def check_device(specs: Sequence[ExperimentSpec], gpus_per_worker: int) -> None:
@@ -56,7 +37,7 @@ def check_device(specs: Sequence[ExperimentSpec], gpus_per_worker: int) -> None:
     """
     runs = (*ANYWHERE, *ON_A_GPU) if gpus_per_worker else ANYWHERE
     attentions = {spec.speed.attention: spec.train.precision for spec in specs if spec.speed.attention not in runs}
-    asked = {spec.speed.kernel for spec in specs if spec.model.backbone.samples}
+    asked = {spec.speed.kernel for spec in specs if spec.model.samples}
     # the variable stands for "auto" only
     instead = os.environ.get("PIIP_KERNEL") or "auto"
     kernels = [kernel for kernel in asked if (instead if kernel == "auto" else kernel) not in runs]

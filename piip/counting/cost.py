@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from piip.counting.meta import on_meta
 from piip.models import build_model
 from piip.models.backbones.piip import PIIP
-from piip.models.heads.missing import MissingHead
 from piip.models.speed import switch_network
 from piip.spec import ModelSpec, SpeedSpec
 
@@ -30,8 +29,6 @@ class Cost:
     pyramid of maps); a CNN: `backbone`. Then the parts of the head's `probe`."""
     of_head: frozenset[str] = frozenset()
     """Which of the parts are the head's (its neck among them)."""
-    whole: bool = True
-    """False: the head does not exist yet, only the backbone is counted."""
 
     @property
     def backbone_gflops(self) -> float:
@@ -63,7 +60,7 @@ def cost(spec: ModelSpec, height: int, width: int) -> Cost:
         of_head = _head_parts(model.head, features)
     parts |= of_head
     gflops, params_m = (sum(part[k] for part in parts.values()) for k in (0, 1))
-    return Cost(gflops, params_m, parts, frozenset(of_head), whole=not isinstance(model.head, MissingHead))
+    return Cost(gflops, params_m, parts, frozenset(of_head))
 
 
 def _head_parts(head: Any, features: Any) -> dict[str, tuple[float, float]]:

@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from piip.counting.meta import on_meta
 from piip.models import build_model
-from piip.models.heads.missing import MissingHead
 from piip.models.network import Network
 from piip.spec import ModelSpec, TrainSpec
 
@@ -42,8 +41,6 @@ class Memory:
     """What DDP or ZeRO send gradients and weights through."""
     peak_gb: float
     """Less than the sum: gradients grow while activations go."""
-    whole: bool = True
-    """False: the head does not exist yet, only the backbone is in these figures."""
 
 
 def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, *, workers: int = 1) -> Memory:
@@ -81,7 +78,7 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
     update = gradients + (shard if stage else 0.0)
     total = weights + optimizer + buffers + max(peak, update)
     parts = (weights, gradients, optimizer, step.peak_with(0.0), buffers, total)
-    return Memory(*(part / 1e9 for part in parts), whole=step.whole)
+    return Memory(*(part / 1e9 for part in parts))
 
 
 @lru_cache(maxsize=16)
@@ -107,10 +104,8 @@ def _simulate(model_spec: str, micro_batch: int, height: int, width: int, *, bf1
 
 
 def _outputs(model: Network, images: Tensor) -> list[Tensor]:
-    """What the losses are made of: the backbone's maps where the head is missing, else what its probe computes."""
+    """What the losses are made of: what the head's probe computes."""
     features = model.backbone(images)
-    if isinstance(model.head, MissingHead):
-        return features
     head: Any = model.head
     return [out for call in head.probe(features).values() for out in call()]
 
@@ -124,7 +119,6 @@ class _Live(TorchDispatchMode):
     def __init__(self, model: Network) -> None:
         super().__init__()
         self.parameters = sum(p.numel() for p in model.parameters())
-        self.whole = not isinstance(model.head, MissingHead)
         # an operator may give a view of a weight
         self._known = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
         self._now = self._gradients = 0

@@ -10,7 +10,7 @@ from piip.models.backbones.internimage import InternImage
 from piip.models.backbones.piip import PIIP
 from piip.models.branches.build import build_branch
 from piip.models.heads.classifier import Classifier, MapClassifier
-from piip.models.heads.missing import MissingHead
+from piip.models.heads.dino.head import DINO
 from piip.models.heads.rcnn import MaskRCNN
 from piip.models.heads.upernet import UPerNet
 from piip.models.network import Network
@@ -69,7 +69,7 @@ def build_model(spec: ModelSpec, *, pretrained: bool = True) -> Network:
             head = UPerNet(backbone.out_channels, spec.head)
             window = spec.head.window(spec.backbone.resolution)
         case DINOSpec():
-            head = MissingHead(spec.head.kind)
+            head = DINO(backbone.out_channels, spec.head)
         case ClassifierSpec(reads="map"):
             (channels,) = backbone.out_channels
             head = MapClassifier(channels, spec.head.num_classes)

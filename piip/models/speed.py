@@ -16,6 +16,7 @@ from torch.nn import attention as torch_attention
 from piip.models.backbones.internimage import InternImage
 from piip.models.backbones.piip import PIIP
 from piip.models.branches.vit import Branch
+from piip.models.heads.dino.attention import PyramidAttention
 from piip.models.heads.rcnn import RoIHeads
 from piip.models.layers.dcnv3 import DCNv3
 from piip.models.meeting.interaction import ConvFFN, DeformableCrossAttention, InteractionUnit
@@ -71,6 +72,8 @@ def switch_network(model: nn.Module, speed: SpeedSpec, *, precision: str = "fp32
             module.fp32, module.fp32_offsets = speed.interactions == "fp32", speed.interactions != "bf16"
         elif isinstance(module, DCNv3):
             module.kernel = speed.kernel
+        elif isinstance(module, PyramidAttention):
+            module.kernel = "auto" if speed.kernel == "triton" else speed.kernel  # which has no form for several levels
         elif isinstance(module, ConvFFN | InternImage | RoIHeads):
             module.contiguous = contiguous
         elif isinstance(module, Fp32Head):

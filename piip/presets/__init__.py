@@ -18,10 +18,12 @@ from piip.presets.families import (
 )
 from piip.presets.pico import (
     PICO,
+    PICO_DINO,
     PICO_HEAD,
     PICO_INTERACTION,
     PICO_UPERNET,
     classifier_pico,
+    dino_pico,
     mask_rcnn_pico,
     pico,
     upernet_pico,
@@ -42,6 +44,7 @@ __all__ = [
     "INTERNVIT",
     "MAE",
     "PICO",
+    "PICO_DINO",
     "PICO_HEAD",
     "PICO_INTERACTION",
     "PICO_UPERNET",
@@ -49,6 +52,7 @@ __all__ = [
     "classifier_20ep",
     "classifier_pico",
     "dino",
+    "dino_pico",
     "each_branch",
     "mask_rcnn_1x",
     "mask_rcnn_pico",

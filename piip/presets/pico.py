@@ -10,6 +10,7 @@ from piip.spec import (
     ClassifierSpec,
     CNNSpec,
     CocoSpec,
+    DINOSpec,
     ExperimentSpec,
     ImageNetSpec,
     InteractionSpec,
@@ -50,6 +51,23 @@ def mask_rcnn_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> Exper
         model=ModelSpec(backbone=backbone, head=PICO_HEAD),
         data=CocoSpec(name="demo", short_ratio=1.0, pad_multiple=32),
         optim=OptimSpec(lr=lr, layer_decay=1.0, warmup_steps=30, schedule="cosine", clip_norm=1.0),
+        train=TrainSpec(batch_size=4, steps=steps, log_every=5),
+    )
+
+
+PICO_DINO = DINOSpec(
+    num_classes=12, num_queries=100, embed_dim=128, encoder_layers=2, decoder_layers=3, ffn_dim=256, denoising_queries=50,
+    max_detections=100,
+)  # fmt: skip
+
+
+def dino_pico(backbone: Backbone, *, steps: int, lr: float = 5e-4) -> ExperimentSpec:
+    """DINO on the demo data, small enough for two CPU cores: fewer layers and queries than published, the same losses and matching."""
+    return ExperimentSpec(
+        name=f"dino_{backbone.row_name}_pico{steps}",
+        model=ModelSpec(backbone=backbone, head=PICO_DINO),
+        data=CocoSpec(name="demo", short_ratio=1.0, pad_multiple=32),
+        optim=OptimSpec(lr=lr, layer_decay=1.0, warmup_steps=30, schedule="cosine", clip_norm=0.1),
         train=TrainSpec(batch_size=4, steps=steps, log_every=5),
     )
 

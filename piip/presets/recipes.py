@@ -30,7 +30,7 @@ def mask_rcnn_1x(backbone: Backbone, paper: PaperResult | None = None) -> Experi
 
 
 def dino(backbone: PIIPSpec, paper: PaperResult | None = None, *, epochs: int) -> ExperimentSpec:
-    """DINO (4 scales) on COCO: batch 32, lr 2e-4, 0.1 x at 2/3 and 11/12 of the epochs (3/4 and 11/12 of 36). Its head comes later."""
+    """DINO (4 scales) on COCO: batch 32, lr 2e-4, 0.1 x at 2/3 and 11/12 of the epochs (3/4 and 11/12 of 36)."""
     return ExperimentSpec(
         name=f"dino_{backbone.row_name}_{epochs // 12}x",
         model=ModelSpec(backbone=backbone, head=DINOSpec()),

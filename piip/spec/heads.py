@@ -13,6 +13,8 @@ class HeadSpec(Spec):
 
     learns_masks: ClassVar[bool] = False
     """Whether training needs the masks of objects, not boxes alone."""
+    samples: ClassVar[bool] = False
+    """Whether it samples maps at places that it learns, by an operator that `speed.kernel` chooses."""
 
 
 class MaskRCNNSpec(HeadSpec):
@@ -46,17 +48,47 @@ class MaskRCNNSpec(HeadSpec):
 
 
 class DINOSpec(HeadSpec):
-    """DINO (4-scale) detector; its backbone gives three maps. Only the backbone is built so far."""
+    """DINO with four scales (arXiv 2203.03605) as in mmdetection: the backbone gives three maps, the head's neck makes a fourth of them."""
+
+    samples: ClassVar[bool] = True
 
     kind: Literal["dino"] = "dino"
     num_classes: int = Field(default=80, gt=0)
     """Foreground classes."""
     num_queries: int = Field(default=900, gt=0)
+    """Objects that the decoder looks for."""
+    embed_dim: Annotated[int, Added(256)] = Field(default=256, gt=0)
+    """Channels of everything inside."""
+    num_heads: Annotated[int, Added(8)] = Field(default=8, gt=0)
+    num_points: Annotated[int, Added(4)] = Field(default=4, gt=0)
+    """Samples per head and level."""
+    norm_groups: Annotated[int, Added(32)] = Field(default=32, gt=0)
+    """Groups of the neck's GroupNorms."""
+    encoder_layers: Annotated[int, Added(6)] = Field(default=6, gt=0)
+    decoder_layers: Annotated[int, Added(6)] = Field(default=6, gt=0)
+    ffn_dim: Annotated[int, Added(2048)] = Field(default=2048, gt=0)
+    """Hidden channels of the layers' MLPs."""
+    denoising_queries: Annotated[int, Added(100)] = Field(default=100, gt=0)
+    """Noised objects an image that training has beside the queries, of good and of bad ones each: as many groups as fit, where a group
+    holds every object of the batch's fullest image once; one at least."""
+    label_noise: Annotated[float, Added(0.5)] = Field(default=0.5, ge=0, le=2)
+    """Twice the probability that a noised object's label is drawn anew."""
+    box_noise: Annotated[float, Added(1.0)] = Field(default=1.0, ge=0)
+    """Half sides by which a good one's corners are moved at most; a bad one's by as much to twice as much."""
+    max_detections: Annotated[int, Added(300)] = Field(default=300, gt=0)
+    """The surest pairs of query and class an image; there is no NMS."""
 
     @property
     def wants(self) -> Wish:
         """What the backbone gives."""
         return Maps((8, 16, 32))
+
+    @model_validator(mode="after")
+    def _channels_divide(self) -> Self:
+        for name, count in (("num_heads", self.num_heads), ("norm_groups", self.norm_groups), ("sines of a place", 4)):
+            if self.embed_dim % count:
+                raise ValueError(f"embed_dim {self.embed_dim} does not divide by {count} ({name})")
+        return self
 
 
 class UPerNetSpec(HeadSpec):

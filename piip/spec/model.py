@@ -23,3 +23,8 @@ class ModelSpec(Spec):
     def input(self) -> Input:
         """What data sets prepare images, and targets, for."""
         return replace(self.backbone.input, masks=self.head.learns_masks)
+
+    @property
+    def samples(self) -> bool:
+        """Whether places of maps are sampled anywhere in it: what `speed.kernel` is about."""
+        return self.backbone.samples or self.head.samples

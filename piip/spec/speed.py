@@ -12,7 +12,7 @@ class SpeedSpec(Spec):
 
     kernel: Annotated[Literal["auto", "cpp", "cuda", "triton", "reference"], DecidesNoNumber()] = "auto"
     """What computes deformable attention. `auto`: the compiled operator (on CUDA: else Triton) where it can be built, else the
-    PyTorch reference (one line says so)."""
+    PyTorch reference (one line says so). DINO's, over several levels, has no Triton form: it takes `auto` there."""
     windows: Literal["exact", "padded"] = "exact"
     """`exact`: window attention on real tokens, padded ones as one key of their number's weight. `padded`: as published."""
     interactions: Literal["mixed", "bf16", "fp32"] = "mixed"
@@ -24,7 +24,7 @@ class SpeedSpec(Spec):
     `flash`: FlashAttention 4 (the `flash` extra; bf16, compute capability 9.0 or 10.0). `varlen`: windows of unequal shapes in one
     call (CUDA, bf16). `auto`: `flash` where it can run, `products` on the CPU in bf16, else `sdpa`."""
     heads: Literal["bf16", "fp32"] = "fp32"
-    """Layers of proposals, box and mask heads under bf16; boxes, RoIAlign, NMS and losses stay fp32. `fp32`: as the official code."""
+    """Layers of heads under bf16; boxes, places, RoIAlign, NMS and losses stay fp32. `fp32`: as the official code."""
     layout: Literal["channels_last", "contiguous"] = "channels_last"
     """How maps lie in memory. `channels_last`: as tokens do, from the first to the last convolution. `contiguous`: copied channels
     first in front of interactions' depthwise convolutions and of neck and heads, as the official code."""

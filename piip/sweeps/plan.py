@@ -51,8 +51,8 @@ def plan_trials(
         The parent's key and the planned trials, in the order of `specs`.
 
     Raises:
-        ValueError: A head that cannot be trained yet, attention or a kernel that workers cannot run, data missing or damaged,
-            classes that do not match, workers that do not divide the batch.
+        ValueError: Attention or a kernel that workers cannot run, data missing or damaged, classes that do not match, workers
+            that do not divide the batch.
     """
     check(specs, workers=resources.workers, gpus_per_worker=resources.gpus_per_worker)
     splits = Splits(custom)

@@ -23,7 +23,7 @@ def peak_memory_gb() -> float:
 
 def tags(spec: ExperimentSpec, engine: str, device: torch.device, world_size: int) -> dict[str, str]:
     """What ran, as tags: kernel, attention, engine, hardware, versions."""
-    kernel = active_kernel(spec.speed.kernel, device.type) if spec.model.backbone.samples else "none"
+    kernel = active_kernel(spec.speed.kernel, device.type) if spec.model.samples else "none"
     return {
         "piip.kernel": kernel,
         "piip.attention": active_attention(spec.speed.attention, device, spec.train.precision),

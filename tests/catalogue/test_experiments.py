@@ -14,7 +14,6 @@ from piip.counting.meta import on_meta
 from piip.counting.published import published
 from piip.models import build_backbone
 from piip.spec import ExperimentSpec, PIIPSpec
-from piip.sweeps.cli import main
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.glob("*.py"))
@@ -128,19 +127,6 @@ def test_every_released_configuration_is_a_row():
 
     assert len(configs) == 41
     assert max(configs.values()) == 1
-
-
-@pytest.mark.parametrize("file", ["coco_dino"])
-def test_a_row_whose_head_comes_later_says_so_when_asked_to_train(file, capsys):
-    tables = load_tables(FOLDER / f"{file}.py")
-    (scale, rows), *_ = tables.items()
-
-    with pytest.raises(SystemExit) as leaving:
-        main(tables, experiment=file, description="", arguments=["--scale", scale, rows[0].name])
-
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert leaving.value.code == 1
-    assert re.match(rf"error: {rows[0].name} cannot be trained yet: .+ not .+ yet\. Its network builds, counts", error)
 
 
 def test_a_wrong_row_is_answered_with_the_nearest():

@@ -1,11 +1,14 @@
 """Every published row has the official network's parameters and optimizer groups, on the meta device; two of them run."""
 
+import json
+import re
 import time
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import pytest
 import torch
-from official import fill, full_size, official_name
+from official import GOLDEN, fill, full_size, official_name
 from torch import nn
 
 from piip.catalogue.rows import all_rows
@@ -14,7 +17,7 @@ from piip.models import build_backbone, build_model
 from piip.models.backbones.piip import PIIP
 from piip.spec import ModelSpec, PIIPSpec
 from piip.training.optim import build_optimizer
-from piip.weights.names.mmdet import HEADS, fit_weights
+from piip.weights.names.mmdet import fit_weights
 from piip.weights.names.mmdet import official_name as released_name
 from piip.weights.names.piip import left_out, official_shape
 from piip.weights.read import Weights
@@ -48,6 +51,14 @@ def whole(config: str) -> nn.Module:
     return _built(model.override(changes | {"backbone.label": ""}))
 
 
+def dino_shapes(channels: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
+    """The official neck and head on maps of so many channels."""
+    for name, shape in json.loads((GOLDEN / "dino_shapes.json").read_text()).items():
+        level = re.match(r"neck\.(extra_)?convs\.(\d)\.conv", name)
+        given = channels[-1 if level[1] else int(level[2])] if level else None
+        yield name, [shape[0], given, *shape[2:]] if given else shape
+
+
 def test_every_official_configuration_has_its_row():
     assert set(SHAPES) <= set(ROWS)
     assert set(GROUPS) <= set(SHAPES)
@@ -76,7 +87,8 @@ def test_a_file_of_those_tensors_loads_whole(config):
             # the background has no boxes and no mask in mmdet; mmsegmentation has none at all
             background = 4 if "fc_reg" in theirs else 1 if "conv_logits" in theirs else 0
             file[theirs] = value[background:] if background else value
-    file |= {f"{start}x.weight": torch.empty(1, device="meta") for start in HEADS.get(spec.head.kind, ())}
+    if spec.head.kind == "dino":
+        file |= {name: torch.empty(shape, device="meta") for name, shape in dino_shapes(network.backbone.out_channels)}
 
     fitted, report = fit_weights(Weights(file, config), network, spec)
 

@@ -4,13 +4,13 @@ import torch
 from torch import nn
 
 from piip.contracts import Maps, Tokens
-from piip.models import build_backbone, build_model
+from piip.models import build_backbone
 from piip.models.branches.vit import block_ranges
 from piip.models.meeting.interaction import DeformableCrossAttention, InteractionUnit
 from piip.models.meeting.merge import Doubling, SimplePyramid
 from piip.ops.deform_attn_pair import deform_attn_pair
 from piip.presets import DEIT, IMAGENET_PIXELS, PICO, piip
-from piip.spec import BranchSpec, CNNSpec, DINOSpec, InteractionSpec, ModelSpec, PIIPSpec
+from piip.spec import BranchSpec, CNNSpec, InteractionSpec, PIIPSpec
 
 COMBINATIONS = {
     "B": (64,),
@@ -300,17 +300,6 @@ def test_the_segmentation_class_sees_its_input_at_the_second_branch():
 
     assert sides == [(96, 96), (64, 64), (32, 32)]
     assert spec.override({"input_branch": 1}).resolution == 64
-
-
-def test_a_network_whose_head_is_not_written_gives_maps_and_refuses_to_train():
-    backbone = piip("TB", (96, 64), branches=PICO, interaction=InteractionSpec(count=2, num_heads=4))
-    model = build_model(ModelSpec(backbone=backbone, head=DINOSpec()), pretrained=False)
-
-    assert len(model.eval()(torch.rand(1, 3, 96, 64))) == 3
-    with pytest.raises(
-        ValueError, match="the dino head is not written yet: this network can be built, counted and loaded"
-    ):
-        model.train()(torch.rand(1, 3, 96, 64), [(96, 64)], [{}])
 
 
 def test_a_branch_of_another_pretraining_sees_the_same_colours_in_its_own_units():

@@ -124,7 +124,6 @@ def test_cost_counts_what_evaluation_computes_and_all_parameters():
     counted = cost(NETWORK, 64, 64)
     head = build_model(NETWORK).head
 
-    assert counted.whole
     assert counted.of_head == {"decode", "auxiliary"}
     assert counted.parts["auxiliary"][0] == 0
     # the 3x3 bottleneck of the pyramid alone: 16 x 16 cells, 9 taps, 4 x 6 channels to 6

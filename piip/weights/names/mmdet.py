@@ -1,7 +1,7 @@
 """Released weights into our models: the official code's names, class order and shapes for backbone, neck and heads.
 
-Backbones go by piip/weights/names/piip.py. Of mmdet's Mask R-CNN the layout differs in two ways: the background is mmdet's last class and
-our first, and mmdet's boxes and masks leave it out where ours have an unused row for it.
+Backbones go by piip/weights/names/piip.py, a DINO by dino.py, an UperNet by mmseg.py. Of mmdet's Mask R-CNN the layout differs in two
+ways: the background is mmdet's last class and our first, and mmdet's boxes and masks leave it out where ours have an unused row for it.
 """
 
 import re
@@ -11,9 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from piip.spec import ModelSpec, PIIPSpec
+from piip.spec import DINOSpec, ModelSpec, PIIPSpec
 from piip.weights.fit import Report, fit
-from piip.weights.names import mmseg
+from piip.weights.names import dino, mmseg
 from piip.weights.names.piip import left_out, to_official
 from piip.weights.read import Weights, WeightsError
 from piip.weights.resizing import adapt
@@ -35,16 +35,12 @@ _MASK_RCNN = [
 ]
 _LOGITS, _BOXES, _MASKS = "roi_head.bbox_head.fc_cls.", "roi_head.bbox_head.fc_reg.", "roi_head.mask_head.conv_logits."
 _PER_CLASS = (
-    _LOGITS, _BOXES, _MASKS, *mmseg.PER_CLASS,
+    _LOGITS, _BOXES, _MASKS, *mmseg.PER_CLASS, *dino.PER_CLASS,
     "head.roi_heads.box_predictor.", "head.roi_heads.mask_predictor.mask_fcn_logits.",
 )  # fmt: skip
 """Tensors with a row per class, the official code's and ours."""
 _CLASSIFIER = re.compile(r"(branch\d+\.head|cls_head|head\.own\.\d+\.head|head\.merged\.head|head\.head)\.")
 """The same of classifiers."""
-HEADS = {
-    "dino": ("neck.", "bbox_head."),
-}
-"""Heads that are not built yet: how their tensors begin in official files."""
 
 
 def official_name(name: str, spec: ModelSpec) -> str:
@@ -60,6 +56,8 @@ def official_name(name: str, spec: ModelSpec) -> str:
         return "backbone." + to_official(name.removeprefix("backbone."), spec.backbone)
     if spec.head.kind == "upernet":
         return mmseg.official_name(name)
+    if isinstance(spec.head, DINOSpec):
+        return dino.official_name(name, spec.head)
     for ours, official in _MASK_RCNN:
         if found := re.fullmatch(rf"{ours}\.(weight|bias)", name):
             return f"{found.expand(official)}.{found.groups()[-1]}"
@@ -97,11 +95,8 @@ def fit_weights(
         raise ValueError(
             f"{weights.origin} has none of this network's names, and official files are of PIIP; this is a {backbone.kind}"
         )
-    foreign = HEADS.get(spec.head.kind, ())
 
     def why_not(name: str) -> str | None:
-        if foreign and name.startswith(foreign):
-            return f"the {spec.head.kind} head is not built yet"
         return left_out(name.removeprefix("backbone."), backbone, spec.head.wants)
 
     tensors = _background_first(_in_order(weights, classes))
@@ -144,7 +139,7 @@ def _in_order(weights: Weights, classes: Sequence[str]) -> dict[str, Tensor]:
             tensors[name] = value[[*order, len(order)]]
         elif name.startswith(_BOXES):
             tensors[name] = value.unflatten(0, (-1, 4))[order].flatten(0, 1)
-        elif name.startswith((_MASKS, *mmseg.PER_CLASS)):
+        elif name.startswith((_MASKS, *mmseg.PER_CLASS, *dino.PER_CLASS)):
             tensors[name] = value[order]
     return tensors
 
