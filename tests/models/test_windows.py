@@ -6,7 +6,6 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from official import ATOL, fill, inputs, units
 from timm.layers import Attention
 from timm.models import beit
 from torch import nn
@@ -96,24 +95,6 @@ def test_windows_of_all_shapes_in_one_call_are_padded_windows(monkeypatch, kind,
 
     torch.testing.assert_close(together, outcome(attention, windowed, grid, "before_qkv"))
     assert len(calls) == (kind is not relative_positions)
-
-
-@pytest.mark.parametrize(
-    ("flavour", "attention", "padding"),
-    [
-        ("flash_pad_before_qkv", plain(), "before_qkv"),
-        ("naive_pad_after_qkv", plain(), "after_qkv"),
-        ("internvit_rms_qknorm", full_norms(), "before_qkv"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_exact_windows_are_the_official_ones(flavour, attention, padding):
-    fill(attention)
-
-    with torch.no_grad():
-        out = windowed_exact(attention, inputs("unit.win.x", (1, 63, 32)), (7, 9), 4, padding=padding)
-
-    torch.testing.assert_close(out, units()[f"win_{flavour}/out"], atol=ATOL, rtol=0)
 
 
 def test_bf16_windows_are_as_close_to_fp32_as_padded_ones():

@@ -229,7 +229,7 @@ def _log_all_steps(folder: Path, worker: int) -> None:
 
 def test_processes_writing_the_same_steps_record_each_once():
     folder = begin()
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_log_all_steps, args=(folder, worker)) for worker in range(3)]
 
     for writer in writers:

@@ -8,6 +8,7 @@ from pico_trials import pico_spec
 
 from piip.data import open_dataset
 from piip.data.masks import compressed, decoded
+from piip.data.sources import Source
 from piip.models import build_model
 from piip.training import evaluate as module
 from piip.training.evaluate import evaluate, in_order, score
@@ -15,20 +16,28 @@ from piip.training.evaluate import evaluate, in_order, score
 SPEC = pico_spec(model__head__score_threshold=0.0)  # untrained, it finds something all the same
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
     return build_model(SPEC.model, pretrained=False)
 
 
-@pytest.fixture
-def data(sources):
-    return open_dataset(SPEC.data, sources["val"], SPEC.model.input)
+@pytest.fixture(scope="module")
+def data(demo_folder):
+    return open_dataset(
+        SPEC.data, Source(demo_folder / "annotations" / "instances_val.json", demo_folder / "val"), SPEC.model.input
+    )
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_the_number_of_workers_changes_neither_a_number_nor_a_row(world_size, model, data):
-    metrics, table, _ = evaluate(model, data)
+@pytest.fixture(scope="module")
+def whole(model, data):
+    """One worker's evaluation."""
+    return evaluate(model, data)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])  # three images: one has two of them; one has none
+def test_the_number_of_workers_changes_neither_a_number_nor_a_row(world_size, model, data, whole):
+    metrics, table, _ = whole
     parts = [score(model, data, rank=rank, world_size=world_size) for rank in range(world_size)]
     merged = data.metric()
     merged.merge([pickle.loads(pickle.dumps(metric.state())) for metric, _ in reversed(parts)])
@@ -38,27 +47,31 @@ def test_the_number_of_workers_changes_neither_a_number_nor_a_row(world_size, mo
     assert len(table) > 0
 
 
-def test_rows_are_in_the_order_of_the_data_set(model, data):
+def test_rows_are_in_the_order_of_the_data_set(data, whole):
     ids = [info.image_id for info in data.infos]
-    _, table, _ = evaluate(model, data)
+    table = whole.table
 
     places = [ids.index(image_id) for image_id in table["image_id"].to_pylist()]
     assert sorted(set(places)) == list(range(len(ids)))
     assert places == sorted(places)
 
 
-def test_results_are_handed_out_where_they_are_wanted(model, data):
-    asked = []
-    metrics, kept, classes = evaluate(model, data, keep=lambda metrics: asked.append(metrics) or False)
+def test_results_are_handed_out_where_they_are_wanted_and_progress_counts_images(model, data, whole):
+    asked, seen = [], []
+    metrics, kept, classes = evaluate(
+        model, data,
+        keep=lambda metrics: asked.append(metrics) or False, progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
 
     assert kept is None
     assert classes == []
-    assert asked == [metrics]
+    assert asked == [metrics] == [whole.metrics]
     assert metrics.keys() >= {"coco/box_ap", "coco/mask_ap"}
+    assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_classes_have_their_numbers_in_order_of_label(model, data):
-    metrics, _, classes = evaluate(model, data)
+def test_classes_have_their_numbers_in_order_of_label(data, whole):
+    metrics, _, classes = whole
 
     assert [{"id": row["id"], "name": row["name"]} for row in classes] == data.classes
     scored = [row["box_ap"] for row in classes if "box_ap" in row]
@@ -66,24 +79,16 @@ def test_classes_have_their_numbers_in_order_of_label(model, data):
     assert sum(scored) / len(scored) == pytest.approx(metrics["coco/box_ap"])
 
 
-def test_a_model_goes_back_to_the_mode_it_was_in(model, data):
-    for training in (True, False):
-        model.train(training)
-        evaluate(model, data)
-        assert model.training is training
-
-
-def test_progress_counts_images(model, data):
-    seen = []
-    evaluate(model, data, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
-
-
-def test_evaluation_draws_no_random_numbers(model, data):
-    torch.manual_seed(5)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_goes_back_to_the_mode_it_was_in_and_nothing_random_is_drawn(training, model, data, whole):
+    model.train(training)
     before = torch.get_rng_state()
-    evaluate(model, data)
+
+    again = evaluate(model, data)
+
+    assert model.training is training
     assert torch.equal(torch.get_rng_state(), before)
+    assert again == whole  # whatever mode it came in
 
 
 def test_an_image_that_is_skipped_counts_as_nothing_found(model, data, sources):
@@ -126,8 +131,8 @@ class BoxesAlone(torch.nn.Module):
         return [{k: v for k, v in one.items() if k != "masks"} for one in self.model(images, sizes, targets)]
 
 
-def test_a_network_without_masks_is_scored_by_its_boxes(model, data):
-    metrics, table, _ = evaluate(model, data)
+def test_a_network_without_masks_is_scored_by_its_boxes(model, data, whole):
+    metrics, table, _ = whole
     boxes, bare, _ = evaluate(BoxesAlone(model), data)
 
     assert boxes == {name: value for name, value in metrics.items() if name.startswith("coco/box_")}
