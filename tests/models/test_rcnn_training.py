@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from piip.models.heads.boxes import RoIPool
-from piip.models.heads.rcnn import build_roi_heads, build_rpn, mask_loss
+from piip.models.heads.rcnn import MaskRCNN, build_roi_heads, build_rpn, mask_loss
 from piip.spec import MaskRCNNSpec
 
 SPEC = MaskRCNNSpec(num_classes=3, fpn_channels=8, box_channels=8, mask_channels=8, rpn_pre_nms=40, rpn_post_nms=30)
@@ -106,3 +106,14 @@ def test_nothing_is_learned_of_a_mask_without_a_pixel():
 
     assert nothing == 0
     assert not logits.grad.any()
+
+
+def test_what_the_probe_gives_of_proposals_is_all_that_losses_read_before_the_boxes():
+    head = MaskRCNN((8, 8, 8, 8), SPEC).train()
+    probe = head.probe([torch.zeros(2, 8, 64 // s, 64 // s) for s in (4, 8, 16, 32)])
+
+    assert probe["neck"]() == []
+    shapes = [tuple(given.shape) for given in probe["rpn"]()]
+
+    sides = (16, 8, 4, 2, 1)  # RoIAlign reads the maps; three anchors a cell have an objectness and a box
+    assert shapes == [(2, channels, side, side) for channels in (8, 3, 12) for side in sides]
