@@ -105,6 +105,11 @@ def test_one_image_a_worker_is_refused_where_pooling_leaves_batchnorm_one_value(
 
     without = UPerNet(CHANNELS, SPEC.model_copy(update={"pool_scales": (2, 3)}))
     assert set(without(maps(images=1), [(64, 64)], labels(images=1))) == {"loss_seg", "loss_aux"}
+    shared = nn.SyncBatchNorm.convert_sync_batchnorm(head)
+    with pytest.raises(
+        ValueError, match="Expected more than 1 value per channel"
+    ):  # PyTorch's own, which counts all workers
+        shared(maps(images=1), [(64, 64)], labels(images=1))
 
 
 def test_heads_run_in_fp32_under_autocast_unless_told_otherwise():
@@ -118,6 +123,8 @@ def test_heads_run_in_fp32_under_autocast_unless_told_otherwise():
         assert {loss.dtype for loss in losses.values()} == {torch.float32}
 
     assert seen == [torch.float32, torch.bfloat16]
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert head.eval()([m.bfloat16() for m in maps(images=1)], [(64, 64)])[0]["logits"].dtype == torch.float32
 
 
 def test_cost_counts_what_evaluation_computes_and_all_parameters():
@@ -129,6 +136,18 @@ def test_cost_counts_what_evaluation_computes_and_all_parameters():
     # the 3x3 bottleneck of the pyramid alone: 16 x 16 cells, 9 taps, 4 x 6 channels to 6
     assert counted.parts["decode"][0] > 16 * 16 * 9 * 24 * 6 / 1e9
     assert counted.parts["auxiliary"][1] == sum(p.numel() for p in head.auxiliary.parameters()) / 1e6
+
+
+def test_the_probe_gives_logits_of_the_padded_input_and_the_auxiliary_ones_in_training_only():
+    head = UPerNet(CHANNELS, SPEC)
+
+    shapes = {
+        mode: {name: [out.shape for out in call()] for name, call in head.train(mode).probe(maps()).items()}
+        for mode in (True, False)
+    }
+
+    whole = [(2, 5, 64, 64)]
+    assert shapes == {True: {"decode": whole, "auxiliary": whole}, False: {"decode": whole, "auxiliary": []}}
 
 
 def test_statistics_are_the_only_buffers():

@@ -111,13 +111,25 @@ def test_bf16_windows_are_as_close_to_fp32_as_padded_ones():
     assert errors[0] <= 1.05 * errors[1]
 
 
-def test_no_padded_token_is_computed():
+@pytest.mark.parametrize("grid", [(7, 9), (8, 7), (7, 8)])
+def test_no_padded_token_is_computed(grid):
     attention, seen = random(plain()), []
     attention.qkv.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[:-1].numel()))
 
-    window_attention(exact=True, padding="before_qkv")(attention, torch.zeros(2, 63, 32).double(), (7, 9), 4)
+    tokens = torch.zeros(2, grid[0] * grid[1], 32).double()
+    window_attention(exact=True, padding="before_qkv")(attention, tokens, grid, 4)
 
-    assert seen == [2 * 63]
+    assert seen == [2 * grid[0] * grid[1]]
+
+
+@pytest.mark.parametrize("drops", [{"attn_drop": 0.1}, {"proj_drop": 0.1}])
+def test_attention_that_drops_is_left_to_itself(drops):
+    attention = Attention(32, num_heads=4, qkv_bias=True, **drops)
+
+    assert windows.is_known(plain())
+    assert not windows.is_known(attention)
+    with pytest.raises(TypeError, match="no exact windows for Attention"):
+        windowed_exact(attention, torch.zeros(1, 63, 32), (7, 9), 4)
 
 
 def test_weights_that_zero_3_has_sharded_are_left_to_the_layers_own_calls():
