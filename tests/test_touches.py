@@ -56,7 +56,8 @@ HEAD_SPEC = """class BrightnessSpec(HeadSpec):
 
 
 """
-DATA_SPEC = """class ToyDataSpec(Spec):
+DATA_SPEC = """class ToyDataSpec(DataSpec):
+    task: ClassVar[str] = "brightness"
     scores: ClassVar[tuple[Score, ...]] = (Score("toy/mae", "error", "min"),)
     places: ClassVar[dict[str, Places]] = {"demo": Places("demo/{split}", "demo/{split}")}
     kind: Literal["toy"] = "toy"

@@ -1,8 +1,8 @@
 """Find what is wrong in data before anything trains on it: contradictions in annotations, images that cannot be decoded.
 
     python -m piip.data.check JSON IMAGES                                          detection, COCO-format
-    python -m piip.data.check MAPS IMAGES --kind ade20k --names classes.txt        segmentation
-    python -m piip.data.check FOLDER --kind imagenet                               classification, a folder a class
+    python -m piip.data.check MAPS IMAGES --kind segmentation --names classes.txt  label maps
+    python -m piip.data.check FOLDER --kind classification                         a folder of images for each class
 
 Prints each kind of problem with its count and first examples, then what training will see of the split, what is left out
 and why, and what scoring will count. Exits with 1 if training or evaluation would refuse the data, a split that teaches
@@ -26,8 +26,10 @@ from pydantic import Field
 
 from piip.console import one_line, run_verb
 from piip.data.problems import Looked, Problem, Report, Seen
-from piip.data.sources import DataError, Source
+from piip.data.sources import DataError, Source, check_form
+from piip.options import UsageError
 from piip.spec import Ade20kSpec, CocoSpec, Data, ImageNetSpec
+from piip.spec.data import kinds_called, words_for
 
 if TYPE_CHECKING:
     from piip.contracts import Dataset
@@ -46,7 +48,10 @@ def check(
 
     Raises:
         DataError: Something is missing, or not of this kind of data, so that nothing can be listed.
+        UsageError: A file where a folder is wanted, or a folder where a file is.
     """
+    check_form(annotations, data, what="annotations")
+    check_form(images, data, what="images")
     if not images.is_dir():
         raise DataError(f"image folder not found: {images}")
     if not isinstance(data, CocoSpec) and not annotations.is_dir():
@@ -164,39 +169,41 @@ class Options:
     """A COCO-format JSON file, the folder of label maps, or that of class folders."""
     images: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="IMAGES")] = None
     """The folder of the images; class folders are their own."""
-    kind: Literal["coco", "ade20k", "imagenet"] = "coco"
-    """coco: detection. ade20k: segmentation. imagenet: classification."""
+    kind: Literal["detection", "segmentation", "classification", "coco", "ade20k", "imagenet"] = "coco"
+    """The task, or the kind of data by name: detection is coco, segmentation is ade20k, classification is imagenet."""
     names: Path | None = None
-    """ade20k: the file that names the classes, a line each, the first one of number 0; the word ade20k: that data set's own 150.
+    """Segmentation: the file that names the classes, a line each, the first one of number 0; the word ade20k: that data set's own 150.
     Not given: classes.txt beside the maps."""
     reduce_zero_label: bool = True
-    """ade20k: classes count from 0 in the maps; else 0 is no class (data.reduce_zero_label=false)."""
+    """Segmentation: classes count from 0 in the maps; else 0 is no class (data.reduce_zero_label=false)."""
     ignore_value: Annotated[int, Field(ge=0, le=65535)] = 255
-    """ade20k: the number of pixels that are neither learned nor scored."""
+    """Segmentation: the number of pixels that are neither learned nor scored."""
     json: bool = False
     """One JSON document on stdout instead of lines."""
 
 
 def main(options: Options) -> int:
     """Run the verb."""
-    if options.images is None and options.kind != "imagenet":
-        raise DataError(f"data of kind {options.kind} need the folder of their images, too: check ANNOTATIONS IMAGES")
+    data = _spec(options)
+    if options.images is None and next(iter(data.places.values())).apart:
+        raise UsageError(f"data for {words_for(data)} need the folder of their images, too: check ANNOTATIONS IMAGES")
     images = options.images or options.annotations
-    report = check(options.annotations, images, data=_spec(options), names=options.names, progress=True)
+    report = check(options.annotations, images, data=data, names=options.names, progress=True)
     print(_as_json(report) if options.json else _as_text(report))
     return 0 if report.usable else 1
 
 
 def _spec(options: Options) -> Data:
-    match options.kind:
-        case "coco":
-            return CocoSpec(name="custom")
+    (kind,) = kinds_called(options.kind)
+    match kind:
         case "ade20k":
             name = OWN_NAMES if str(options.names) == OWN_NAMES else "custom"
             zero, ignored = options.reduce_zero_label, options.ignore_value
             return Ade20kSpec(name=name, reduce_zero_label=zero, ignore_value=ignored)
         case "imagenet":
             return ImageNetSpec(name="custom")
+        case _:
+            return CocoSpec(name="custom")
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:

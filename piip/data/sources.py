@@ -1,11 +1,15 @@
 """Where a data set's files are on this machine. The spec says what the data is, this says where."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from piip.home import data_root, home
+from piip.options import UsageError
 from piip.spec import Data
+from piip.spec.data import words_for
 
 
 class DataError(ValueError):
@@ -53,11 +57,35 @@ def locate(data: Data, split: str, custom: Mapping[str, Source] | None = None) -
         source = Source(annotations, images, names if names and names.is_file() else None)
         advice = f"Make it: python -m piip.data.demo {root / 'demo'}" if demo else _advice(data.name)
     else:
-        raise DataError(f"no data set {data.name!r} of kind {data.kind!r}. There is: {', '.join(data.places)}, custom.")
+        raise DataError(f"no data set {data.name!r} for {words_for(data)}. There is: {', '.join(data.places)}, custom.")
     for path in (source.annotations, source.images):
         if not path.exists():
             raise DataError(f"{data.name} data not found: {path}. {advice}")
     return source
+
+
+def check_form(path: Path, data: Data, *, what: Literal["annotations", "images"], said: str = "") -> None:
+    """Refuse a file where a folder is wanted, and the other way round; what is not there at all is somebody else's to say.
+
+    Args:
+        path: Of a user's own data.
+        data: What they are.
+        what: Which of a split's two paths.
+        said: The flag it was given by.
+
+    Raises:
+        UsageError: Says which it is, what is wanted and what that holds.
+    """
+    place = next(iter(data.places.values()))
+    file = what == "annotations" and place.one_file
+    if not os.path.exists(path) or os.path.isdir(path) != file:  # of os.path: no name is too long for it
+        return
+    given, wanted = ("folder", "file") if file else ("file", "folder")
+    holds = f" with {data.holds}" if what == "annotations" or not place.apart else " of images"
+    others = " (folders are for --kind segmentation and --kind classification)" if file and not said else ""
+    raise UsageError(
+        f"{f'{said} ' if said else ''}{path} is a {given}; {words_for(data)} wants a {wanted}{holds}{others}"
+    )
 
 
 def _advice(name: str) -> str:

@@ -140,6 +140,16 @@ class PIIPSpec(BackboneSpec):
         return f"ViT-{self.label.upper() or self.branches[0].arch.split('.')[0]}"
 
     @property
+    def words(self) -> str:
+        """Of several branches, or of one alone."""
+        if len(self.branches) == 1:
+            return "one Vision Transformer, which sees one image size"
+        return (
+            "networks of rising size see the image at falling size and exchange features. Letters: t, s, b, l, h, 6b from tiny to "
+            "6 billion parameters (c.., v..: ConvNeXt, ViT), in the order of the sizes"
+        )
+
+    @property
     def input(self) -> Input:
         """What data sets prepare images for: the branch's that sees them as they are."""
         branch = self.branches[self.input_branch]

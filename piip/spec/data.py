@@ -1,7 +1,7 @@
 """Data sets, one class a kind of data. Where the files are is not in the spec (see piip/data)."""
 
 import math
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -24,14 +24,32 @@ class Places(NamedTuple):
         """Whether annotations lie elsewhere than images; class folders are both."""
         return self.annotations != self.images
 
+    @property
+    def one_file(self) -> bool:
+        """Whether the annotations of a split are one file, not a folder."""
+        return self.annotations.endswith(".json")
+
 
 Limits = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 """The most that the long side and the short side may have, in pixels."""
 
 
-class CocoSpec(Spec):
+class DataSpec(Spec):
+    """What all kinds of data say of themselves."""
+
+    places: ClassVar[dict[str, Places]] = {}
+    """Where named data sets of this kind lie."""
+    task: ClassVar[str] = ""
+    """What is learned from it, in the word people use."""
+    holds: ClassVar[str] = ""
+    """What its annotations hold, for who gives something else."""
+
+
+class CocoSpec(DataSpec):
     """COCO-format detection data: boxes and masks in one JSON a split."""
 
+    task: ClassVar[str] = "detection"
+    holds: ClassVar[str] = "COCO-format JSON, with the lists images, annotations and categories"
     scores: ClassVar[tuple[Score, ...]] = (Score("coco/box_ap", "box AP"), Score("coco/mask_ap", "mask AP"))
     """The first ranks runs, all are shown."""
     places: ClassVar[dict[str, Places]] = {
@@ -82,9 +100,11 @@ class CocoSpec(Spec):
         return self
 
 
-class Ade20kSpec(Spec):
+class Ade20kSpec(DataSpec):
     """Semantic segmentation: images, and a map of class numbers for each (ADE20K's layout, or a user's own two folders)."""
 
+    task: ClassVar[str] = "segmentation"
+    holds: ClassVar[str] = "label maps, a PNG for each image, named as it, the number of a class in every pixel"
     scores: ClassVar[tuple[Score, ...]] = (Score("ade20k/miou", "mIoU"), Score("ade20k/acc", "pixel acc"))
     places: ClassVar[dict[str, Places]] = {
         "ade20k": Places("ade20k/annotations/{part}", "ade20k/images/{part}", "ade20k/objectInfo150.txt"),
@@ -128,9 +148,11 @@ class Ade20kSpec(Spec):
         return resolution, resolution
 
 
-class ImageNetSpec(Spec):
+class ImageNetSpec(DataSpec):
     """Image classification: a folder of images for each class (ImageNet's layout, the demo's, a user's own)."""
 
+    task: ClassVar[str] = "classification"
+    holds: ClassVar[str] = "a folder for each class with its images: FOLDER/<class>/*.jpg"
     scores: ClassVar[tuple[Score, ...]] = (Score("imagenet/top1", "top-1"), Score("imagenet/top5", "top-5"))
     places: ClassVar[dict[str, Places]] = {
         "imagenet": Places("imagenet/{split}", "imagenet/{split}"),
@@ -172,6 +194,17 @@ class ImageNetSpec(Spec):
 Data = Annotated[
     CocoSpec | Ade20kSpec | ImageNetSpec, Field(discriminator="kind"),
 ]  # fmt: skip
+
+
+def kinds_called(word: str) -> list[str]:
+    """The kinds of data that a word names: a kind (`ade20k`) itself, a task (`segmentation`) all that have it."""
+    known = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(Data)[0])}
+    return [word] if word in known else [kind for kind, spec in known.items() if spec.task == word]
+
+
+def words_for(data: Data) -> str:
+    """A kind of data for people, task first: `segmentation (ade20k)`."""
+    return f"{data.task} ({data.kind})"
 
 
 def _up(side: int, multiple: int) -> int:

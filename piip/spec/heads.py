@@ -16,9 +16,14 @@ class HeadSpec(Spec):
     samples: ClassVar[bool] = False
     """Whether it samples maps at places that it learns, by an operator that `speed.kernel` chooses."""
 
+    @classmethod
+    def words(cls) -> str:
+        """What it is, for who reads a list: the first line of its class's docstring."""
+        return (cls.__doc__ or cls.__name__).partition("\n")[0].removesuffix(".")
+
 
 class MaskRCNNSpec(HeadSpec):
-    """Mask R-CNN as in mmdetection's `mask_rcnn_r50_fpn`, on torchvision's parts."""
+    """Mask R-CNN, boxes and masks of objects: as in mmdetection's `mask_rcnn_r50_fpn`, on torchvision's parts."""
 
     learns_masks: ClassVar[bool] = True
 
@@ -92,7 +97,7 @@ class DINOSpec(HeadSpec):
 
 
 class UPerNetSpec(HeadSpec):
-    """UperNet for semantic segmentation, in training with an auxiliary FCN head: mmsegmentation's `upernet_r50`, at any width."""
+    """UperNet, a class for every pixel: mmsegmentation's `upernet_r50` at any width, in training with an auxiliary FCN head."""
 
     kind: Literal["upernet"] = "upernet"
     num_classes: int = Field(default=150, gt=0)

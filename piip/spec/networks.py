@@ -50,9 +50,14 @@ class BackboneSpec(Spec):
 
     @property
     def title(self) -> str:
-        """For people, without resolutions: `ResNet-18`."""
+        """The name that people read in tables, without resolutions: `ResNet-18`."""
         first, *_ = self.networks
         return re.sub(r"^resne(x?)t(\d+)", r"ResNe\1t-\2", first.arch.split(".")[0])
+
+    @property
+    def words(self) -> str:
+        """What it is, for who reads a list, whatever its sizes."""
+        return f"{self.title}: one network, which sees one image size"
 
     @property
     def start(self) -> str:

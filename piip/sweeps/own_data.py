@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from piip.data.sources import Source
+from piip.data.sources import Source, check_form
 from piip.options import UsageError
-from piip.spec import Data, ExperimentSpec
+from piip.spec import CocoSpec, Data, ExperimentSpec
+from piip.spec.data import words_for
 
 
 @dataclass
@@ -47,16 +48,19 @@ def own_sources(own: OwnData, specs: Sequence[ExperimentSpec]) -> dict[str, Sour
     if not given or not kinds:
         return {}
     if len(kinds) > 1:
+        named = ", ".join(map(words_for, kinds.values()))
         raise UsageError(
-            f"{', '.join(given)}: these rows read data of {len(kinds)} kinds ({', '.join(kinds)}). Name rows of one kind"
+            f"{', '.join(given)}: these rows read data of {len(kinds)} kinds: {named}. Name rows of one kind"
         )
     (data,) = kinds.values()
     wanted, possible = _flags(data)
     if missing := [flag for flag in wanted if flag not in given]:
-        raise UsageError(f"your own {data.kind} data needs all of {', '.join(wanted)}; missing: {', '.join(missing)}")
+        raise UsageError(
+            f"your own data for {words_for(data)} needs all of {', '.join(wanted)}; missing: {', '.join(missing)}"
+        )
     if other := [flag for flag in given if flag not in (*wanted, *possible)]:
         raise UsageError(
-            f"{', '.join(other)} is not for {data.kind} data, which takes {', '.join((*wanted, *possible))}"
+            f"{', '.join(other)} is not for {words_for(data)}, which takes {', '.join((*wanted, *possible))}"
         )
     images = {split: given[f"--{split}-images"] for split in ("train", "val")}
     return {
@@ -71,14 +75,15 @@ def check_there(own: OwnData, specs: Sequence[ExperimentSpec]) -> None:
     Raises:
         UsageError: Names the flag.
     """
-    of_files = any(next(iter(spec.data.places.values())).annotations.endswith(".json") for spec in specs)
+    data = specs[0].data if specs else CocoSpec()
     for flag, path in own.given.items():
-        file = flag == "--names" or (of_files and flag.endswith("annotations"))
-        wanted = "file" if file else "folder"
+        file = flag == "--names" or (next(iter(data.places.values())).one_file and flag.endswith("annotations"))
         if not os.path.exists(path):  # of os.path: no name is too long for it
-            raise UsageError(f"{flag} {path}: no such {wanted}")
-        if os.path.isdir(path) == file:
-            raise UsageError(f"{flag} {path} is a {'folder' if file else 'file'}, a {wanted} is wanted")
+            raise UsageError(f"{flag} {path}: no such {'file' if file else 'folder'}")
+        if flag != "--names":
+            check_form(path, data, what="annotations" if flag.endswith("annotations") else "images", said=flag)
+        elif os.path.isdir(path):
+            raise UsageError(f"{flag} {path} is a folder; a file is wanted, with the name of a class in every line")
 
 
 def _flags(data: Data) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from inputs import grey
+from kinds import DATA
 from PIL import Image
 
 from piip.data import check as checking
@@ -12,6 +13,7 @@ from piip.data.check import check, cli, command_of, refuse_broken
 from piip.data.formats.coco import CocoDataset
 from piip.data.sources import DataError, Source
 from piip.spec import Ade20kSpec, CocoSpec, ImageNetSpec
+from piip.spec.data import kinds_called
 
 
 @pytest.fixture
@@ -152,10 +154,49 @@ def test_class_folders_are_checked_too(tmp_path, run):
 
 
 def test_detection_needs_the_folder_of_its_images(tmp_path, run):
-    status, _, error = run(tmp_path)
+    assert run(tmp_path) == (
+        2, "", "error: data for detection (coco) need the folder of their images, too: check ANNOTATIONS IMAGES\n",
+    )  # fmt: skip
 
-    assert status != 0
-    assert "data of kind coco need the folder of their images" in error
+
+@pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)
+def test_a_task_is_another_name_for_its_kind_of_data(data, monkeypatch):
+    looked = []
+    monkeypatch.setattr(checking, "check", lambda *_, data, **__: looked.append(data))
+
+    for word in (data.kind, data.task):
+        with contextlib.suppress(AttributeError):  # there is no report
+            cli(["a", "b", "--kind", word])
+
+    assert [type(seen) for seen in looked] == [type(data)] * 2
+
+
+def test_every_kind_of_data_has_a_task_and_a_word_is_never_both():
+    assert all(data.task and data.holds for data in DATA)
+    assert not {data.task for data in DATA} & {data.kind for data in DATA}
+    assert kinds_called("poetry") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["f", "--kind", "imagenet"], "f is a file; classification (imagenet) wants a folder with a folder for each class"),
+        (["f", "d", "--kind", "segmentation"], "f is a file; segmentation (ade20k) wants a folder with label maps, a PNG"),
+        (["d", "f", "--kind", "segmentation"], "f is a file; segmentation (ade20k) wants a folder of images"),
+        (["f", "f"], "f is a file; detection (coco) wants a folder of images"),
+        (["d", "d"], "d is a folder; detection (coco) wants a file with COCO-format JSON, with the lists images, annotations "
+         "and categories (folders are for --kind segmentation and --kind classification)"),
+    ],
+)  # fmt: skip
+def test_a_file_for_a_folder_is_called_that_with_what_is_wanted(tmp_path, monkeypatch, run, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    Path("f").touch()
+    Path("d").mkdir()
+
+    status, out, error = run(*arguments)
+
+    assert (status, out) == (2, "")
+    assert error.startswith(f"error: {said}")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 import colorsys
 import hashlib
 import json
+import shlex
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from kinds import DATA
 from PIL import Image
 
 from piip.data.check import check
@@ -16,6 +20,7 @@ from piip.data.demo.shapes import SHAPES
 from piip.data.masks import decoded
 from piip.data.sources import locate
 from piip.spec import CocoSpec
+from piip.sweeps.own_data import OwnData, own_sources
 
 SMALL = Recipe(train=12, val=5)
 
@@ -239,6 +244,37 @@ def test_a_folder_of_somebody_else_is_not_touched(tmp_path):
 def test_a_recipe_that_cannot_be_drawn_is_refused(wrong):
     with pytest.raises(ValueError, match=r"got|needs"):
         Recipe(**wrong)
+
+
+@pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)
+def test_its_last_lines_are_flags_that_training_takes(small, piip_home, data):
+    (line,) = (line for line in __main__.use(small, SMALL) if line.startswith(f"  {data.task}: "))
+    words = shlex.split(line.partition("  #")[0])
+    flags = dict(zip(words[4::2], words[5::2], strict=True))
+    own = OwnData(**{flag[2:].replace("-", "_"): Path(path) for flag, path in flags.items()})
+
+    sources = own_sources(own, [SimpleNamespace(data=data)])
+
+    assert words[1:4] == ["piip", "train", "ROW"]
+    (piip_home / "data").mkdir()
+    (piip_home / "data" / "demo").symlink_to(small)  # where the demo's rows find it
+    for split, source in sources.items():
+        read = locate(data.model_copy(update={"name": "demo"}), split)
+        assert all(ours.samefile(its) for ours, its in zip(paths(source), paths(read), strict=True))
+
+
+def paths(source):
+    return [path for path in (source.annotations, source.images, source.names) if path]
+
+
+def test_it_says_whether_training_reads_it_where_it_is(piip_home):
+    out = piip_home / "data" / "demo"
+
+    assert list(__main__.use(out, Recipe())) == [
+        "the demo's rows (piip rows demo) train on it: it lies where they look for it"
+    ]
+    assert "draw them anew over these" in next(iter(__main__.use(out, SMALL)))
+    assert str(out) in next(iter(__main__.use(piip_home / "else", Recipe())))
 
 
 def test_the_command_line(tmp_path, capsys):

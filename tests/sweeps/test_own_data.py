@@ -44,12 +44,15 @@ def test_folders_of_classes_are_their_own_annotations():
 @pytest.mark.parametrize(
     ("given", "rows", "said"),
     [
-        (IMAGES, [CocoSpec()], "your own coco data needs all of --train-annotations, --train-images, --val-annotations, --val-images; "
+        (IMAGES, [CocoSpec()],
+         "your own data for detection (coco) needs all of --train-annotations, --train-images, --val-annotations, --val-images; "
          "missing: --train-annotations, --val-annotations"),
         ({"names": Path("x")}, [ImageNetSpec()], "needs all of --train-images, --val-images; missing: --train-images, --val-images"),
-        (FILES, [ImageNetSpec()], "--train-annotations, --val-annotations is not for imagenet data, which takes --train-images, --val"),
-        (FILES | {"names": Path("x")}, [CocoSpec()], "--names is not for coco data, which takes --train-annotations, --train-images"),
-        (IMAGES, [CocoSpec(), ImageNetSpec()], "these rows read data of 2 kinds (coco, imagenet). Name rows of one kind"),
+        (FILES, [ImageNetSpec()],
+         "--train-annotations, --val-annotations is not for classification (imagenet), which takes --train-images, --val"),
+        (FILES | {"names": Path("x")}, [CocoSpec()],
+         "--names is not for detection (coco), which takes --train-annotations, --train-images"),
+        (IMAGES, [CocoSpec(), ImageNetSpec()], "these rows read data of 2 kinds: detection (coco), classification (imagenet). Name rows"),
     ],
 )  # fmt: skip
 def test_a_flag_too_few_or_too_many_is_named(given, rows, said):

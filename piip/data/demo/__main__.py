@@ -6,17 +6,21 @@ The shape tells the class; the colour narrows it to three of the twelve. Pattern
 """
 
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, get_args
 
 import tyro
 from pydantic import Field
 
 from piip.console import run_verb
-from piip.data.demo.make import Recipe, make_demo
+from piip.data.demo.make import Recipe, demo_root, make_demo
 from piip.options import Count, CountOrNone, OutFolder, UsageError
+from piip.spec import Data
+from piip.spec.data import DataSpec
 
 Side = Annotated[int, Field(ge=1, le=1024)]
 """Pixels of an image."""
@@ -60,7 +64,35 @@ def main(options: Options) -> int:
     else:
         print(f"{options.out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
         print("boxes and masks: annotations/*.json; label maps: ade20k/; crops, a folder a class: imagenet/")
+        print("\n".join(use(options.out.absolute(), recipe)))
     return 0
+
+
+def use(out: Path, recipe: Recipe) -> Iterator[str]:
+    """How training reads a folder of demo data: by itself, or by which flags."""
+    if out.resolve() == demo_root().resolve():
+        if recipe == Recipe():
+            yield "the demo's rows (piip rows demo) train on it: it lies where they look for it"
+        else:
+            yield f"the demo's rows look here for data of the default numbers and will draw them anew over these: {out}"
+            yield "To train on yours, draw them into another folder"
+        return
+    yield f"the demo's rows (piip rows demo) do not read it: they make and read {demo_root()}. To train on it:"
+    for kind in get_args(get_args(Data)[0]):
+        if "demo" in kind.places:
+            flags = " ".join(f"{flag} {shlex.quote(str(path))}" for flag, path in own_flags(kind(), out).items())
+            yield f"  {kind.task}: piip train ROW {flags}      # a ROW of: piip rows demo --task {kind.task}"
+
+
+def own_flags(data: DataSpec, out: Path) -> dict[str, Path]:
+    """The flags by which a row of this kind of data takes a folder of demo data for a user's own."""
+    place, flags = data.places["demo"], {}
+    for split, part in (("train", "training"), ("val", "validation")):
+        wanted = {"annotations": place.annotations, "images": place.images} if place.apart else {"images": place.images}
+        for what, path in wanted.items():
+            below = path.format(split=split, part=part).removeprefix("demo/")
+            flags[f"--{split}-{what}"] = out / below
+    return flags | ({"--names": out / place.names.removeprefix("demo/")} if place.names else {})
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:
