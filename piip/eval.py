@@ -26,6 +26,7 @@ from rich.table import Table
 
 from piip import home
 from piip.console import run_verb
+from piip.data.scorable import refuse_unscored
 from piip.data.sources import DataError, Source
 from piip.options import Count, OutFolder, RunId, SplitName
 from piip.spec import Data
@@ -83,11 +84,11 @@ def main(options: Options) -> int:
 
     rebuilt = rebuild(store, run_id, options.checkpoint)
     data = open_split(rebuilt, options.split, given, max_images=options.max_images)
+    if options.max_images:
+        refuse_unscored(data, "--max-images")
     found = evaluated(options, rebuilt, data)
     if not found.metrics:
-        raise DataError(
-            f"nothing to score: no objects in the {len(data)} images of {options.split!r} that were looked at"
-        )
+        raise DataError(f"nothing to score in the {len(data)} images of {options.split!r} that were looked at")
     digest = digest_of(rebuilt, data) if options.max_images is None else None
     scored = compared(store, rebuilt, options.split, found.metrics, digest)
     folder = options.out or home.home() / "eval" / run_id / f"{scored.name}-{rebuilt.step}"

@@ -1,7 +1,8 @@
 """What no real data reach. Numbers beyond are refused by name before a decoder would fill the memory with them."""
 
 MOST_PIXELS = 178_956_970
-"""Of an image: what Pillow unpacks at most, so that a small file cannot fill the memory. Decoded it takes some two gigabytes."""
+"""The most pixels an image may have: what Pillow unpacks at most, so that a small file cannot fill the memory. Decoded, they take some two
+gigabytes."""
 FARTHEST = 100_000
 """Pixels that a box or a polygon may reach out of its image."""
 LONGEST = 1_000_000

@@ -35,9 +35,9 @@ class Looked(NamedTuple):
     """Objects, or label maps."""
     categories: int
     problems: Iterator[list[Problem]]
-    """For every image; to be iterated once."""
+    """The problems of one image after the other, found as they are asked for; can be gone through once."""
     seen: Seen
-    """Complete after that."""
+    """What training and scoring make of the split; complete once all problems have been asked for."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Report:
     categories: int
     seen: Seen
     problems: dict[str, list[Problem]] = field(default_factory=dict)
-    """By kind."""
+    """The problems found, by their kind."""
 
     @property
     def usable(self) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from piip import home
 from piip.catalogue.preflight import check, cost_of
-from piip.counting.cost import Cost
+from piip.counting.costs import Cost
 from piip.counting.published import published
 from piip.data.sources import Source
 from piip.record.code import code_digest
@@ -38,7 +38,7 @@ class Planned:
     status: str
     """What an earlier call with the same key came to: `FINISHED` trials are never run again."""
     plan: loop.Plan
-    """In steps; an epoch is as long as the data are many."""
+    """The training's schedule in optimizer steps: how many an epoch has depends on how many images there are."""
 
 
 def plan_trials(
@@ -55,7 +55,7 @@ def plan_trials(
             that do not divide the batch.
     """
     check(specs, workers=resources.workers, gpus_per_worker=resources.gpus_per_worker)
-    splits = Splits(custom)
+    splits = Splits(custom, max_eval_images)
     trials: list[tuple[Trial, dict[str, Split]]] = []
     changed: dict[tuple[int, int], str] = {}
     for given in specs:

@@ -10,7 +10,8 @@ from piip.data import open_dataset
 from piip.data.check import refuse_broken
 from piip.data.loader import steps_per_epoch
 from piip.data.samples import ImageInfo
-from piip.data.sources import Source
+from piip.data.scorable import refuse_unscored
+from piip.data.sources import DataError, Source
 from piip.spec import ExperimentSpec
 
 Key = tuple[str, str]
@@ -46,17 +47,18 @@ class Splits:
 
     Args:
         custom: The user's own files by split.
+        max_eval_images: What is scored of validation, where that is not all of it.
     """
 
-    def __init__(self, custom: Mapping[str, Source] | None = None) -> None:
-        self._custom = custom
+    def __init__(self, custom: Mapping[str, Source] | None = None, max_eval_images: int | None = None) -> None:
+        self._custom, self._max_eval_images = custom, max_eval_images
         self._opened: dict[Key, Split] = {}
 
     def of(self, spec: ExperimentSpec) -> dict[str, Split]:
         """The training and the validation split of a row.
 
         Raises:
-            DataError: Files are missing or damaged.
+            DataError: Files are missing or damaged, or there is nothing to score in the images that are to be scored.
         """
         # rows may treat the same files differently (broken_images), so all of the data's spec is in the key; the network's part,
         # resolution and colours, decides neither classes nor digest
@@ -64,6 +66,8 @@ class Splits:
         for name, source in sources_of(spec, self._custom).items():
             if (data, name) not in self._opened:
                 self._opened[data, name] = _open(spec, name, source)
+                if name == "val" and self._max_eval_images:
+                    _check_scored(spec, source, self._max_eval_images)
         return {name: split for (known, name), split in self._opened.items() if known == data}
 
 
@@ -72,6 +76,15 @@ def _open(spec: ExperimentSpec, name: str, source: Source) -> Split:
     if spec.data.broken_images == "refuse":
         refuse_broken(dataset, home.home() / "decoded")
     return Split(source, dataset.classes, dataset.digest, dataset.infos)
+
+
+def _check_scored(spec: ExperimentSpec, source: Source, count: int) -> None:
+    option = "--max-eval-images"
+    try:
+        first = open_dataset(spec.data, source, spec.model.input, max_images=count)
+    except DataError as error:  # all of them opened: it is these few that have nothing
+        raise DataError(f"{option} {count}: {error}. Take more of them, or leave {option} out") from None
+    refuse_unscored(first, option)
 
 
 def fit_classes(spec: ExperimentSpec, data: Mapping[str, Split]) -> ExperimentSpec:
@@ -90,7 +103,7 @@ def fit_classes(spec: ExperimentSpec, data: Mapping[str, Split]) -> ExperimentSp
 
 
 def _difference(train: Sequence[str], val: Sequence[str]) -> str:
-    """In words; the first three names of either side."""
+    """Says in words which classes only one of the splits has: the first three names of either side."""
     only = {"training": [n for n in train if n not in set(val)], "validation": [n for n in val if n not in set(train)]}
     told = [
         f"{len(names)} only in {split} ({', '.join(names[:3])}{', ..' if len(names) > 3 else ''})"

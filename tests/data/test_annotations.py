@@ -1,3 +1,4 @@
+import json
 import re
 
 import numpy as np
@@ -185,6 +186,27 @@ def test_what_one_should_know_is_said_and_forgiven(change, kind, said, tiny_coco
 
     assert (problem.kind, problem.fatal) == (kind, False)
     assert re.search(said, problem.message)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["categories"][1].update(name="kite"), ["1 x two categories of one name, first: category 2 is called 'kite'"]),
+        (lambda d: [i.update(file_name="000000000010.jpg") for i in d["images"]],
+         ["3 x one file of two images, first: image 13 is the file of image 10"]),
+        (lambda d: d["annotations"][0].update(segmentation=[]), []),
+    ],
+)  # fmt: skip
+def test_training_hears_of_what_no_figure_would_tell(change, said, tiny_coco, caplog):
+    document = json.loads(tiny_coco.annotations.read_text())
+    change(document)
+    tiny_coco.annotations.write_text(json.dumps(document))
+
+    read_checked(tiny_coco.annotations)
+
+    assert [
+        re.sub(r"^.*instances\.json: ", "", line)[: len(told)] for line, told in zip(caplog.messages, said, strict=True)
+    ] == said
 
 
 @pytest.mark.parametrize("value", [0, 1, True, False, None, 0.0, 1.0])

@@ -1,10 +1,12 @@
+import json
 import re
 
 import pytest
+from label_maps import MapFolder, stripes
 from tiny import ROWS
 
 from piip.catalogue.preflight import check
-from piip.data.sources import Source
+from piip.data.sources import DataError, Source
 from piip.presets import pico, upernet_pico
 from piip.record.events import read_status
 from piip.record.journal import Journal
@@ -182,3 +184,49 @@ def test_weights_are_found_from_wherever_a_worker_stands(tmp_path, monkeypatch):
 
     assert placed.model.weights == str(tmp_path / "start.pth")
     assert placed.model.backbone.branches[0].weights == "deit_3_small_224_21k.pth"  # a public name, no file here
+
+
+@pytest.fixture
+def late(coco_folder) -> Source:
+    """Two images, the first one without objects."""
+    coco_folder.add_image()
+    coco_folder.add_object(coco_folder.add_image())
+    return coco_folder.write()
+
+
+def test_so_few_validation_images_that_nothing_can_be_scored_are_refused(late):
+    spec, custom = SPEC.override({"data.name": "custom"}), {"train": late, "val": late}
+
+    splits.Splits(custom, 2).of(spec)
+    message = f"--max-eval-images 1: there is nothing to score in the first 1 images of {late.annotations}, so box AP (coco/box_ap)"
+    with pytest.raises(DataError, match=re.escape(message)):
+        splits.Splits(custom, 1).of(spec)
+
+
+def test_so_few_label_maps_that_nothing_can_be_scored_are_refused(tmp_path):
+    maps = MapFolder(tmp_path)
+    maps.add("a", stripes(32, 32, (0,)))
+    maps.add("b", stripes(32, 32))
+    maps.name_classes("other", "sky", "road", "tree")
+    spec = upernet_pico(pico("TB", (96, 64), pretrained=False), steps=1)
+    spec = spec.override({"data.name": "custom", "data.reduce_zero_label": True})
+
+    with pytest.raises(
+        DataError, match=r"^--max-eval-images 1: .*all pixels of 1 label maps are ignored\. Take more of them"
+    ):
+        splits.Splits({"train": maps.source, "val": maps.source}, 1).of(spec)
+
+
+def test_a_validation_split_without_objects_is_refused(late):
+    document = json.loads(late.annotations.read_text())
+    document["annotations"] = []
+    empty = Source(late.annotations.with_name("empty.json"), late.images)
+    empty.annotations.write_text(json.dumps(document))
+
+    with pytest.raises(DataError, match=r"empty\.json: 0 of 0 objects can be learned or scored"):
+        plan_trials(
+            [SPEC.override({"data.name": "custom"})],
+            experiment="e",
+            resources=Resources(),
+            custom={"train": late, "val": empty},
+        )

@@ -14,6 +14,7 @@ from piip.data.limits import ID_BITS, MOST_PIXELS
 from piip.data.problems import Problem
 from piip.data.text import is_text
 
+TOO_LARGE = "Cut it into tiles or make it smaller, and its annotations with it"
 Sizes = Mapping[int, tuple[int, int]]
 """Image id -> (height, width), of images that have both."""
 
@@ -30,7 +31,7 @@ def find_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def category_problems(categories: list[Any]) -> Iterator[Problem]:
-    """Of the list of classes alone."""
+    """Every problem of the list of classes, looked at alone."""
     if not categories:
         yield Problem("no categories", "no categories: the list is empty")
     yield from _ids(categories, "category")
@@ -73,7 +74,7 @@ def _ids(entries: list[Any], what: str) -> Iterator[Problem]:
 
 
 def _names(categories: list[Any]) -> Iterator[Problem]:
-    """Of classes: they are shown on one line, and two of one name cannot be told apart there."""
+    """Finds classes without a name, and those of one name: names are shown on one line, where the two cannot be told apart."""
     known: dict[str, Any] = {}
     for category in categories:
         name, given = _get(category, "name"), _get(category, "id")
@@ -105,7 +106,7 @@ def _images(images: list[Any]) -> Iterator[Problem]:
             yield Problem("image size", message)
         elif height * width > MOST_PIXELS:
             message = f"image {given} ({name!r}) has {height} x {width} pixels; at most {MOST_PIXELS // 10**6} million are read"
-            yield Problem("image size", message)
+            yield Problem("image size", f"{message}. {TOO_LARGE}")
 
 
 def _size_of(image: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,8 @@ from piip.data.problems import Problem
 from piip.data.sources import DataError
 from piip.data.text import read_text
 
+log = logging.getLogger(__name__)
+
 
 class Document(dict[str, Any]):
     """The parsed JSON: `images`, `annotations`, `categories`. Shared by all who read the file (see `read_checked`): never changed."""
@@ -23,6 +26,9 @@ class Document(dict[str, Any]):
 
 SMALL = 64 * 2**20
 """Bytes of a file that stays in memory, parsed, for who reads it next: COCO's validation annotations have 20 MB, training's 450."""
+
+UNSEEN = ("one file of two images", "two categories of one name")
+"""Problems that are forgiven and said wherever a file is read: the data may mean what they say, and no figure tells that they do not."""
 
 _parsed: WeakValueDictionary[tuple[str, int, int], Document] = WeakValueDictionary()
 _recent: deque[Document] = deque(maxlen=4)
@@ -128,7 +134,12 @@ def _checked(path: Path) -> Document:
 
 
 def _require(path: Path, problems: Iterable[Problem]) -> None:
-    fatal = [problem for problem in problems if problem.fatal]
+    """Refuses what is fatal; of what is forgiven, says what nobody would see in a figure."""
+    found = [problem for problem in problems if problem.fatal or problem.kind in UNSEEN]
+    for kind in UNSEEN:
+        if told := [problem.message for problem in found if problem.kind == kind]:
+            log.warning("%s: %d x %s, first: %s", path, len(told), kind, told[0])
+    fatal = [problem for problem in found if problem.fatal]
     if fatal:
         more = f" ({len(fatal) - 1} more: python -m piip.data.check {path} IMAGES)" if len(fatal) > 1 else ""
         raise DataError(f"{path}: {fatal[0].message}{more}")
