@@ -28,6 +28,8 @@ Options = TypeVar("Options")
 
 WRONG_WORDS = 2
 """Exit code of a command line that is wrong by its words alone."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a verb that Ctrl-C ended, as of any command."""
 NOBODY_READS = 128 + signal.SIGPIPE
 """Exit code of a verb whose output nobody reads to its end (`| head`), as of any command."""
 FLAGS = ConstructorRegistry()
@@ -145,7 +147,7 @@ def guarded(action: Callable[[], int | None]) -> int:
         raise
     except KeyboardInterrupt:
         print("error: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _nobody_reads() -> bool:

@@ -24,13 +24,13 @@ class Column:
     """A column that holds figures."""
 
     heading: str
-    """On the page."""
+    """The column's name on the page."""
     short: str
-    """In the terminal, in lines."""
+    """The same in the terminal, broken into short lines."""
     form: str
     of: Callable[[Trial], float | None]
     low: bool = False
-    """Whether little is better."""
+    """Whether a low figure is the better one."""
 
 
 COSTS = (
@@ -54,7 +54,7 @@ def _column(score: Score) -> Column:
     return Column(text, short, ".3f", lambda trial: trial["scores"].get(score.name), low=score.mode == "min")
 
 
-STYLE = {"finished": "green", "failed": "bold red", "killed": "red", "running": "yellow"}
+STYLE = {"finished": "green", "failed": "bold red", "interrupted": "red", "running": "yellow"}
 
 
 def tables(ranked: Sequence[Ranking], width: int = 80) -> Group:

@@ -9,6 +9,8 @@ from piip.reports.naming import branches_of, family_of
 from piip.tracking.store import RunInfo
 
 PARENT = "mlflow.parentRunId"
+STATUS = {"KILLED": "interrupted", "PENDING": "waiting"}
+"""Statuses that people have another word for: ended by Ctrl-C, not begun; the same command goes on with both."""
 
 
 class Trial(TypedDict):
@@ -74,7 +76,7 @@ def row(run: RunInfo, scores: Sequence[Score]) -> Trial:
         branches=branches, resolutions=resolutions,
         kernel=run.tags.get("piip.kernel", ""),
         engine=run.tags.get("piip.engine") or run.params.get("train.engine", ""),
-        status=run.status.lower(),
+        status=STATUS.get(run.status, run.status.lower()),
         score_name=scores[0].name,
         score=values[scores[0].name],
         scores=values,

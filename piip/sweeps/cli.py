@@ -15,7 +15,7 @@ from piip import home
 from piip.catalogue.listing import list_rows
 from piip.catalogue.overrides import overridden
 from piip.catalogue.preflight import check, check_device, over_budget, sources_of
-from piip.console import run_verb
+from piip.console import INTERRUPTED, run_verb
 from piip.data.sources import Source
 from piip.nearest import nearest
 from piip.options import Count, ExperimentName, Positive, UsageError
@@ -137,7 +137,7 @@ def _train(specs: Sequence[ExperimentSpec], custom: Mapping[str, Source], experi
     with redirect_stdout(sys.stderr):
         outcome = run_sweep(sweep)
     print_outcome(sweep, outcome, as_json=options.json)
-    return 1 if outcome.failed else 0
+    return INTERRUPTED if outcome.interrupted else 1 if outcome.failed else 0
 
 
 def place_home() -> None:

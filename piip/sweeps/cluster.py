@@ -33,6 +33,8 @@ PROCESS_ENV = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # a trial that failed before its first score ends alone: Tune would end an ASHA sweep with it
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # Ctrl-C is listened for in interrupt.py
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # a job's own environment (ray job submit --runtime-env-json) and the variables below may both name PIIP_HOME
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
@@ -42,6 +44,8 @@ LOCAL_ENV = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENAB
 # Ray's lines that tell a person nothing to act on: that a local cluster has a token; that Tune keeps no result files
 # (the journals are what is kept)
 CHATTY = ("ray._private.authentication.authentication_token_setup", "ray.tune.analysis.experiment_analysis")
+# what Tune says of an interrupted sweep: how to go on with Tune alone, and that trials are not done, which our table says
+OF_INTERRUPTS = ("Stop signal received", "Experiment has been interrupted", "Trials did not complete")
 # and these must reach the workers
 WORKER_ENV = (
     "PIIP_HOME",
@@ -61,7 +65,7 @@ class Joined:
 
     resources: Mapping[str, float]
     folder: Folder | None
-    """Of a Ray of our own; None of a cluster that others started."""
+    """Where a Ray of our own keeps its files; None where others started the cluster."""
 
     def keep_logs(self) -> None:
         """What Ray's processes wrote is worth a look: it stays, and is said."""
@@ -100,6 +104,7 @@ def _options(folder: Folder | None) -> dict[str, Any]:
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("ray.tune.execution.tune_controller").addFilter(_in_one_line)
+    logging.getLogger("ray.tune.tune").addFilter(_is_no_interrupt)
     os.environ.setdefault("PIIP_HOME", str(home.home()))
     # a checkout that is not installed is importable by the workers too
     path = os.pathsep.join(filter(None, [str(home.package_root()), os.environ.get("PYTHONPATH", "")]))
@@ -136,6 +141,10 @@ def _in_one_line(record: logging.LogRecord) -> bool:
         reason = str(record.exc_info[1]).strip().splitlines()[0]
         record.msg, record.args, record.exc_info = f"{record.getMessage()}: {reason}", (), None
     return True
+
+
+def _is_no_interrupt(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(OF_INTERRUPTS)
 
 
 def node_resources() -> list[dict[str, float]]:

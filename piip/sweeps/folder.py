@@ -13,16 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
-from piip.record.durable import locked
+from piip.scratch import RANDOM, make
 
 log = logging.getLogger(__name__)
 
-VARIABLE, PREFIX, LOCK = "RAY_TMPDIR", "piip", "owner.lock"
-UNFINISHED = "new_"
-RANDOM = 8
-"""Characters that tempfile adds to a name."""
+VARIABLE, PREFIX = "RAY_TMPDIR", "piip"
 SOCKET = "/ray/session_2026-11-30_15-47-55_123456_1234567/sockets/plasma_store.12"
 """The longest socket's path below it."""
 LONGEST = 107 - len(SOCKET) - len(f"/{PREFIX}") - RANDOM
@@ -47,11 +42,8 @@ class Folder:
 def own_folder() -> Iterator[Folder]:
     """A folder for the Ray that is started in here; RAY_TMPDIR names it. Folders of ours whose process has died are removed."""
     base = place()
-    _sweep_up(base)
-    made = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=base))
-    lock = FileLock(made / LOCK)  # of the kernel: a process that dies lets go of it
-    lock.acquire()
-    folder = Folder(made.rename(base / f"{PREFIX}{made.name.removeprefix(UNFINISHED)}"))
+    path, lock = make(base, PREFIX)
+    folder = Folder(path)
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = str(folder.path)
     try:
@@ -90,14 +82,3 @@ def place() -> Path:
 
 def _length(path: str) -> int:
     return len(os.fsencode(path))
-
-
-def _sweep_up(base: Path) -> None:
-    """Remove what a killed process left here: folders of this user that this module made, whose lock nobody holds."""
-    for left in base.glob(f"{PREFIX}{'?' * RANDOM}/{LOCK}"):
-        try:
-            if left.stat().st_uid == os.getuid():
-                with locked(left, patience=0):
-                    shutil.rmtree(left.parent, ignore_errors=True)
-        except (BlockingIOError, FileNotFoundError):
-            continue  # its process lives, or another one removes it

@@ -17,7 +17,7 @@ from piip.record.driving import PATIENCE_S, driving, who_drives
 from piip.record.events import read_metrics, read_status
 from piip.record.journal import Journal
 from piip.spec import ExperimentSpec
-from piip.sweeps import cluster
+from piip.sweeps import cluster, interrupt
 from piip.sweeps.asha import asha, shared_score
 from piip.sweeps.plan import Planned, plan_trials
 from piip.sweeps.progress import Progress
@@ -65,6 +65,8 @@ class Outcome:
     """Part of the wall time (times trials at once) not spent in training steps; None where nothing was trained."""
     delivered: bool
     """Whether MLflow has everything; else `python -m piip.sync` delivers the rest."""
+    interrupted: bool = False
+    """Somebody pressed Ctrl-C: what is not finished goes on with the same command."""
 
     @property
     def failed(self) -> list[str]:
@@ -96,22 +98,23 @@ def run_sweep(sweep: Sweep) -> Outcome:
     spent = _train_seconds(todo)
     sender = Sender([parent_key, *(p.trial.key for p in planned)])
     sender.start()
-    slots, problems = 1, {}
+    slots, problems, interrupted = 1, {}, False
     try:
         if todo:
-            slots, problems = _run(sweep, todo)
-        statuses = [_settle(p, sweep, problems.get(p.trial.key, "")) for p in planned]
+            slots, problems, interrupted = _run(sweep, todo)
+        statuses = [_settle(p, sweep, problems.get(p.trial.key, ""), interrupted=interrupted) for p in planned]
         _close_parent(parent_key, statuses)
         delivered = sender.flush(timeout=60)
     finally:
         sender.stop()
     seconds = time.monotonic() - began
     trained = _train_seconds(todo) - spent
-    return Outcome(planned, statuses, seconds, 1 - trained / (seconds * slots) if trained else None, delivered)
+    outside = 1 - trained / (seconds * slots) if trained else None
+    return Outcome(planned, statuses, seconds, outside, delivered, interrupted)
 
 
-def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str]]:
-    """Run trials through Ray Tune; returns how many ran at once, and why Tune gave up on some, by key."""
+def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str], bool]:
+    """Run trials through Ray Tune; returns how many ran at once, why Tune gave up on some, by key, and whether somebody ended it."""
     cpu.load()  # once, here: workers then find the kernel compiled
     with cluster.connected() as joined:
         fits = concurrency(sweep.resources, joined.resources, cluster.node_resources())
@@ -120,12 +123,15 @@ def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str]]:
             "%d trials, %d at once, %d worker(s) each, on %s",
             len(todo), slots, sweep.resources.workers, _describe(joined.resources),
         )  # fmt: skip
-        with Progress(todo, command=sweep.command):
+        with Progress(todo, command=sweep.command), interrupt.watched() as interrupted:
             results = _tuner(sweep, todo, slots).fit()
-        if any(read_status(home.journal_dir(p.trial.key)) in ("FAILED", "PENDING") for p in todo):
+        if not interrupted.is_set() and any(
+            read_status(home.journal_dir(p.trial.key)) in ("FAILED", "PENDING") for p in todo
+        ):
             joined.keep_logs()
     # by folder: a trial that never reported has no config
-    return slots, {Path(r.path).name: reason_of(r.error) for r in results if r.error}
+    problems = {Path(r.path).name: reason_of(r.error) for r in results if r.error}
+    return slots, problems, interrupted.is_set()
 
 
 def _tuner(sweep: Sweep, todo: Sequence[Planned], slots: int) -> tune.Tuner:
@@ -152,17 +158,21 @@ def _describe(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{resources[name]:g} {name}" for name in ("CPU", "GPU") if resources.get(name))
 
 
-def _settle(planned: Planned, sweep: Sweep, problem: str = "") -> str:
+def _settle(planned: Planned, sweep: Sweep, problem: str = "", *, interrupted: bool = False) -> str:
     """The trial's status once nothing of this sweep runs any more, and the pictures of its predictions.
 
-    RUNNING where another command drives it, which then settles it.
+    RUNNING where another command drives it, which then settles it. Of an interrupted sweep a trial that had begun is KILLED, one
+    that had not stays PENDING: the next same command goes on with both.
     """
     folder = home.journal_dir(planned.trial.key)
     try:
         # this sweep's own driver may be dying yet
         with driving(folder, sweep.command, patience=PATIENCE_S):
             status = read_status(folder)
-            if status in ("RUNNING", "PENDING") or (status == "FAILED" and problem):
+            if interrupted and not problem:
+                if status == "RUNNING":
+                    Journal(folder, attempt=f"driver-{uuid.uuid4()}").finish("KILLED")
+            elif status in ("RUNNING", "PENDING") or (status == "FAILED" and problem):
                 _close(planned, asha=sweep.asha, problem=problem)
             if status == "FINISHED":
                 pictures.keep(planned.trial)
@@ -184,7 +194,8 @@ def _close(planned: Planned, *, asha: bool, problem: str) -> None:
 
 def _close_parent(parent_key: str, statuses: Sequence[str]) -> None:
     journal = Journal(home.journal_dir(parent_key), attempt=f"driver-{uuid.uuid4()}")
-    journal.finish("FAILED" if "FAILED" in statuses else "FINISHED")
+    unfinished = {"KILLED", "PENDING"} & set(statuses)
+    journal.finish("FAILED" if "FAILED" in statuses else "KILLED" if unfinished else "FINISHED")
 
 
 def _train_seconds(todo: Sequence[Planned]) -> float:

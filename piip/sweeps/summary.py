@@ -29,9 +29,15 @@ log = logging.getLogger(__name__)
 def print_outcome(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
     """Tables to stdout, or the one JSON document; last, on stderr, what becomes of trials that failed."""
     _print_results(sweep, outcome, as_json=as_json)
-    if outcome.failed:
-        # --fresh would begin the others anew, too
-        command = "the same command without --fresh" if sweep.fresh else "the same command"
+    # --fresh would begin the others anew, too
+    command = "the same command without --fresh" if sweep.fresh else "the same command"
+    if outcome.interrupted:
+        done = sum(status in ("FINISHED", "STOPPED") for status in outcome.statuses)
+        print(
+            f"interrupted: {done} of {len(outcome.planned)} trials are finished, {command} goes on with the others",
+            file=sys.stderr,
+        )
+    elif outcome.failed:
         print(f"{len(outcome.failed)} of {len(outcome.planned)} failed: {command} tries them again", file=sys.stderr)
 
 
@@ -141,6 +147,7 @@ def _document(sweep: Sweep, outcome: Outcome) -> dict[str, object]:
         "share_outside_training": outcome.share_outside_training,
         "delivered": outcome.delivered,
         "failed": outcome.failed,
+        "interrupted": outcome.interrupted,
     }
 
 
@@ -152,7 +159,7 @@ def _print_time(outcome: Outcome) -> None:
         if share is not None
         else ""
     )
-    if share is None and not outcome.failed:
+    if share is None and not outcome.failed and not outcome.interrupted:
         spent = ", nothing was left to train"
     print(f"time:    {minutes} min {seconds:02d} s{spent}")
     for planned, status in zip(outcome.planned, outcome.statuses, strict=True):

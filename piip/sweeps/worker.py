@@ -36,7 +36,7 @@ class Launch:
     trial: Trial
     resources: Resources
     command: str
-    """Of the sweep: a name that no other call has."""
+    """The name of the sweep's call that starts it; every call has its own (see `piip.record.driving`)."""
     max_failures: int = 3
 
 

@@ -13,7 +13,7 @@ from piip import home
 from piip.contracts import Score
 from piip.record.driving import driving
 from piip.record.events import read_events, read_metrics, read_status, read_tags
-from piip.record.journal import Journal
+from piip.record.journal import Fenced, Journal
 from piip.spec import Ade20kSpec
 from piip.sweeps import launch
 from piip.sweeps.asha import asha, shared_score
@@ -65,6 +65,22 @@ def test_only_asha_leaves_a_scored_trial_stopped(planned, asha, problem, expecte
     Journal(home.journal_dir(planned.trial.key), "attempt").log(10, {planned.trial.score.name: 0.1})
 
     assert settle(planned, asha=asha, problem=problem) == expected
+
+
+@pytest.mark.parametrize("asha", [False, True])
+def test_trials_of_an_interrupted_sweep_have_not_failed(planned, asha):
+    """One that had begun, and one that had not."""
+    folder, given = home.journal_dir(planned.trial.key), launch.Sweep([planned.trial.spec], "e", asha=asha)
+
+    assert launch._settle(planned, given, interrupted=True) == "PENDING"
+
+    worker = Journal(folder, "attempt")
+    worker.log(10, {planned.trial.score.name: 0.1})
+    assert launch._settle(planned, given, interrupted=True) == "KILLED"
+    assert "piip.failure" not in read_tags(folder)
+    with pytest.raises(Fenced):
+        worker.log(20, {"train/loss": 1.0})
+    assert launch._settle(planned, given, "No space left on device", interrupted=True) == "KILLED"
 
 
 @pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)
@@ -142,6 +158,10 @@ def test_a_failed_trial_fails_the_sweep(planned):
     launch._close_parent(sweep.name, ["FINISHED", "FAILED"])
 
     assert read_status(sweep) == "FAILED"
+    launch._close_parent(sweep.name, ["FINISHED", "PENDING"])
+    assert read_status(sweep) == "KILLED"
+    launch._close_parent(sweep.name, ["FINISHED", "STOPPED"])
+    assert read_status(sweep) == "FINISHED"
 
 
 @pytest.mark.slow

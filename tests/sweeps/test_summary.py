@@ -11,7 +11,7 @@ from synthetic import ERROR, sweep
 from tiny import ROWS
 
 from piip import home
-from piip.counting.cost import Cost
+from piip.counting.costs import Cost
 from piip.record.journal import Journal
 from piip.record.runs import RunRecord, create_run
 from piip.record.scores import as_tags
@@ -65,12 +65,16 @@ def test_a_sweep_with_failed_trials_ends_with_how_many_and_what_tries_them_again
         planned.append(Planned(Trial(spec, key, {}), Cost(1.0, 1.0, {}), "PENDING", 10))
     given = Sweep([p.trial.spec for p in planned], "tests", fresh=fresh)
 
-    def last_line(*statuses: str) -> str:
-        print_outcome(given, Outcome(planned, list(statuses), 61.0, 0.5, delivered=False), as_json=False)
+    def last_line(*statuses: str, interrupted: bool = False) -> str:
+        outcome = Outcome(planned, list(statuses), 61.0, 0.5, delivered=False, interrupted=interrupted)
+        print_outcome(given, outcome, as_json=False)
         return capsys.readouterr().err.splitlines()[-1]
 
     assert last_line("FAILED", "FINISHED") == f"1 of 2 failed: {command} tries them again"
     assert "tries" not in last_line("FINISHED", "FINISHED")
+    assert last_line("FINISHED", "KILLED", interrupted=True) == (
+        f"interrupted: 1 of 2 trials are finished, {command} goes on with the others"
+    )
 
 
 @pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)

@@ -233,7 +233,8 @@ def test_what_a_worker_may_take_is_passed_on(capsys, monkeypatch):
     launched = []
     monkeypatch.setattr("piip.data.demo.make.ensure_demo", lambda folder: folder)
     monkeypatch.setattr(
-        "piip.sweeps.launch.run_sweep", lambda sweep: launched.append(sweep) or SimpleNamespace(failed=[])
+        "piip.sweeps.launch.run_sweep",
+        lambda sweep: launched.append(sweep) or SimpleNamespace(failed=[], interrupted=False),
     )
     monkeypatch.setattr("piip.sweeps.summary.print_outcome", lambda *_, **__: None)
 
