@@ -1,8 +1,14 @@
-"""List the rows of all experiment files with their cost, ours beside the paper's. Starts nothing.
+"""List rows in words and with their cost, ours beside the paper's. Starts nothing.
+
+A word picks rows by a part of their name, a pattern of it (* and ?), the data set (coco, ade20k, imagenet, demo) or the task; several
+words pick what all of them do. Each row is printed as soon as its network is counted, which takes a second; what was counted once is
+kept under PIIP_HOME.
 
 Examples:
   python -m piip.rows
-  python -m piip.rows --names
+  python -m piip.rows coco
+  python -m piip.rows '*_tsb_*' coco
+  python -m piip.rows --task segmentation --names
   python -m piip.rows --json
 """
 
@@ -10,29 +16,44 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from piip.catalogue.listing import list_rows
-from piip.catalogue.rows import all_rows
+import tyro
+
+from piip.catalogue.listing import explained, list_rows
+from piip.catalogue.rows import all_rows, picked
 from piip.console import run_verb
+
+NAME = (
+    "a name: head, backbone, image sizes in pixels, how long it trains (1x: 12 epochs, 80k: 80000 steps, 20ep: 20 epochs, pico94: 94 "
+    "steps on the demo's data)"
+)
 
 
 @dataclass
 class Options:
     """What `python -m piip.rows` is told."""
 
+    words: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[WORD ...]")] = ()
+    """Only rows that every word picks: part or pattern of a name, data set, task."""
+    task: Literal["detection", "segmentation", "classification"] | None = None
+    """Only rows of this task."""
     names: bool = False
-    """Names only, one a line: at once; counting what every network costs takes a minute."""
+    """Names only, one a line: at once."""
     json: bool = False
     """One JSON document on stdout."""
 
 
 def main(options: Options) -> int:
     """Run the verb."""
-    rows = all_rows()
+    rows = picked(all_rows(), [*options.words, *([options.task] if options.task else [])])
     if options.names:
         print(json.dumps(list(rows)) if options.json else "\n".join(rows))
         return 0
-    return list_rows(list(rows.values()), as_json=options.json)
+    specs = list(rows.values())
+    if not options.json:
+        print("\n".join([NAME, *explained(specs)]), end="\n\n", flush=True)
+    return list_rows(specs, as_json=options.json)
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:

@@ -4,11 +4,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from piip.catalogue.counted import counted
+from piip.counting.costs import Cost
 from piip.data.sources import Source, locate
 from piip.spec import ExperimentSpec, UPerNetSpec
 
 if TYPE_CHECKING:
-    from piip.counting.cost import Cost
     from piip.counting.memory import Memory
 
 ON_A_GPU = ("flash", "varlen", "cuda", "triton")
@@ -102,11 +103,9 @@ def over_budget(
     return over
 
 
-def cost_of(spec: ExperimentSpec, size: tuple[int, int] | None = None) -> "Cost":
+def cost_of(spec: ExperimentSpec, size: tuple[int, int] | None = None) -> Cost:
     """What a row's network costs at `size` (height, width); None: its largest input."""
-    from piip.counting.cost import cost
-
-    return cost(spec.model, *(size or largest_input(spec)))
+    return counted(spec.model, *(size or largest_input(spec)))
 
 
 def memory_of(spec: ExperimentSpec, workers: int = 1, size: tuple[int, int] | None = None) -> "Memory":

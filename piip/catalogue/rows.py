@@ -1,7 +1,8 @@
 """The rows of experiments/: found by importing its files."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from piip import home
@@ -34,6 +35,38 @@ def load_tables(file: Path) -> dict[str, Sequence[ExperimentSpec]]:
     module = importlib.util.module_from_spec(description)
     description.loader.exec_module(module)
     return getattr(module, "ROWS", {})
+
+
+def picked(rows: Mapping[str, ExperimentSpec], words: Sequence[str]) -> dict[str, ExperimentSpec]:
+    """The rows that all words pick: by a part or a pattern (* and ?) of their name, their data set or their task.
+
+    Raises:
+        UsageError: There is none.
+    """
+    left = dict(rows)
+    for word in words:
+        found = {name: row for name, row in left.items() if _picks(word, row)}
+        if not found:
+            beside = (
+                f" among the {len(left)} that {' '.join(words[: words.index(word)])} picks"
+                if len(left) < len(rows)
+                else ""
+            )
+            raise UsageError(
+                f"no row for {word!r}{beside}. A word is a part or a pattern of a name, a data set ({_listed(rows, 'name')}) or a task "
+                f"({_listed(rows, 'task')}). All rows: python -m piip.rows --names"
+            )
+        left = found
+    return left
+
+
+def _picks(word: str, row: ExperimentSpec) -> bool:
+    pattern = word if set(word) & set("*?[") else f"*{word}*"
+    return word in (row.data.name, row.data.task) or fnmatchcase(row.name, pattern)
+
+
+def _listed(rows: Mapping[str, ExperimentSpec], what: str) -> str:
+    return ", ".join(sorted({getattr(row.data, what) for row in rows.values()}))
 
 
 def find_row(name: str) -> ExperimentSpec:

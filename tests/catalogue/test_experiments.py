@@ -146,3 +146,33 @@ def test_names_of_rows_come_at_once(capsys):
     assert rows_verb.cli(["--names"]) == 0
 
     assert capsys.readouterr().out.split() == list(all_rows())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "picks"),
+    [
+        (["coco"], lambda row: row.data.name == "coco"),
+        (["--task", "segmentation"], lambda row: row.data.task == "segmentation"),
+        (["demo", "classification"], lambda row: row.data.name == "demo" and row.data.task == "classification"),
+        (["_tsb_"], lambda row: "_tsb_" in row.name),
+        (["mask_rcnn_piip_tsb_*_1x", "1568"], lambda row: row.name.startswith("mask_rcnn_piip_tsb_1568_") and row.data.name == "coco"),
+    ],
+)  # fmt: skip
+def test_words_pick_rows(arguments, picks, capsys):
+    wanted = [name for name, row in all_rows().items() if picks(row)]
+
+    assert rows_verb.cli([*arguments, "--names"]) == 0
+
+    assert capsys.readouterr().out.split() == wanted != []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["lvis9"], "no row for 'lvis9'. A word is a part or"), (["upernet", "coco"], "no row for 'coco' among the 11 that upernet picks")],
+)  # fmt: skip
+def test_words_that_pick_nothing_are_told_what_there_is(words, said, capsys):
+    assert rows_verb.cli(words) == 2
+
+    error = capsys.readouterr().err
+    assert said in error
+    assert "a data set (ade20k, coco, demo, imagenet) or a task (classification, detection, segmentation)" in error

@@ -10,7 +10,7 @@ from kinds import DATA
 from tiny import ROWS
 
 from piip.contracts import Score
-from piip.counting.cost import Cost
+from piip.counting.costs import Cost
 from piip.record import follow
 from piip.record.driving import driving
 from piip.record.journal import Journal
