@@ -5,7 +5,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +20,7 @@ from piip.data.samples import ImageInfo
 from piip.data.sources import DataError, Source
 from piip.evaluation.rebuild import Rebuilt, source_of
 from piip.record.durable import write_atomic
+from piip.scratch import scratch
 from piip.tracking.store import Store
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Scored:
     name: str
     """What the figures are logged under: the split's, with the first digits of the data's digest where the name has other data's."""
     metrics: dict[str, float]
-    """With the name in front, except validation's."""
+    """Metric -> number, as logged: those of other splits than validation have the name above in front."""
     logged_before: dict[str, float | None]
     """What the run had logged of each at the checkpoint's step."""
 
@@ -100,7 +100,7 @@ def open_split(rebuilt: Rebuilt, split: str, given: Mapping[str, Source], *, max
 
 
 def digest_of(rebuilt: Rebuilt, data: Dataset) -> str:
-    """Of all of a split's data, also where a run scores the first images only."""
+    """Gives the digest of a split's whole data, also where a run scores its first images only."""
     if "piip.max_eval_images" not in rebuilt.run.tags:
         return data.digest
     return open_dataset(rebuilt.spec.data, data.source, rebuilt.spec.model.input).digest
@@ -136,9 +136,9 @@ def write_predictions(table: pa.Table, classes: Sequence[Mapping[str, Any]], fol
     )
     write_atomic(as_json, json.dumps(rows_of(table)))
     # under a name that nobody else has: neither another evaluation nor who owns the folder
-    with TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
-        pq.write_table(table, Path(scratch) / as_parquet.name)
-        (Path(scratch) / as_parquet.name).replace(as_parquet)
+    with scratch(folder, ".writing-") as own:
+        pq.write_table(table, own / as_parquet.name)
+        (own / as_parquet.name).replace(as_parquet)
     if not classes:
         return [as_json, as_parquet]
     write_atomic(per_class, json.dumps(list(classes), indent=1))

@@ -33,7 +33,7 @@ class Truth:
 
     categories: list[Entry]
     images: Mapping[int, Entry]
-    """By id."""
+    """Image id -> the file's entry."""
     annotations: Mapping[int, list[Entry]]
     """By image id, complete; ids count from 1, as 0 means "unmatched" to pycocotools."""
     masks: bool

@@ -28,7 +28,7 @@ class Driver:
     """Who trains a trial."""
 
     command: str
-    """Of its sweep: a name that no other call has."""
+    """The name of the sweep's call that drives it; every call has its own."""
     host: str
     pid: int
     since: str

@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from piip import home
 from piip.contracts import Score
 from piip.record.journal import Journal
+from piip.scratch import scratch
 from piip.training import checkpoint, saving
 from piip.training.manifest import Manifest
 
@@ -68,8 +68,8 @@ class Recorder:
         if not self._journal:
             return
         # in a folder of this attempt's own: what others read is replaced whole, and only by who may write
-        with TemporaryDirectory(dir=self._journal.folder, prefix=".predictions-") as own:
-            predictions, per_class = Path(own) / "predictions.parquet", Path(own) / "per_class.json"
+        with scratch(self._journal.folder, ".predictions-") as own:
+            predictions, per_class = own / "predictions.parquet", own / "per_class.json"
             pq.write_table(results, predictions)
             per_class.write_text(json.dumps(list(classes), indent=1))
             for name in [name for name, wanted in {"val": last, "best": best}.items() if wanted]:

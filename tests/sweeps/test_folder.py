@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sweeping import ROOT
 
+from piip.scratch import LOCK
 from piip.sweeps import folder as module
 from piip.sweeps.folder import LONGEST, own_folder, place
 
@@ -29,7 +30,7 @@ def base(monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(made))
     yield made
     for left in made.iterdir():
-        (left / module.LOCK).unlink()
+        (left / LOCK).unlink()
         left.rmdir()
     made.rmdir()
 
@@ -74,7 +75,7 @@ def test_a_killed_process_leaves_it_to_the_next_which_leaves_alone_what_is_not_o
 
     owners[1].communicate("")
     assert not alive.exists()
-    (somebodys / module.LOCK).touch()  # for the end of the test
+    (somebodys / LOCK).touch()  # for the end of the test
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from piip.data.demo.layouts import CocoWriter, add_ade20k, add_imagenet
 from piip.data.demo.scene import scene
 from piip.data.demo.shapes import SHAPES
 from piip.home import home
+from piip.scratch import scratch
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,9 @@ def make_demo(out: Path, recipe: Recipe = Recipe()) -> dict[str, int]:
     _check_ours(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # beside it, under a name that nobody else has or guesses; whatever happens, what is in there goes again
-    with TemporaryDirectory(prefix=f".{out.name}.building-", dir=out.parent) as scratch:
-        counts = _draw(Path(scratch) / "new", recipe)
-        _replace(Path(scratch) / "new", out, old=Path(scratch) / "old")
+    with scratch(out.parent, f".{out.name}.building-") as own:
+        counts = _draw(own / "new", recipe)
+        _replace(own / "new", out, old=own / "old")
     return counts
 
 
