@@ -284,6 +284,7 @@ def test_flush_and_stop_wake_a_sender_that_pauses(store, monkeypatch):
             assert sender._changed.wait(LONG)
 
     assert sender.flush(LONG)
+    assert not sender._flushing  # it may take its time again
     sender.stop(LONG)
 
     assert not sender._thread.is_alive()

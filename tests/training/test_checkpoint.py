@@ -247,6 +247,8 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path):
         CheckpointError, match=r"1 missing \['bias'\], 0 unexpected \[\], 1 of another shape \['weight'\]"
     ):
         checkpoint.load_model(model, checkpoint.last(tmp_path))
+    with pytest.raises(CheckpointError, match=r"0 missing \[\], 1 unexpected \['weight'\], 0 of another shape"):
+        checkpoint.load_model(nn.Module(), checkpoint.last(tmp_path))
 
 
 def test_a_copied_checkpoint_is_whole(tmp_path):
