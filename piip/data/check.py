@@ -63,6 +63,8 @@ def check(
             report.add(problem)
         if progress and number and number % 500 == 0:
             print(f"{number} of {report.images} images", file=sys.stderr)
+    if not report.usable:
+        report.seen = Seen()
     return report
 
 

@@ -1,3 +1,4 @@
+import os
 import re
 
 import numpy as np
@@ -337,3 +338,25 @@ class TestWhatTeachesNothing:
 
         with pytest.raises(DataError, match="line 2 is empty"):
             classes_of(ignored.source, REDUCED)
+
+
+def test_what_systems_leave_beside_images_and_maps_is_passed_over_and_links_are_followed(folder, tmp_path):
+    files = len(opened(folder))
+    for place in (folder.images, folder.maps):
+        (place / "._a.png").write_bytes(b"\0\5\x16\7")
+        (place / ".ipynb_checkpoints").mkdir()
+        (place / ".ipynb_checkpoints" / "a-checkpoint.png").write_bytes(b"")
+    elsewhere = MapFolder(tmp_path / "elsewhere")
+    elsewhere.add("b", stripes(20, 30))
+    (folder.images / "linked").symlink_to(elsewhere.images)
+    (folder.maps / "linked").symlink_to(elsewhere.maps)
+
+    assert "linked/b.jpg" in [info.file_name for info in opened(folder).infos]
+    assert len(opened(folder)) == files + 1
+
+
+def test_names_that_are_no_text_are_refused(folder):
+    os.rename(folder.images / "a.jpg", os.fsencode(folder.images) + b"/\xff.jpg")
+
+    with pytest.raises(DataError, match=r"1 names in .* are no Unicode text"):
+        opened(folder)

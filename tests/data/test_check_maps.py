@@ -54,7 +54,7 @@ def test_every_problem_is_counted_and_named(damaged):
         "map without image": 1, "image size": 1, "broken map": 1, "class without pixels": 1,
     }  # fmt: skip
     first = {kind: found[0].message for kind, found in report.problems.items()}
-    assert first["number 7 is no class"] == f"{damaged.maps / 'b.png'}: 300 pixels"
+    assert first["number 7 is no class"] == f"{damaged.maps / 'b.png'}: 7 (300 pixels) is no class"
     assert first["image without map"] == f"{damaged.images / 'e.jpg'}: no e.* in {damaged.maps}"
     assert "g.jpg is (20, 29)" in first["image size"]
 

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inputs import grey
+from odd_documents import SIZES, VALUES, good_document
+from odd_images import BROKEN, MODES, save_image
 from PIL import Image
 
 from piip.data.check import check, refuse_broken
@@ -18,35 +20,8 @@ from piip.data.sources import DataError, Source
 from piip.models.heads.rcnn import MaskRCNN
 from piip.spec import CocoSpec, MaskRCNNSpec
 
-SIZES = [(24, 32), (32, 24)]
-"""Height and width of the two images; as inputs they are twice as large, so that no object is lost on the way."""
 SPEC = CocoSpec(name="custom", short_ratio=1.0, pad_multiple=32, flip=0.0)
 STRIDES = (4, 8, 16, 32)
-
-VALUES = [
-    None, True, False, "0", "", "1", 0, 1, 2, 7, -1, 0.5, 1.0, 1e300, -1e300, 4294967295, 2**53 + 1, 2**63, 10**400,
-    float("nan"), float("inf"), [], {}, [[]], [1, 2, 3], "a\nb", "\ud800", "a\0b", "x" * 300, "/", "../0.png", "1.png",
-    [0, 0, 0, 0], [0.1, 0.1, 0.5, 0.5], [4, 4, 0.5, 9], [40, 40, 5, 5], [4, 4, 9, 4294967295],
-    [[4294967295, 4, 9, 4, 9, 9]], [[1e12] * 6], [[5, 5] * 3], [[4, 4, 12, 4, 12, 12]], [[4, 4, "12", 4, 12, 12]],
-    [[4, 4, True, 4, 12, 12]], [[0, 0, 9e4, 0] * 9], {"size": [24, 32], "counts": [768]},
-    {"size": [24, 32], "counts": [0, 768]}, {"size": [24.0, 32], "counts": "P`0"},
-    {"size": [24, 32], "counts": [2**32, 768]}, {"size": [24, 32], "counts": "\ud800"},
-]  # fmt: skip
-
-
-def good_document():
-    document = {
-        "images": [{"id": k, "file_name": f"{k}.png", "height": h, "width": w} for k, (h, w) in enumerate(SIZES)],
-        "annotations": [],
-        "categories": [{"id": 3, "name": "bolt"}, {"id": 1, "name": "nut"}],
-    }
-    for k, (image, x, y) in enumerate([(0, 2, 3), (0, 15, 6), (1, 5, 8)]):
-        polygon = [x, y, x + 9, y, x + 9, y + 12, x, y + 12]
-        document["annotations"].append(
-            {"id": k + 1, "image_id": image, "category_id": (3, 1)[k % 2], "bbox": [x, y, 9, 12], "area": 108, "iscrowd": 0,
-             "segmentation": [polygon]}
-        )  # fmt: skip
-    return document
 
 
 @st.composite
@@ -73,30 +48,7 @@ def documents(draw):
     return text.encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])))
 
 
-def save_image(path: Path, size: tuple[int, int], how: str) -> None:
-    """A file of one of the kinds that are met."""
-    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
-    match how:
-        case "float":
-            Image.fromarray(pixels[..., 0].astype(np.float32) / 255).save(path, format="TIFF")
-        case "16 bits":
-            Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(path)
-        case "turned":
-            exif = Image.Exif()
-            exif[0x0112] = 6
-            Image.fromarray(pixels.transpose(1, 0, 2)).save(path, format="JPEG", exif=exif)
-        case "other size":
-            Image.fromarray(pixels[:-1]).save(path)
-        case "cut off":
-            Image.fromarray(pixels).save(path)
-            path.write_bytes(path.read_bytes()[:200])
-        case "gone":
-            pass
-        case _:
-            Image.fromarray(pixels).save(path)
-
-
-IMAGES = st.sampled_from(["good"] * 6 + ["float", "16 bits", "turned", "other size", "cut off", "gone"])
+IMAGES = st.sampled_from(["good"] * 20 + list(MODES + BROKEN) + ["other size"])
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,28 @@ def test_names_of_folders_are_shown_on_one_line(tmp_path):
     assert [c["name"] for c in opened(tmp_path).classes] == ["ant hill", "bee"]
 
 
+@pytest.mark.parametrize("pair", [("café", "cafe\u0301"), ("ant hill", "ant\nhill")])
+def test_two_folders_that_are_shown_under_one_name_are_refused(pair, tmp_path):
+    """Of the first two one would take the other's place, and its images would be lost without a word."""
+    for name in (*pair, "bee"):
+        write(tmp_path / name / "0.png")
+
+    with pytest.raises(DataError, match=r"the class folder .* is called as .*Rename it, or make the two one"):
+        opened(tmp_path)
+
+
+def test_a_link_back_up_and_a_file_that_is_gone_do_no_harm(folder):
+    files = len(opened(folder))
+    (folder / "ant" / "all").symlink_to(folder)
+    (folder / "ant" / "gone.png").symlink_to("nothing")
+
+    data = opened(folder)
+
+    assert len(data) == files + 1
+    assert "image not found" in str(data.image_error([i.file_name for i in data.infos].index("ant/gone.png")))
+    assert len(data.digest) == 16
+
+
 def test_names_that_are_no_text_are_refused(tmp_path):
     for name in ("ant", "bee"):
         write(tmp_path / name / "0.png")

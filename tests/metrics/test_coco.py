@@ -336,3 +336,31 @@ def test_each_class_has_its_own_precision_as_pycocotools_counts_it():
         mine = [{**document, "annotations": [a for a in annotations if a["category_id"] == number]}, results]
         assert scores == {"box_ap": pytest.approx(pycocotools_numbers(*mine, "bbox")[0] if number == 2 else 0.0)}
     assert metric.compute()["coco/box_ap"] == pytest.approx(np.mean([scores["box_ap"] for scores in found.values()]))
+
+
+@pytest.mark.parametrize("first", [2**53 - 1, 2**62, -(2**63)])
+def test_ids_that_no_double_holds_score_as_small_ones_do(first):
+    """Neighbours beyond 2**53 are one number to a scorer that keeps doubles: boxes of one image would be found in another."""
+    rng = np.random.default_rng(0)
+
+    def numbers(offset):
+        images = [{"id": offset + k, "file_name": f"{k}.png", "height": SIDE, "width": SIDE} for k in range(6)]
+        categories = [{"id": offset + k, "name": f"class {k}"} for k in range(3)]
+        annotations, results = [], []
+        for k in range(24):
+            x, y, w, h = (int(v) for v in rng.integers(4, 60, 4))
+            where = {"image_id": offset + k % 6, "category_id": offset + k % 3}
+            mask = compressed(rectangle(x, y, w, h))
+            annotations.append(
+                {"id": offset + k, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0, "segmentation": mask} | where
+            )
+            if k % 4:
+                moved = compressed(rectangle(x + k % 5, y, w, h))
+                results.append({"bbox": [x + k % 5, y, w, h], "score": 1 / (k + 1), "segmentation": moved} | where)
+        truth = Truth.of({"images": images, "annotations": annotations, "categories": categories})
+        return scored(truth, results, workers=2)
+
+    small = numbers(1)
+    rng = np.random.default_rng(0)
+    assert numbers(first) == small
+    assert 0.1 < small["coco/box_ap"] < 0.9

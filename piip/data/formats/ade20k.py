@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from piip.contracts import IGNORE, Input
+from piip.data.files import bytes_in
 from piip.data.formats.ade20k_files import (
     Pair,
     classes_of,
@@ -23,11 +24,11 @@ from piip.data.formats.ade20k_files import (
     nothing_to_learn,
     pairs_of,
     read_map,
+    read_photograph,
     size_of,
 )
 from piip.data.formats.ade20k_format import Ade20kFormat
 from piip.data.formats.base import ImageDataset
-from piip.data.images import read_image
 from piip.data.samples import ImageInfo, Sample
 from piip.data.sources import DataError, Source
 from piip.data.transforms import segmentation as transforms
@@ -115,7 +116,7 @@ class Ade20kDataset(Ade20kFormat, ImageDataset):
 
     def _read(self, index: int) -> tuple[Tensor, NDArray[np.uint16]]:
         labels = self._labels(index)
-        return read_image(self._files[index][0], (labels.shape[0], labels.shape[1])), labels
+        return read_photograph(*self._files[index], (labels.shape[0], labels.shape[1])), labels
 
     def _labels(self, index: int) -> NDArray[np.uint16]:
         path = self._files[index][1]
@@ -160,4 +161,5 @@ def _whole(pairs: Sequence[Pair], source: Source, spec: Ade20kSpec) -> list[tupl
 
 
 def _bytes_of(files: tuple[Path, Path]) -> bytes:
-    return f"{files[0].stat().st_size}\0".encode() + hashlib.sha256(files[1].read_bytes()).digest()
+    image, map_ = files
+    return f"{bytes_in(image)}\0".encode() + hashlib.sha256(map_.read_bytes() if map_.is_file() else b"").digest()

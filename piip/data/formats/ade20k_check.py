@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from piip.contracts import IGNORE
-from piip.data.formats.ade20k_files import Pair, classes_of, lookup, nothing_to_learn, pairs_of, read_map, unexplained
+from piip.data.formats.ade20k_files import (
+    Pair,
+    classes_of,
+    lookup,
+    no_class,
+    nothing_to_learn,
+    pairs_of,
+    read_map,
+    read_photograph,
+    unexplained,
+)
 from piip.data.images import SizeMismatchError, read_image
 from piip.data.problems import Looked, Problem, Seen
 from piip.data.sources import DataError, Source
@@ -97,7 +107,7 @@ def _of_pair(pair: Pair, source: Source, table: NDArray[np.uint16]) -> tuple[lis
     problems = _of_image(pair, (numbers.shape[0], numbers.shape[1]))
     strange = unexplained(numbers, table)
     for number, count in strange.items():
-        problems.append(Problem(f"number {number} is no class", f"{pair.map}: {count} pixels"))
+        problems.append(Problem(f"number {number} is no class", f"{pair.map}: {no_class(number, count)}"))
     labels = table[numbers] if not strange else np.zeros(0, dtype=np.uint16)
     known = labels[labels != IGNORE]
     if not len(known) and not strange:
@@ -108,9 +118,12 @@ def _of_pair(pair: Pair, source: Source, table: NDArray[np.uint16]) -> tuple[lis
 def _of_image(pair: Pair, size: tuple[int, int] | None) -> list[Problem]:
     assert pair.image is not None
     try:
-        read_image(pair.image, size)
+        if pair.map is None or size is None:
+            read_image(pair.image)
+        else:
+            read_photograph(pair.image, pair.map, size)
     except SizeMismatchError as error:
-        return [Problem("image size", str(error).replace("its annotations say", f"{pair.map} is"))]
+        return [Problem("image size", str(error))]
     except DataError as error:
         return [Problem("broken image", str(error))]
     return []

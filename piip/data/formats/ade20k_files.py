@@ -1,5 +1,6 @@
 """Label maps and the images they belong to: which files go together, what their numbers mean, how a map is read."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from piip.console import one_line
 from piip.contracts import IGNORE
+from piip.data.files import files_below, require_text
 from piip.data.formats.ade20k_classes import ADE20K
-from piip.data.images import opened
+from piip.data.images import SizeMismatchError, opened, read_image
 from piip.data.sources import DataError, Source
 from piip.data.text import read_text
 from piip.spec import Ade20kSpec
@@ -53,12 +56,13 @@ def pairs_of(source: Source) -> list[Pair]:
 
 def _by_name(folder: Path, suffixes: set[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes:
-            name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
-            if name in found:
-                raise DataError(f"{folder}: {found[name].name} and {path.name} are one name; which of them is meant?")
-            found[name] = path
+    paths = [path for path in files_below(folder) if os.path.splitext(path)[1].lower() in suffixes]
+    require_text(folder, paths)
+    for path in map(Path, paths):
+        name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        if name in found:
+            raise DataError(f"{folder}: {found[name].name} and {path.name} are one name; which of them is meant?")
+        found[name] = path
     return found
 
 
@@ -143,10 +147,27 @@ def labelled(numbers: NDArray[Any], table: NDArray[np.uint16], path: Path) -> ND
         DataError: A number that is neither a class nor ignored.
     """
     if strange := unexplained(numbers, table):
-        listed = ", ".join(f"{number} ({pixels} pixels)" for number, pixels in list(strange.items())[:3])
+        listed = ", ".join(no_class(number, pixels) for number, pixels in list(strange.items())[:3])
         known = np.flatnonzero(table < _UNKNOWN)
-        raise DataError(f"{path}: {listed} is no class; classes are {known[0]} to {known[-1]}")
+        raise DataError(f"{path}: {listed}; classes are {known[0]} to {known[-1]}")
     return table[numbers]
+
+
+def no_class(number: int, pixels: int) -> str:
+    """What is said of a number that nothing explains."""
+    return f"{number} ({pixels} pixels) is no class"
+
+
+def read_photograph(image: Path, map_: Path, size: tuple[int, int]) -> Tensor:
+    """The image (3, H, W) uint8 of a label map of `size` (height, width).
+
+    Raises:
+        DataError: As `read_image`; a size that is not the map's names both files.
+    """
+    try:
+        return read_image(image, size)
+    except SizeMismatchError as error:
+        raise SizeMismatchError(str(error).replace("its annotations say", f"{map_} is")) from None
 
 
 def unexplained(numbers: NDArray[Any], table: NDArray[np.uint16]) -> dict[int, int]:

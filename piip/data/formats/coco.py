@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from piip.contracts import Input
+from piip.data.files import bytes_in
 from piip.data.formats.base import ImageDataset
 from piip.data.formats.coco_format import CocoFormat
 from piip.data.formats.coco_json import Document, classes_of, read_checked
@@ -62,8 +63,7 @@ class CocoDataset(CocoFormat, ImageDataset):
         """Made of the annotations and of the names and sizes in bytes of the image files."""
         content = hashlib.sha256(self.source.annotations.read_bytes())
         for info, path in zip(self.infos, self._files, strict=True):
-            size = path.stat().st_size if path.exists() else -1
-            content.update(f"{info.file_name}\0{size}\0".encode())
+            content.update(f"{info.file_name}\0{bytes_in(path)}\0".encode())
         return content.hexdigest()
 
     def metric(self) -> CocoAP:

@@ -11,8 +11,8 @@ from timm.data import ImageNetInfo
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from piip.console import one_line
+from piip.data.files import files_below, is_seen, require_text
 from piip.data.sources import DataError
-from piip.data.text import is_text
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def listed(folder: Path) -> Listing:
     Raises:
         DataError: There are no class folders, or one is without images.
     """
-    classes = {unicodedata.normalize("NFC", e.name): e.path for e in os.scandir(folder) if e.is_dir() and _seen(e.name)}
+    classes = _class_folders(folder)
     if not classes:
         beside = sum(_is_image(name) for name in os.listdir(folder))
         raise DataError(
@@ -55,7 +55,7 @@ def listed(folder: Path) -> Listing:
     others: list[str] = []
     empty: list[str] = []
     for label, name in enumerate(names):
-        found, rest = _below(classes[name])
+        found, rest = _below(classes[name], folder)
         others += rest
         empty += [] if found else [name]
         files += [(rank, label, os.path.relpath(path, folder)) for rank, path in enumerate(found)]
@@ -64,26 +64,35 @@ def listed(folder: Path) -> Listing:
             f"{len(empty)} of {len(names)} class folders in {folder} are without images, first {empty[0]!r}. "
             f"Images end in {', '.join(IMG_EXTENSIONS)}. Fill or remove them, in the other split too"
         )
-    if odd := [path for _, _, path in files if not is_text(path)]:
-        raise DataError(f"{len(odd)} names in {folder} are no Unicode text, first {odd[0]!r}. Rename them")
+    require_text(folder, [path for _, _, path in files])
     if others:
         log.warning("%s: %d files that are no images left out, first %s", folder, len(others), others[0])
     return Listing([one_line(name) for name in names], [(label, path) for _, label, path in sorted(files)])
 
 
-def _below(folder: str) -> tuple[list[str], list[str]]:
-    """Paths of the images in a folder and all below it, sorted, and of what else is there."""
+def _class_folders(folder: Path) -> dict[str, str]:
+    """Name -> path. Names are compared in Unicode's composed form, as they are shown: on one line."""
+    classes: dict[str, str] = {}
+    shown: dict[str, str] = {}
+    for path in sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and is_seen(entry.name)):
+        name = unicodedata.normalize("NFC", os.path.basename(path))
+        line = one_line(name)
+        if not line or line in shown:
+            other = f"as {shown[line]!r}" if line else "by no letters"
+            raise DataError(
+                f"{folder}: the class folder {os.path.basename(path)!r} is called {other}. Rename it, or make the two one"
+            )
+        classes[name], shown[line] = path, os.path.basename(path)
+    return classes
+
+
+def _below(folder: str, split: Path) -> tuple[list[str], list[str]]:
+    """Paths of the images in a class folder and all below it, sorted, and of what else is there."""
     images: list[str] = []
     others: list[str] = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if _seen(name)]
-        for name in filter(_seen, names):
-            (images if _is_image(name) else others).append(os.path.join(place, name))
+    for path in files_below(folder, within=split):
+        (images if _is_image(path) else others).append(path)
     return sorted(images), others
-
-
-def _seen(name: str) -> bool:
-    return not name.startswith(".")
 
 
 def _is_image(name: str) -> bool:

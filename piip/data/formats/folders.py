@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from piip.contracts import Input
+from piip.data.files import bytes_in
 from piip.data.formats.base import ImageDataset
 from piip.data.formats.folder_format import FolderFormat, Results
 from piip.data.formats.folder_listing import listed
@@ -52,7 +53,7 @@ class FolderDataset(FolderFormat, ImageDataset):
         """Made of the names, with their class folders, and of the sizes in bytes of the image files."""
         content = hashlib.sha256()
         for info in self.infos:
-            content.update(f"{info.file_name}\0{self._path(info).stat().st_size}\0".encode())
+            content.update(f"{info.file_name}\0{bytes_in(self._path(info))}\0".encode())
         return content.hexdigest()
 
     def metric(self) -> TopK:
