@@ -22,7 +22,7 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-from piip.options import UsageError, checked, one_line_of
+from piip.options import UsageError, checked, one_line_of, refuse_values
 
 Options = TypeVar("Options")
 
@@ -69,6 +69,19 @@ def one_line(text: str) -> str:
     return " ".join("".join(kept).split())
 
 
+def setup_streams() -> None:
+    """Lets every letter be printed, as ? where the terminal's encoding has none; a stream that is closed (cron, `>&-`) swallows.
+
+    A closed one's number is taken: the next file that is opened would have it, and whatever C code prints would land in there.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(handle)
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def setup_logging() -> None:
     """Logs to stderr, one line each; libraries only when something is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
@@ -80,6 +93,7 @@ def parse(options: Any, *, prog: str | None, description: str | None, arguments:
     Raises:
         UsageError: It is wrong by its words alone.
     """
+    refuse_values(options, sys.argv[1:] if arguments is None else arguments)
     said = io.StringIO()
     try:
         with redirect_stderr(said):
@@ -131,6 +145,7 @@ def guarded(action: Callable[[], int | None]) -> int:
     Args:
         action: Returns the exit code. Its ValueError (input), OSError (files; ConnectionError: MLflow, Ray) are the user's.
     """
+    setup_streams()
     try:
         try:
             return action() or 0
@@ -139,7 +154,7 @@ def guarded(action: Callable[[], int | None]) -> int:
     except (ValueError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return NOBODY_READS
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        print(f"error: {_nowhere() or one_line(str(error))}", file=sys.stderr)
         return WRONG_WORDS if isinstance(error, UsageError) else 1
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # a table's end: rich has closed stdout
@@ -148,6 +163,15 @@ def guarded(action: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("error: interrupted; the same command continues where it stopped", file=sys.stderr)
         return INTERRUPTED
+
+
+def _nowhere() -> str:
+    """What is wrong where the folder that a verb is typed in was removed: libraries say `No such file or directory`, of nothing."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "the folder that this was typed in is gone: cd to one that is there"
+    return ""
 
 
 def _nobody_reads() -> bool:

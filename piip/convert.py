@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, assert_never
 import tyro
 
 from piip import home
+from piip.catalogue.overrides import overridden
+from piip.catalogue.rows import find_row
 from piip.console import run_verb
-from piip.options import ExperimentName
+from piip.options import Digest, ExperimentName, GivenPath
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 class Options:
     """What `python -m piip.convert` is told."""
 
-    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    file: Annotated[tyro.conf.Positional[GivenPath], tyro.conf.arg(metavar="FILE")]
     """Official .pth, .pt or .safetensors, a DeepSpeed folder, or a checkpoint of ours."""
     row: str | None = None
     """The row the weights are of (`python -m piip.rows --names`).
@@ -48,9 +50,9 @@ class Options:
     """missing: what the file lacks starts from random weights.
     unexplained: the file has tensors that the row has no place for.
     resized: position embeddings, patch kernels or bias tables were of another size."""
-    sha256: str | None = None
+    sha256: Digest | None = None
     """The file's digest, or its first digits, as its publisher gives it."""
-    annotations: Path | None = None
+    annotations: GivenPath | None = None
     """Where the classes that the labels mean are written: a COCO-format JSON, or the folder of class folders.
     Not given: COCO's 80, ImageNet's 1000, or those of the row's data on this machine."""
     experiment: ExperimentName = "released"
@@ -63,20 +65,15 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the verb."""
-    if not options.file.expanduser().exists():
-        raise ValueError(
-            f"no such file: {options.file}. Give the path of released weights, or of a checkpoint's folder"
-        )
+    spec = overridden(find_row(options.row or options.file.stem), options.set)
+    # PyTorch from here on: a wrong name or path does not wait for it
     import torch
 
-    from piip.catalogue.overrides import overridden
-    from piip.catalogue.rows import find_row
     from piip.counting.meta import on_meta
     from piip.models import build_model
     from piip.training.start import read_any
     from piip.weights.names.mmdet import fit_weights
 
-    spec = overridden(find_row(options.row or options.file.stem), options.set)
     categories = categories_of(spec, options.annotations)
     weights = read_any(options.file, options.sha256)
     with on_meta():

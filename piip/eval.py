@@ -28,7 +28,7 @@ from piip import home
 from piip.console import run_verb
 from piip.data.scorable import refuse_unscored
 from piip.data.sources import DataError, Source
-from piip.options import Count, OutFolder, RunId, SplitName
+from piip.options import Count, GivenFolder, GivenPath, OutFolder, RunId, SplitName, UsageError
 from piip.spec import Data
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ class Options:
     """val, or a name of yours for your own files: their figures are logged with it in front (test/...)."""
     checkpoint: Literal["last", "best"] = "last"
     """last: the newest. best: that of the best validation score so far."""
-    annotations: Path | None = None
+    annotations: GivenPath | None = None
     """The truth to score on instead of the run's own: a COCO-format JSON, the folder of label maps.
     Needs --images, and a --split other than val."""
-    images: Path | None = None
+    images: GivenFolder | None = None
     """The folder its images are in; class folders are named by this alone."""
     max_images: Count | None = None
     """Score only the first so many images; these figures are logged nowhere."""
@@ -72,11 +72,13 @@ class Options:
 
 def main(options: Options) -> int:
     """Run the verb."""
+    own = options.annotations or options.images
+    if own and options.split == "val":
+        raise UsageError("--split val: that is the run's own; your files need a name of their own: e.g. --split test")
     from piip.tracking.store import Store
 
     store = Store()
     run_id = store.find_run(options.run_id).run_id
-    own = options.annotations or options.images
     given = given_source(options, store.load_spec(run_id).data) if own else {}
     # PyTorch from here on: a wrong id does not wait for it
     from piip.evaluation.rebuild import rebuild
@@ -127,18 +129,13 @@ def given_source(options: Options, data: Data) -> Mapping[str, Source]:
     """The user's own files, under their split; class folders are named once, by --images.
 
     Raises:
-        DataError: One of two paths is missing, or they would pass for the run's own validation split.
+        UsageError: One of two paths is missing.
     """
     annotations, images = options.annotations, options.images
     if not next(iter(data.places.values())).apart:
         annotations, images = annotations or images, images or annotations
     if annotations is None or images is None:
-        raise DataError("--annotations and --images go together: the truth and the folder its images are in")
-    if options.split == "val":
-        raise DataError("your own files need a --split name of their own (val is the run's): e.g. --split test")
-    for path, found in ((annotations, annotations.exists()), (images, images.is_dir())):
-        if not found:
-            raise DataError(f"{options.split} data not found: {path}")
+        raise UsageError("--annotations and --images go together: the truth and the folder its images are in")
     return {options.split: Source(annotations.absolute(), images.absolute())}
 
 

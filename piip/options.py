@@ -1,6 +1,8 @@
 """What options of verbs may be, and how a command line that is wrong by its words alone is refused. Imports nothing heavy."""
 
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -34,13 +36,38 @@ def checked(options: Any) -> None:
         except ValidationError as error:
             first = error.errors()[0]
             reason = first["msg"].removeprefix("Value error, ")
-            raise UsageError(f"{_name(field.name, hints[field.name])} {_shown(first['input'])}: {reason}") from None
+            raise UsageError(f"{as_typed(field.name, hints[field.name])} {_shown(first['input'])}: {reason}") from None
 
 
-def _name(field: str, hint: Any) -> str:
+def refuse_values(options: type[Any], arguments: Sequence[str]) -> None:
+    """Refuse `--fresh=false`: a switch is typed or left out, and tyro would take any value of it for yes.
+
+    Args:
+        options: A dataclass of a verb's options.
+        arguments: The command line.
+
+    Raises:
+        UsageError: Names the switch.
+    """
+    switches = {
+        f"{no}{field.name.replace('_', '-')}"
+        for field in fields(options)
+        if field.type is bool
+        for no in ("--", "--no-")
+    }
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if equals and name.replace("_", "-") in switches:
+            raise UsageError(f"{name} {_shown(value)}: it takes no value; type {name}, or leave it out")
+
+
+def as_typed(field: str, hint: Any) -> str:
     """As a person types it; of what is known by its place, the word that --help has for it."""
-    by_place = tyro.conf.Positional in getattr(hint, "__metadata__", ())
-    return field.upper() if by_place else f"--{field.replace('_', '-')}"
+    notes = getattr(hint, "__metadata__", ())
+    if tyro.conf.Positional not in notes:
+        return f"--{field.replace('_', '-')}"
+    word = next((note.metavar for note in notes if getattr(note, "metavar", None)), field.upper())
+    return re.sub(r"^\[|[ \]].*$", "", word)
 
 
 def experiment_name(name: str) -> str:
@@ -93,6 +120,37 @@ def _folder(path: Path) -> Path:
     return path
 
 
+def given_file(path: Path) -> Path:
+    """A file that is there.
+
+    Raises:
+        ValueError: It is not, or is a folder.
+    """
+    _there(path, "file")
+    if path.expanduser().is_dir():
+        raise ValueError("is a folder, a file is wanted")
+    return path
+
+
+def _given_folder(path: Path) -> Path:
+    _there(path, "folder")
+    if not path.expanduser().is_dir():
+        raise ValueError("is a file, a folder is wanted")
+    return path
+
+
+def _there(path: Path, what: str = "file or folder") -> Path:
+    if not os.path.exists(path.expanduser()):  # of os.path: no name is too long for it
+        raise ValueError(f"no such {what}")
+    return path
+
+
+def _digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{1,64}", text):
+        raise ValueError("a SHA-256 has up to 64 digits 0-9 a-f")
+    return text
+
+
 Count = Annotated[int, Field(ge=1)]
 """How many there are of something that must be."""
 CountOrNone = Annotated[int, Field(ge=0)]
@@ -105,6 +163,11 @@ SplitName = Annotated[str, AfterValidator(split_name)]
 RunId = Annotated[str, AfterValidator(_run_id)]
 OutFolder = Annotated[Path, AfterValidator(_folder)]
 """A folder that is there or can be made."""
+GivenFile = Annotated[Path, AfterValidator(given_file)]
+GivenFolder = Annotated[Path, AfterValidator(_given_folder)]
+GivenPath = Annotated[Path, AfterValidator(_there)]
+"""A file or a folder, where only the data's kind says which is wanted."""
+Digest = Annotated[str, AfterValidator(_digest)]
 
 
 def one_line_of(box: str) -> str:

@@ -20,7 +20,7 @@ import tyro
 
 from piip.console import run_verb
 from piip.data.sources import DataError
-from piip.options import OutFolder, RunId, Share
+from piip.options import GivenPath, OutFolder, RunId, Share, UsageError
 
 if TYPE_CHECKING:
     from piip.evaluation.rebuild import Rebuilt
@@ -33,7 +33,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", "
 class Options:
     """What `python -m piip.predict` is told."""
 
-    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
+    images: Annotated[tyro.conf.Positional[tuple[GivenPath, ...]], tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
     """Image files of any kind, or folders of them."""
     run_id: RunId
     """The run that looks at them, by its id or the first digits of it; the sweep's table and MLflow's UI show ids."""
@@ -83,13 +83,10 @@ def images_of(given: Sequence[Path]) -> list[Path]:
     """The image files that were named, of folders those in them, by name.
 
     Raises:
-        ValueError: Nothing was named, something is not there, or a folder is without images.
+        ValueError: Nothing was named, or a folder is without images.
     """
     if not given:
-        raise ValueError("no images given: name one or more image files, or a folder, before the flags")
-    missing = [str(path) for path in given if not path.exists()]
-    if missing:
-        raise ValueError(f"no such image: {', '.join(missing)}")
+        raise UsageError("no images given: name one or more image files, or a folder, before the flags")
     images: list[Path] = []
     for path in given:
         inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]

@@ -170,9 +170,9 @@ def test_a_file_for_another_row_is_refused(capsys, path):
 
 
 def test_a_file_that_is_not_there_is_said_so_before_a_row_is_looked_for(capsys):
-    assert convert.cli(["nofile.pth"]) == 1
+    assert convert.cli(["nofile.pth"]) == 2
 
-    assert capsys.readouterr().err.startswith("error: no such file: nofile.pth. ")
+    assert capsys.readouterr().err == "error: FILE nofile.pth: no such file or folder\n"
 
 
 @pytest.mark.parametrize(

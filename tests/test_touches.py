@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from waiting import LONG
 
 from piip.home import package_root
 
@@ -136,7 +137,7 @@ def test_toys_of_every_part_plan_count_train_score_and_are_reported(tmp_path, pi
     environment = os.environ | {"PYTHONPATH": str(copy), "PIIP_HOME": str(piip_home)}
     command = [sys.executable, str(TOYS / "try_all.py")]
     done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=LONG, check=False
     )
 
     assert done.returncode == 0, done.stderr[-3000:]

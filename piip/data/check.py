@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from piip.console import one_line, run_verb
 from piip.data.problems import Looked, Problem, Report, Seen
 from piip.data.sources import DataError, Source, check_form
-from piip.options import UsageError
+from piip.options import GivenPath, UsageError, given_file
 from piip.spec import Ade20kSpec, CocoSpec, Data, ImageNetSpec
 from piip.spec.data import kinds_called, words_for
 
@@ -163,17 +163,21 @@ def _as_json(report: Report) -> str:
     return json.dumps({"usable": report.usable, **counts, **seen, "problems": problems})
 
 
+def _names(path: Path) -> Path:
+    return path if str(path) == OWN_NAMES else given_file(path)
+
+
 @dataclass
 class Options:
     """What `python -m piip.data.check` is told."""
 
-    annotations: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ANNOTATIONS")]
+    annotations: Annotated[tyro.conf.Positional[GivenPath], tyro.conf.arg(metavar="ANNOTATIONS")]
     """A COCO-format JSON file, the folder of label maps, or that of class folders."""
-    images: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="IMAGES")] = None
+    images: Annotated[tyro.conf.Positional[GivenPath | None], tyro.conf.arg(metavar="IMAGES")] = None
     """The folder of the images; class folders are their own."""
     kind: Literal["detection", "segmentation", "classification", "coco", "ade20k", "imagenet"] = "coco"
     """The task, or the kind of data by name: detection is coco, segmentation is ade20k, classification is imagenet."""
-    names: Path | None = None
+    names: Annotated[Path, AfterValidator(_names)] | None = None
     """Segmentation: the file that names the classes, a line each, the first one of number 0; the word ade20k: that data set's own 150.
     Not given: classes.txt beside the maps."""
     reduce_zero_label: bool = True

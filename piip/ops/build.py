@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from piip.console import run_verb
+from piip.options import UsageError
 
 HELP = """Compile the kernels of csrc/ for this machine, unless that is done, and say which kernel will run.
 
@@ -32,7 +33,7 @@ class Options:
 def main(options: Options) -> int:
     """Compiles if needed and says what was done and which kernel will run. `PIIP_KERNEL=cpp` makes anything else a failure."""
     if options.check and not options.cuda:
-        raise ValueError("--check is about the CUDA kernels: add --cuda")
+        raise UsageError("--check is about the CUDA kernels: add --cuda")
     if options.cuda:
         return _check_cuda() if options.check else _compile_cuda()
     return _compile()

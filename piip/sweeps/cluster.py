@@ -67,11 +67,16 @@ class Joined:
     folder: Folder | None
     """Where a Ray of our own keeps its files; None where others started the cluster."""
 
-    def keep_logs(self) -> None:
-        """What Ray's processes wrote is worth a look: it stays, and is said."""
+    def keep_logs(self, place: Path) -> str:
+        """Has what Ray's processes wrote kept; returns where a person finds it.
+
+        Args:
+            place: A folder of this name is made of the logs of a Ray of our own, when it is down.
+        """
         if self.folder:
-            self.folder.keep = True
-            log.warning("Ray's logs, until the next sweep here: %s", self.folder.logs.resolve())
+            self.folder.keep_logs_at = place
+            return str(place)
+        return "the folder of the cluster's logs on each of its nodes, /tmp/ray/session_latest/logs unless it was started otherwise"
 
 
 @contextmanager

@@ -29,8 +29,8 @@ class Folder:
     """Where Ray's files are."""
 
     path: Path
-    keep: bool = False
-    """Leave it, with Ray's logs, until the next Ray of ours starts here."""
+    keep_logs_at: Path | None = None
+    """Where Ray's logs go when Ray is down; None: with the rest."""
 
     @property
     def logs(self) -> Path:
@@ -52,9 +52,19 @@ def own_folder() -> Iterator[Folder]:
         os.environ.pop(VARIABLE)
         if before is not None:
             os.environ[VARIABLE] = before
-        if not folder.keep:
-            shutil.rmtree(folder.path, ignore_errors=True)  # Ray's last processes may be writing yet
+        if folder.keep_logs_at:
+            _keep(folder.logs.resolve(), folder.keep_logs_at)
+        shutil.rmtree(folder.path, ignore_errors=True)  # Ray's last processes may be writing yet
         lock.release()
+
+
+def _keep(logs: Path, place: Path) -> None:
+    """Copies what can be copied; what became of the trials does not depend on it."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(logs, place, ignore_dangling_symlinks=True)
+    except OSError as error:
+        log.warning("Ray's logs are not kept: %s", error)
 
 
 def place() -> Path:

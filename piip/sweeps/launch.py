@@ -19,6 +19,7 @@ from piip.record.journal import Journal
 from piip.spec import ExperimentSpec
 from piip.sweeps import cluster, interrupt
 from piip.sweeps.asha import asha, shared_score
+from piip.sweeps.mount import keeps_locks_to_itself
 from piip.sweeps.plan import Planned, plan_trials
 from piip.sweeps.progress import Progress
 from piip.sweeps.reasons import reason_of
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 # with 0.01 the last core is no longer whole and one trial at a time runs on two. Tune wants a resource: a thousandth of
 # what every head node has one of.
 DRIVER = {"cpu": 0, "node:__internal_head__": 0.001}
+
+
+DELIVERY_S = 60.0
+"""How long a sweep that is over waits for an MLflow that takes nothing."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,10 @@ def run_sweep(sweep: Sweep) -> Outcome:
         ValueError: Bad data, trials that the cluster can never fit, or ASHA among trials of several scores; nothing was started.
     """
     began = time.monotonic()
+    if why := keeps_locks_to_itself(home.home()):
+        log.warning(
+            "locks in PIIP_HOME=%s hold on this host alone (%s): run its sweeps from one host only", home.home(), why
+        )
     if sweep.asha:
         shared_score(sweep.specs)
     parent_key, planned = plan_trials(
@@ -104,7 +113,7 @@ def run_sweep(sweep: Sweep) -> Outcome:
             slots, problems, interrupted = _run(sweep, todo)
         statuses = [_settle(p, sweep, problems.get(p.trial.key, ""), interrupted=interrupted) for p in planned]
         _close_parent(parent_key, statuses)
-        delivered = sender.flush(timeout=60)
+        delivered = sender.flush(timeout=DELIVERY_S)
     finally:
         sender.stop()
     seconds = time.monotonic() - began
@@ -125,13 +134,27 @@ def _run(sweep: Sweep, todo: Sequence[Planned]) -> tuple[int, dict[str, str], bo
         )  # fmt: skip
         with Progress(todo, command=sweep.command), interrupt.watched() as interrupted:
             results = _tuner(sweep, todo, slots).fit()
-        if not interrupted.is_set() and any(
-            read_status(home.journal_dir(p.trial.key)) in ("FAILED", "PENDING") for p in todo
-        ):
-            joined.keep_logs()
+        if not interrupted.is_set():
+            _keep_logs(joined, sweep, [p for p in todo if _failed(p)])
     # by folder: a trial that never reported has no config
     problems = {Path(r.path).name: reason_of(r.error) for r in results if r.error}
     return slots, problems, interrupted.is_set()
+
+
+def _failed(planned: Planned) -> bool:
+    """Whether it ended without a result, or never began."""
+    return read_status(home.journal_dir(planned.trial.key)) in ("FAILED", "PENDING")
+
+
+def _keep_logs(joined: cluster.Joined, sweep: Sweep, failed: Sequence[Planned]) -> None:
+    """What the processes of failed trials wrote is worth a look: it stays, and is said, of each trial too."""
+    if not failed:
+        return
+    logs = joined.keep_logs(home.home() / "logs" / f"{time.strftime('%Y-%m-%d_%H-%M')}_{sweep.command[:8]}")
+    log.warning("Ray's logs of what failed: %s", logs)
+    for planned in failed:
+        folder = home.journal_dir(planned.trial.key)
+        Journal(folder, attempt=f"driver-{uuid.uuid4()}", running=False).tag({"piip.logs": logs})
 
 
 def _tuner(sweep: Sweep, todo: Sequence[Planned], slots: int) -> tune.Tuner:

@@ -5,6 +5,7 @@ import re
 import socket
 import sqlite3
 from pathlib import Path
+from urllib.parse import urlsplit
 
 PATIENCE_S = 10.0
 """How long a database's host may take to answer at all."""
@@ -70,6 +71,23 @@ def sqlite_file(uri: str) -> Path | None:
 
     database = make_url(uri).database
     return Path(database) if database and database != ":memory:" else None
+
+
+def keep_off_proxies(uri: str) -> None:
+    """Lets nothing of this machine's own go through a proxy: $http_proxy means the network's, and does not know our ports."""
+    host = urlsplit(uri).hostname
+    if _dialect(uri) in ("http", "https") and host in ("localhost", "127.0.0.1", "::1"):
+        kept = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        if host not in kept.split(","):
+            os.environ["no_proxy"] = ",".join(filter(None, (kept, host)))
+
+
+def proxy_of(uri: str) -> str:
+    """The proxy that an address is asked through, without its password; empty where there is none."""
+    from requests.utils import get_environ_proxies, select_proxy
+
+    proxy = select_proxy(uri, get_environ_proxies(uri)) if _dialect(uri) in ("http", "https") else None
+    return without_password(proxy or "")
 
 
 def without_password(text: str) -> str:

@@ -69,6 +69,7 @@ class Connection:
     @cached_property
     def _client(self) -> "MlflowClient":
         address.check(self.uri)
+        address.keep_off_proxies(self.uri)
         try:
             address.reach(self.uri)
         except OSError as error:
@@ -116,7 +117,9 @@ class Connection:
             reason = f"no answer within {os.environ['MLFLOW_HTTP_REQUEST_TIMEOUT']} s"
         else:
             reason = reason.rpartition("Caused by ")[2]
+        if proxy := address.proxy_of(self.uri):
+            reason = f"{reason[:300]} (asked through the proxy {proxy}; what NO_PROXY names is asked without)"
         raise UnreachableError(
-            f"MLflow at {self.where}: {reason[:300]}. Nothing is lost: what runs record is in "
+            f"MLflow at {self.where}: {reason[:500]}. Nothing is lost: what runs record is in "
             f"{home() / 'journals'}; when the server is back, `python -m piip.sync` delivers it."
         ) from error

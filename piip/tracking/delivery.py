@@ -12,7 +12,7 @@ timestamp, step, value), timestamps come from the journal, and tags, statuses an
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,11 +49,16 @@ class _Chunk:
     last: Event | None = None
 
 
-def deliver(folder: Path, store: Writer) -> int:
+def deliver(folder: Path, store: Writer, *, heard: Callable[[], None] = lambda: None) -> int:
     """Tells MLflow everything in the journal that it has not been told.
 
     Also where nothing is new it looks whether the run is still there: a run that this MLflow does not know (an
     `mlflow.db` that was removed, say) is made again from the journal; one that a person deleted is not.
+
+    Args:
+        folder: The journal's.
+        store: Where to.
+        heard: Called whenever MLflow has taken something.
 
     Returns:
         Number of events delivered.
@@ -72,7 +77,11 @@ def deliver(folder: Path, store: Writer) -> int:
         if stage == "missing":
             told = Delivered(_create(folder, record, store), 0, record.created_ms)
             write_atomic(note, json.dumps(asdict(told)))
-        return _send_events(folder, record, store, told, note)
+        sent = 0
+        for count in _send_events(folder, record, store, told, note):
+            sent += count
+            heard()
+        return sent
 
 
 def read_delivered(folder: Path, store: Writer) -> Delivered:
@@ -120,17 +129,16 @@ def _create(folder: Path, record: RunRecord, store: Writer) -> str:
     return store.ensure_run(record, read_delivered(parent, store).run_id)
 
 
-def _send_events(folder: Path, record: RunRecord, store: Writer, told: Delivered, note: Path) -> int:
+def _send_events(folder: Path, record: RunRecord, store: Writer, told: Delivered, note: Path) -> Iterator[int]:
+    """The number of events of each request, after it."""
     assert told.run_id
-    sent = 0
     for chunk in _chunks(folder, told.offset):
         store.log_batch(told.run_id, chunk.metrics, chunk.tags)
         if chunk.last:
             _send_one(folder, record, store, told.run_id, chunk.last)
         told.offset = chunk.end
         write_atomic(note, json.dumps(asdict(told)))
-        sent += chunk.events
-    return sent
+        yield chunk.events
 
 
 def _chunks(folder: Path, offset: int) -> Iterator[_Chunk]:

@@ -59,6 +59,7 @@ class Sender:
         self._wanted = 0
         self._flushing = 0
         self._done = (0, _Pass(complete=False))
+        self._heard_at = 0.0
         self._stopping = False
         self._sizes: dict[Path, int] = {}
         self._told: set[str] = set()
@@ -72,18 +73,18 @@ class Sender:
         """Waits until everything recorded so far is in MLflow.
 
         Args:
-            timeout: Seconds to wait at most.
+            timeout: Seconds in which MLflow takes nothing at all, after which nobody waits any longer.
 
         Returns:
             Whether it is; False after the timeout, or as soon as it is clear that it will not be.
         """
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
         with self._changed:
             self._wanted += 1
             self._flushing += 1
             self._changed.notify_all()
             try:
-                return self._wait_for_pass(self._wanted, deadline)
+                return self._wait_for_pass(self._wanted, began, timeout)
             finally:
                 self._flushing -= 1
 
@@ -94,12 +95,12 @@ class Sender:
             self._changed.notify_all()
         self._thread.join(timeout)
 
-    def _wait_for_pass(self, wanted: int, deadline: float) -> bool:
-        while self._thread.is_alive() and time.monotonic() < deadline:
+    def _wait_for_pass(self, wanted: int, began: float, timeout: float) -> bool:
+        while self._thread.is_alive() and (left := max(began, self._heard_at) + timeout - time.monotonic()) > 0:
             number, result = self._done
             if number >= wanted and (result.complete or result.hopeless):
                 return result.complete
-            self._changed.wait(deadline - time.monotonic())
+            self._changed.wait(left)
         return False
 
     def _run(self) -> None:
@@ -143,10 +144,13 @@ class Sender:
         try:
             # the first time also where nothing is new: somebody may have deleted the run, or lost the database
             if folder not in self._sizes or pending(folder, self._store):
-                deliver(folder, self._store)
+                deliver(folder, self._store, heard=self._heard)
         except RunDeletedError as error:
             self._say(f"{read_record(folder).name} is skipped: {error}")
         self._sizes[folder] = size
+
+    def _heard(self) -> None:
+        self._heard_at = time.monotonic()
 
     def _server_is_down(self, error: UnreachableError) -> None:
         if not self.problem:

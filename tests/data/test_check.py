@@ -75,7 +75,8 @@ def test_the_command_succeeds_on_good_data_and_names_a_missing_file(tiny_coco, r
     status, text, _ = run(tiny_coco.annotations, tiny_coco.images)
     assert (status, text.splitlines()[-1]) == (0, "good")
 
-    assert run("no.json", tiny_coco.images) == (1, "", "error: annotations not found: no.json\n")
+    assert run("no.json", tiny_coco.images) == (2, "", "error: ANNOTATIONS no.json: no such file or folder\n")
+    assert run(tiny_coco.images, tiny_coco.images)[0] == 2
 
 
 def test_boxes_that_are_left_out_are_forgiven_beside_others(coco_folder):
@@ -160,7 +161,10 @@ def test_detection_needs_the_folder_of_its_images(tmp_path, run):
 
 
 @pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)
-def test_a_task_is_another_name_for_its_kind_of_data(data, monkeypatch):
+def test_a_task_is_another_name_for_its_kind_of_data(data, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
     looked = []
     monkeypatch.setattr(checking, "check", lambda *_, data, **__: looked.append(data))
 
@@ -212,8 +216,11 @@ def test_a_file_for_a_folder_is_called_that_with_what_is_wanted(tmp_path, monkey
         ),
     ],
 )
-def test_the_command_to_see_all_asks_for_the_same_data(data, files, words, monkeypatch):
+def test_the_command_to_see_all_asks_for_the_same_data(data, files, words, monkeypatch, tmp_path):
     command = command_of(files, data)
+    monkeypatch.chdir(tmp_path)
+    for path in {files.annotations, files.images, *filter(None, [files.names])}:
+        path.touch() if path.suffix else path.mkdir()
 
     assert command == f"python -m piip.data.check {words}"
     looked = []

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import LONG
 
 from piip.contracts import Input
 from piip.data.formats.coco import CocoDataset
@@ -205,7 +206,7 @@ def test_a_closed_loader_leaves_no_thread(train_data):
     batches.close()
     for thread in threading.enumerate():
         if thread.name.startswith("piip-data"):
-            thread.join(timeout=5)
+            thread.join(timeout=LONG)
     assert not [t for t in threading.enumerate() if t.name.startswith("piip-data")]
 
 

@@ -22,9 +22,9 @@ def test_a_failure_and_a_step_that_hangs_do_not_stop_the_rest(gpu_all, tmp_path,
     script = tmp_path / "benchmark.py"
     script.write_text(f"import sys; print('working', file=sys.stderr); print('''{json.dumps(DOCUMENT)}''')")
     steps = {
-        "fails": gpu_all.Step(1, (sys.executable, "-c", "print('so far'); 1 / 0")),
+        "fails": gpu_all.Step(10, (sys.executable, "-c", "print('so far'); 1 / 0")),
         "hangs": gpu_all.Step(0.01, (sys.executable, "-c", "import time; time.sleep(60)")),
-        "works": gpu_all.Step(1, script=str(script)),
+        "works": gpu_all.Step(10, script=str(script)),
     }
     monkeypatch.setattr(gpu_all, "STEPS", steps)
 

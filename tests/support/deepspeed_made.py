@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from waiting import LONG
 
 KINDS = {
     "zero0": (0, False),
@@ -34,6 +35,6 @@ def save_with_deepspeed(folder: Path, tensors: dict[str, Tensor], kind: str, *, 
         for rank in range(world_size)
     ]  # fmt: skip
     for rank in ranks:
-        said, _ = rank.communicate(timeout=600)
+        said, _ = rank.communicate(timeout=LONG)
         assert rank.returncode == 0, said[-3000:]
     return target

@@ -5,11 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
+
+from waiting import LONG, wait_for
 
 
 def free_port() -> int:
@@ -34,9 +35,9 @@ class MLflowServer:
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, timeout: float = 180) -> Self:
+    def start(self) -> Self:
         self.launch()
-        self.wait_until_up(timeout)
+        self.wait_until_up()
         return self
 
     def launch(self) -> None:
@@ -53,13 +54,14 @@ class MLflowServer:
                 command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
             )
 
-    def wait_until_up(self, timeout: float = 180) -> None:
-        deadline = time.monotonic() + timeout
-        while not self._answers():
-            died = self._process is None or self._process.poll() is not None
-            if died or time.monotonic() > deadline:
-                raise RuntimeError(f"mlflow server is not up. Its log:\n{(self.folder / 'server.log').read_text()}")
-            time.sleep(0.2)
+    def wait_until_up(self) -> None:
+        wait_for(lambda: self._died or self._answers())
+        if self._died:
+            raise RuntimeError(f"mlflow server is not up. Its log:\n{(self.folder / 'server.log').read_text()}")
+
+    @property
+    def _died(self) -> bool:
+        return self._process is None or self._process.poll() is not None
 
     def kill(self) -> None:
         """SIGKILL, as a machine that loses power."""
@@ -70,7 +72,7 @@ class MLflowServer:
         self._signal(signal.SIGKILL)
 
     def _answers(self) -> bool:
-        with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+        with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=LONG) as answer:
             return answer.status == 200
         return False
 

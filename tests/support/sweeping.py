@@ -5,20 +5,20 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
+from waiting import LONG, wait_for
 
+from piip.record.durable import write_atomic
 from piip.record.events import read_metrics, read_status
 from piip.record.runs import read_record
 
 ROOT = Path(__file__).parents[2]
-LONG = 900
-"""Seconds: far more than anything here takes on a quiet machine."""
+GATE = Path(__file__).with_name("gate")
+"""Where Python finds what lets a training wait for `hold`."""
 UNEQUAL = ("time/", "train/images_per_second", "cost/peak_memory_gb")
 """Metrics that are measurements of the machine, not of the network."""
 
@@ -39,7 +39,7 @@ class SweepCommand:
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name(script)), *self.flags, "--json"], cwd=home, stdout=out, stderr=err,
-                env=clean_environment(PIIP_HOME=str(home), **environment), start_new_session=True,
+                env=clean_environment(PIIP_HOME=str(home), PYTHONPATH=f"{ROOT}{os.pathsep}{GATE}", **environment), start_new_session=True,
             )  # fmt: skip
         self.children: set[psutil.Process] = set()
 
@@ -54,7 +54,7 @@ class SweepCommand:
             except (psutil.NoSuchProcess, ProcessLookupError):
                 continue
         self.process.wait()
-        psutil.wait_procs(self.children, timeout=30)
+        psutil.wait_procs(self.children, timeout=LONG)
 
     def find(self, title: str, trial: str = "") -> list[psutil.Process]:
         """The command's live descendants whose command line holds `title`, in a working folder named by the trial's key."""
@@ -110,11 +110,14 @@ def data_flags(data: Path) -> list[str]:
     ]
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def hold(home: Path, step: int) -> None:
+    """Lets the trainings of a home record this step, and wait before the next one."""
+    write_atomic(home / "gate", str(step))
+
+
+def let_go(home: Path) -> None:
+    """Lets them train on."""
+    (home / "gate").unlink()
 
 
 def journals(home: Path) -> dict[str, Path]:

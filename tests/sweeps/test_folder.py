@@ -45,13 +45,27 @@ def test_ray_finds_its_place_there_and_nothing_is_left(base):
     assert list(base.iterdir()) == []
 
 
-def test_what_failed_keeps_its_logs_until_the_next_one(base):
-    with own_folder() as failed:
-        failed.keep = True
-    assert failed.path.is_dir()
-
+@pytest.mark.parametrize("name", ["of", "a/b"])
+def test_what_failed_keeps_its_logs_elsewhere(base, tmp_path, name):
+    place = tmp_path / name
     with own_folder() as folder:
-        assert list(base.iterdir()) == [folder.path]
+        session = folder.path / "ray" / "session_1"
+        (session / "logs").mkdir(parents=True)
+        (folder.path / "ray" / "session_latest").symlink_to(session)
+        (session / "logs" / "worker.err").write_text("why")
+        folder.keep_logs_at = place
+
+    assert (place / "worker.err").read_text() == "why"
+    assert list(base.iterdir()) == []
+
+
+def test_logs_that_cannot_be_kept_fail_nobody(base, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    with own_folder() as folder:
+        folder.keep_logs_at = tmp_path / "file" / "logs"
+
+    assert "Ray's logs are not kept: " in caplog.text
+    assert list(base.iterdir()) == []
 
 
 def test_a_killed_process_leaves_it_to_the_next_which_leaves_alone_what_is_not_ours_or_lives(base):

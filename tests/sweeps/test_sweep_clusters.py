@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 from server import free_port
-from sweeping import LONG, ROOT, SweepCommand, clean_environment, data_flags, journaled, tracked, wait_for
+from sweeping import ROOT, SweepCommand, clean_environment, data_flags, journaled, tracked
 from tiny import ROWS
+from waiting import LONG, wait_for
 
 from piip.catalogue.rows import load_tables
 from piip.spec import CNNSpec
@@ -87,7 +88,7 @@ def blind_node(two_nodes, new_home):
     yield home
     children = psutil.Process(node.pid).children(recursive=True)
     node.terminate()
-    node.wait(120)
+    node.wait(LONG)
     end(children)
 
 

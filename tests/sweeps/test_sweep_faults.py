@@ -1,15 +1,33 @@
 """kill -9 at every level, and a tracking server that goes away: what is left equals what nothing had happened to."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
 from server import MLflowServer
-from sweeping import SweepCommand, journaled, journals, last_step, outcome, tracked, wait_for, worker_pid
+from sweeping import (
+    ROOT,
+    SweepCommand,
+    clean_environment,
+    hold,
+    journaled,
+    journals,
+    last_step,
+    let_go,
+    outcome,
+    tracked,
+    worker_pid,
+)
 from tiny import ROWS
+from waiting import LONG, wait_for
 
 from piip.record.events import read_events, read_metrics
+from piip.tracking.journaled import run_of
+from piip.tracking.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -20,6 +38,7 @@ DRIVER, WORKER = "ray::ImplicitFunc", "RayTrainWorker"  # a Tune function is thi
 def test_kill_9_at_every_level_and_the_same_command_again_change_nothing(unkilled, new_home, data):
     home = new_home("killed")
     workers = []
+    hold(home, 6)  # nobody is killed before, or after, its training
 
     with SweepCommand(home, data) as command:
         journal = command.until_step(PIIP, 6)
@@ -27,7 +46,7 @@ def test_kill_9_at_every_level_and_the_same_command_again_change_nothing(unkille
         journal = until_a_new_worker_trains(command, workers)
         children = command.find("")
         os.kill(command.process.pid, signal.SIGKILL)  # the whole sweep
-        psutil.wait_procs(children, timeout=60)
+        psutil.wait_procs(children, timeout=LONG)
         workers.append(worker_pid(journal))
     with SweepCommand(home, data, CPUS="1") as command:  # none to spare
         journal = until_a_new_worker_trains(command, workers)
@@ -38,6 +57,7 @@ def test_kill_9_at_every_level_and_the_same_command_again_change_nothing(unkille
         wait_for(lambda: set(pids(command.find(WORKER))) - set(before))
         # while Ray Train builds the worker: nobody but the next driver gives its CPU back
         kill_driver(command, journal)
+        let_go(home)
         document = command.finish()
 
     assert len(set(workers)) == 4
@@ -52,10 +72,12 @@ def test_kill_9_at_every_level_and_the_same_command_again_change_nothing(unkille
 
 
 def until_a_new_worker_trains(command, dead):
-    """Waits for a worker of the PIIP trial that is none of `dead` to go on by two steps; the trial's journal."""
+    """Waits for a worker of the PIIP trial that is none of `dead`, and lets it go on by two steps; the trial's journal."""
     journal = journals(command.home)[PIIP]
     wait_for(lambda: worker_pid(journal) not in [0, *dead] or command.process.poll() is not None)
-    return command.until_step(PIIP, last_step(journal) + 2)
+    step = last_step(journal) + 2
+    hold(command.home, step)
+    return command.until_step(PIIP, step)
 
 
 def kill_worker(command, journal) -> int:
@@ -80,12 +102,22 @@ def pids(processes) -> list[int]:
 
 def test_a_tracking_server_that_dies_and_comes_back_costs_no_step_and_no_number(new_home, data, tmp_path):
     home = new_home("server")
+    hold(home, 20)
     with MLflowServer(tmp_path / "mlflow") as server:
-        with SweepCommand(home, data, "--set=train.steps=60", VIT, MLFLOW_TRACKING_URI=server.uri) as command:
+        with SweepCommand(
+            home,
+            data,
+            "--set=train.steps=60",
+            VIT,
+            MLFLOW_TRACKING_URI=server.uri,
+            MLFLOW_HTTP_REQUEST_TIMEOUT=str(LONG),
+        ) as command:
             journal = command.until_step(VIT, 20)
             server.kill()
+            hold(home, 45)
             command.until_step(VIT, 45)
-            server.launch()
+            server.start()
+            let_go(home)
             document = command.finish()
 
         assert document["delivered"]
@@ -94,20 +126,41 @@ def test_a_tracking_server_that_dies_and_comes_back_costs_no_step_and_no_number(
     assert [step for step, _, _ in read_metrics(journal)["train/loss"]] == list(range(1, 61))
 
 
-def test_the_same_sweep_in_two_terminals_trains_once_and_both_end_well(unkilled, new_home, data):
+def test_the_same_sweep_from_another_host_and_eval_disturb_nobody_who_trains(unkilled, new_home, data):
     home = new_home("twice")
+    hold(home, 8)
 
-    with SweepCommand(home, data, VIT) as first:
-        journal = first.until_step(VIT, 3)
-        # while the first trains or, where starting takes longer than that, after it: it trains once
-        with SweepCommand(home, data, VIT) as second:
+    with SweepCommand(home, data, VIT, HOST="one") as first:
+        journal = first.until_step(VIT, 8)  # a checkpoint of step 5 is there
+        with SweepCommand(home, data, VIT, HOST="other") as second:
+            wait_for(lambda: "trains it: waiting for that" in second.stderr or second.process.poll() is not None)
+            scored = scores(home, VIT)
+            let_go(home)
             documents = [first.finish(), second.finish()]
 
+    assert (scored["step"], set(scored["metrics"])) == (
+        5,
+        {name for name in read_metrics(journal) if name.startswith("coco/")},
+    )
     assert [document["failed"] for document in documents] == [[], []]
+    assert " on one since 20" in second.stderr
     assert "trains it" not in first.stderr
-    assert len(read_statuses(journal)) == 2  # RUNNING, FINISHED: nobody began it anew
+    assert read_statuses(journal) == ["RUNNING", "FINISHED"]  # nobody began it anew
     assert outcome(home, VIT) == outcome(unkilled.home, VIT)
-    assert tracked(home / "mlflow.db") == journaled(home)
+    by_eval = {(VIT, name, 5): 1 for name in scored["metrics"]}
+    assert tracked(home / "mlflow.db") == journaled(home) | by_eval
+
+
+def scores(home, name) -> dict:
+    """`piip eval` of a run that is still trained."""
+    store = Store(f"sqlite:///{home / 'mlflow.db'}")
+    wait_for(lambda: run_of(journals(home)[name], store).run_id != journals(home)[name].name)  # MLflow knows it
+    run_id = run_of(journals(home)[name], store).run_id
+    command = [sys.executable, "-m", "piip.eval", "--run-id", run_id, "--json"]
+    said = subprocess.run(
+        command, env=clean_environment(PIIP_HOME=str(home)), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return json.loads(said.stdout)
 
 
 def read_statuses(journal) -> list[str]:

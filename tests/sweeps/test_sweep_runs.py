@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from sweeping import ROOT, SweepCommand, journaled, journals, outcome, tracked
 from tiny import ROWS
+from waiting import LONG
 
 from piip import eval as evaluation
 from piip.ops.compiled import cpu
@@ -125,7 +126,7 @@ def test_a_row_that_diverges_fails_alone(new_home, data):
     with SweepCommand(
         home, data, "--asha", "--set=optim.lr=1e30", "--set=optim.clip_norm=null", "--set=train.steps=3", VIT
     ) as bad:
-        assert bad.process.wait(600) == 1
+        assert bad.process.wait(LONG) == 1
 
     (run,) = (run for run in Store(f"sqlite:///{home / 'mlflow.db'}").find_runs("tiny_pico") if run.name == VIT)
     assert (run.status, bad.document["failed"]) == ("FAILED", [VIT])

@@ -1,5 +1,6 @@
 """Addresses of MLflow that can never work, or do not answer."""
 
+import os
 import re
 import socket
 import sys
@@ -67,3 +68,32 @@ def test_a_databases_host_that_does_not_answer_is_not_waited_for_by_mlflow(monke
     with pytest.raises(UnreachableError, match=r"postgresql://\*\*\*@127\.0\.0\.1:\d+/db: connection refused"):
         Store(f"postgresql://u:secret@127.0.0.1:{port}/db").find_runs("tests")
     assert asked == [(("127.0.0.1", port), address.PATIENCE_S)]
+
+
+PROXY = "http://user:secret@proxy.example:3128"
+
+
+def test_what_is_on_this_machine_is_asked_without_a_proxy(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, PROXY)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("no_proxy", "intranet")
+
+    for host in ("127.0.0.1", "localhost"):
+        for uri in (f"http://{host}:5000", f"https://{host}"):
+            address.keep_off_proxies(uri)
+            assert address.proxy_of(uri) == ""
+    address.keep_off_proxies("http://mlflow.example:5000")
+    assert os.environ["no_proxy"] == "intranet,127.0.0.1,localhost"
+    assert address.proxy_of("http://mlflow.example:5000") == "http://***@proxy.example:3128"
+    assert address.proxy_of("sqlite:///mlflow.db") == ""
+
+
+def test_a_proxy_is_named_where_nobody_answers(monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("no_proxy", "")
+
+    with pytest.raises(
+        UnreachableError, match=r"connection refused \(asked through the proxy http://127\S+; what NO_PROXY names"
+    ):
+        Store("http://mlflow.example:5000").find_runs("tests")

@@ -5,13 +5,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from server import MLflowServer
+from waiting import LONG, wait_for
 
 from piip.tracking.delivery import read_delivered
 from piip.tracking.sender import Sender
@@ -20,7 +19,6 @@ from piip.tracking.store import Store
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-LONG = 300
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +31,6 @@ def server(tmp_path_factory):
 def remote(server, monkeypatch) -> Store:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     return Store()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def rows(server: MLflowServer, experiment: str) -> Counter:
@@ -92,7 +83,7 @@ def test_a_sender_killed_in_the_middle_is_continued_by_sync(begin, server, remot
     journal = begin(experiment="sender_killed")
     for step in range(6000):
         journal.log(step, {"loss": step / 3})
-    command = [sys.executable, "-m", "piip.sync", "--json", "--timeout", "60"]
+    command = [sys.executable, "-m", "piip.sync", "--json", "--timeout", str(LONG)]
 
     for _ in range(2):
         before = read_delivered(journal.folder, remote).offset

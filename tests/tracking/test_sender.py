@@ -2,11 +2,12 @@ import logging
 import socket
 import sqlite3
 import threading
-import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from server import HangingServer, free_port
+from waiting import LONG, wait_for
 
 from piip.tracking import sender as sender_module
 from piip.tracking.connection import UnreachableError
@@ -15,7 +16,6 @@ from piip.tracking.sender import Sender
 from piip.tracking.store import Store
 from piip.tracking.writer import Writer
 
-LONG = 120  # seconds; only a deadlock takes that long
 KEYS = ["sweep", *(f"trial{i}" for i in range(4)), "trial", "doomed", "other", "bad", "empty", "good"]
 """Of one sweep; some tests begin a few of them only."""
 
@@ -66,10 +66,7 @@ def test_what_is_recorded_while_it_runs_arrives(begin, store, sender, piip_home)
 def test_it_delivers_without_being_asked(begin, store, sender):
     begin().log(1, {"loss": 1.0})
 
-    deadline = time.monotonic() + LONG
-    while not (store.history(run.run_id, "loss") if (run := next(iter(_runs(store)), None)) else None):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: any(store.history(run.run_id, "loss") for run in _runs(store)))
 
 
 def _runs(store):
@@ -143,21 +140,28 @@ def test_one_bad_journal_does_not_hold_up_the_others(begin, store, sender, piip_
     assert "empty: not delivered: FileNotFoundError" in caplog.text
 
 
-def until_it_has_a_problem(sender):
-    while not sender.problem:
-        assert sender._thread.is_alive()
-        time.sleep(0.01)
+@pytest.fixture
+def patience(monkeypatch) -> float:
+    """Seconds that are over as soon as a sender has seen that its server is down: by its clock, which no other one moves."""
+    now, seen = [0.0], Sender._server_is_down
+
+    def then_it_is_late(self, error):
+        seen(self, error)
+        now[0] += 60
+
+    monkeypatch.setattr(Sender, "_server_is_down", then_it_is_late)
+    monkeypatch.setattr(sender_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return 60
 
 
-def test_a_server_that_is_down_loses_nothing(begin, store, piip_home, caplog):
+def test_a_server_that_is_down_loses_nothing(begin, store, piip_home, caplog, patience):
     sender = Sender(KEYS, f"http://127.0.0.1:{free_port()}")
     journal = begin()
     sender.start()
     for step in range(10):
         journal.log(step, {"loss": step / 3})
 
-    until_it_has_a_problem(sender)
-    assert not sender.flush(0.2)
+    assert not sender.flush(patience)
     sender.stop()
 
     assert "connection refused" in (sender.problem or "")
@@ -166,7 +170,7 @@ def test_a_server_that_is_down_loses_nothing(begin, store, piip_home, caplog):
     assert len(rows(piip_home)) == 10
 
 
-def test_delivery_goes_on_when_the_server_is_back(begin, store, piip_home, monkeypatch, caplog):
+def test_delivery_goes_on_when_the_server_is_back(begin, store, piip_home, monkeypatch, caplog, patience):
     caplog.set_level(logging.WARNING)
     down = threading.Event()
     down.set()
@@ -178,20 +182,40 @@ def test_delivery_goes_on_when_the_server_is_back(begin, store, piip_home, monke
         log_batch(self, run_id, metrics, tags)
 
     monkeypatch.setattr(Writer, "log_batch", failing)
-    monkeypatch.setattr(sender_module, "PERIOD_S", 0.05)
     sender, journal = Sender(KEYS), begin()
     sender.start()
     journal.log(1, {"loss": 1.0})
-    until_it_has_a_problem(sender)
-    assert not sender.flush(0.2)
+    assert not sender.flush(patience)
+    assert sender.problem
     down.clear()
 
-    assert sender.flush(LONG)
+    wait_for(lambda: sender.flush(patience))  # a look that began before may end yet
     sender.stop()
 
     assert sender.problem is None
     assert "MLflow answers again" in caplog.text
     assert rows(piip_home) == {("trial", "loss", 1): 1}
+
+
+def test_who_waits_goes_on_waiting_as_long_as_something_arrives(begin, store, monkeypatch):
+    now, log_batch = [0.0], Writer.log_batch
+
+    def slow(self, run_id, metrics, tags):
+        wait_for(lambda: sender._flushing)
+        log_batch(self, run_id, metrics, tags)
+        now[0] += 50
+
+    monkeypatch.setattr(Writer, "log_batch", slow)
+    monkeypatch.setattr(sender_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for key in ("sweep", "trial", "other"):
+        begin(key).log(1, {"loss": 1.0})
+    sender = Sender(KEYS)
+    sender.start()
+
+    assert sender.flush(60)
+    sender.stop()
+
+    assert now[0] > 60
 
 
 def test_a_server_that_never_answers_does_not_hold_up_the_journal(begin, monkeypatch):
@@ -295,7 +319,7 @@ def test_a_journal_that_another_process_delivers_is_waited_for(begin, store, mon
     busy = [BlockingIOError(), BlockingIOError()]
     delivered = []
 
-    def deliver_now(folder, store):
+    def deliver_now(folder, store, heard):
         if busy:
             raise busy.pop()
         delivered.append(folder.name)
@@ -312,7 +336,7 @@ def test_a_journal_that_another_process_delivers_is_waited_for(begin, store, mon
 def test_a_server_that_is_down_is_asked_for_one_journal_and_not_for_each(begin, store, monkeypatch):
     asked = []
 
-    def unreachable(folder, store):
+    def unreachable(folder, store, heard):
         asked.append(folder.name)
         raise UnreachableError("down.")
 
@@ -329,7 +353,7 @@ def test_a_server_that_is_down_is_asked_for_one_journal_and_not_for_each(begin, 
 def test_a_sender_that_is_told_to_stop_begins_no_other_journal(begin, store, monkeypatch):
     sender, asked = Sender(["trial0", "trial1"]), []
 
-    def stops(folder, store):
+    def stops(folder, store, heard):
         asked.append(folder.name)
         sender._stopping = True
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from server import free_port
+from waiting import LONG
 
 from piip.presets import PICO, mask_rcnn_pico, piip
 from piip.record.runs import RunRecord
@@ -294,7 +295,7 @@ def test_a_new_database_is_made_once_by_whoever_comes_first(piip_home, tmp_path)
     program = "from piip.tracking.store import Store; Store().lifecycle('0' * 32)"
     children = [subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
 
-    errors = [child.communicate(timeout=300)[1].decode() for child in children]
+    errors = [child.communicate(timeout=LONG)[1].decode() for child in children]
 
     assert [child.returncode for child in children] == [0, 0], errors
     assert (piip_home / "mlflow.db").exists()

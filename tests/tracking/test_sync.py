@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from server import free_port
+from waiting import LONG
 
 from piip.sync import main
 from piip.tracking.delivery import deliver
@@ -95,9 +96,9 @@ def test_two_syncs_at_once_deliver_once(begin, store):
         for step in range(200):
             journal.log(step, {"loss": 1.0})
 
-    command = [sys.executable, "-m", "piip.sync", "--json", "--timeout", "300"]
+    command = [sys.executable, "-m", "piip.sync", "--json", "--timeout", str(LONG)]
     children = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=os.environ) for _ in range(2)]
-    documents = [json.loads(child.communicate(timeout=300)[0]) for child in children]
+    documents = [json.loads(child.communicate(timeout=LONG)[0]) for child in children]
 
     assert [child.returncode for child in children] == [0, 0]
     assert sum(document["events"] for document in documents) == 4 * 201

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import LONG
 
 import piip
 from piip.catalogue.rows import find_row
@@ -31,7 +32,7 @@ def shards(row: str, stage: int, world_size: int, ranks: list[int]) -> list[dict
         str(world_size),
     ]
     done = subprocess.run(
-        [*command, *map(str, ranks)], env=env, capture_output=True, text=True, timeout=1500, check=False
+        [*command, *map(str, ranks)], env=env, capture_output=True, text=True, timeout=LONG, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rank"')]

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pico_trials import pico_spec
+from waiting import LONG
 
 import piip
 from piip import home
@@ -41,7 +42,7 @@ def spec_of(engine, stage, precision, steps, stop):
     )  # fmt: skip
 
 
-def train(folder, specs, *, world_size, timeout, stop, **env):
+def train(folder, specs, *, world_size, stop, **env):
     """All of `specs` on `world_size` processes, straight and resumed, in the PIIP_HOME of the environment."""
     plan = {
         "store": str(folder / "store"),
@@ -59,7 +60,7 @@ def train(folder, specs, *, world_size, timeout, stop, **env):
         for rank, log in enumerate(logs)
     ]  # fmt: skip
     try:
-        codes = [worker.wait(timeout) for worker in workers]
+        codes = [worker.wait(LONG) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
@@ -74,7 +75,7 @@ def trained(demo_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIIP_HOME", str(folder / "home"))
         shutil.copytree(demo_folder, home.data_root() / "demo")
-        train(folder, specs, world_size=2, timeout=1800, stop=STOP, CUDA_VISIBLE_DEVICES="")
+        train(folder, specs, world_size=2, stop=STOP, CUDA_VISIBLE_DEVICES="")
     return folder / "home"
 
 
@@ -171,7 +172,7 @@ def test_a_bf16_step_of_zero_1_on_cuda_is_that_of_stage_0(sources, tmp_path):
     world_size = min(2, torch.cuda.device_count())
     specs = {f"stage{stage}": spec_of("deepspeed", stage, "bf16", 2, 1) for stage in (0, 1)}
 
-    train(tmp_path, specs, world_size=world_size, timeout=900, stop=1)
+    train(tmp_path, specs, world_size=world_size, stop=1)
 
     first, second = deviations("straight-stage1", "straight-stage0")
     assert first < 1e-3  # before an update: CUDA adds in any order

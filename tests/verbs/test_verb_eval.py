@@ -167,10 +167,9 @@ class TestEval:
     @pytest.mark.parametrize(
         ("flags", "said"),
         [
-            (["--annotations", "a.json"], "--annotations and --images go together"),
-            (["--images", "folder"], "--annotations and --images go together"),
-            (["--annotations", "a.json", "--images", "folder"], "need a --split name of their own"),
-            (["--split", "test", "--annotations", "a.json", "--images", "folder"], "test data not found: a.json"),
+            (["--split", "test", "--annotations", "."], "--annotations and --images go together"),
+            (["--split", "test", "--images", "."], "--annotations and --images go together"),
+            (["--annotations", ".", "--images", "."], "your files need a name of their own"),
             (["--split", "nowhere"], "instances_nowhere.json"),
         ],
     )

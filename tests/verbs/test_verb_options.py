@@ -4,31 +4,51 @@ The table is by kind of option, and the options are the verbs' own: one that is 
 """
 
 from dataclasses import fields
-from importlib import import_module
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
-import tyro
+from verb_options import VERBS, options
 from verbing import sweep
 
-from piip import __main__ as all_verbs
-from piip import console, train
+from piip import console, presets, train
 from piip.sweeps import cli as experiment
+from piip.sweeps.own_data import OwnData
 
 ROW = "mask_rcnn_piip_tb_192_128_pico94"
 NEEDED = {
     "eval": ["--run-id", "546c935d"],
-    "predict": ["photo.jpg", "--run-id", "546c935d", "--out", "drawn"],
+    "predict": [__file__, "--run-id", "546c935d", "--out", "drawn"],
     "report": ["--experiment", "tests"],
-    "convert": ["model.pth"],
-    "data.check": ["a.json", "images"],
+    "convert": [__file__],
+    "data.check": [__file__, "."],
     "data.demo": ["demo"],
 }
-"""What a verb does not go without."""
+"""What a verb does not go without; what it knows by its place comes first."""
+APART = {
+    "--set": "test_a_change_that_a_row_does_not_take_is_one_line",
+    "--row": "test_a_row_that_is_none_is_one_line",
+    "ROW": "test_a_row_that_is_none_is_one_line",
+    "WORD": "test_words_that_pick_no_row_are_one_line",
+    "--scale": "test_a_scale_that_is_none_is_one_line",
+}
+"""Options whose type is any text: the rows say what they take. Who tries them."""
 COUNTS = ["three", "1.5", "", "-1", "nan", "1e3", "1,000", "٣٫"]
 FIGURES = ["many", "", "-1", "nan", "inf", "1,5"]
 NAMES = ["", " ", "..", "a\nb", "a\x1b[31mb", "x" * 300, "ä" * 100]
+SPLITS = ["", " ", "a/b", "../up", "täst", "x" * 300, "a\nb", "best"]
+DIGESTS = ["", "xyz", "0" * 65, "ä", "12 34"]
 IDS = ["", "a/b", "../up", "a.b", "täst", "x" * 300, "a b", "run'; drop table runs"]
+TEXTS = {"experiment_name": NAMES, "split_name": SPLITS, "_run_id": IDS, "_digest": DIGESTS}
+GONE = ["gone", "x" * 300, "ä/../ä\n", f"{__file__}/below"]
+PLACES = {
+    "given_file": [*GONE, "."],
+    "_names": [*GONE, "."],
+    "_given_folder": [*GONE, __file__],
+    "_there": GONE,
+    "function _folder": [__file__, f"{__file__}/below", "x" * 300],
+}
+"""By what checks an option, as its type says."""
 
 
 class Accepted(Exception):  # noqa: N818 - what happened, and no mistake
@@ -43,35 +63,16 @@ def nothing_begins(monkeypatch) -> None:
     monkeypatch.setattr(console, "setup_logging", accept)  # the first thing after the words
 
 
-def verbs() -> dict[str, tuple[Any, type]]:
-    """Verb -> its command line and the class of its options; `train` has those of an experiment's file."""
-    found = {}
-    for name, file in all_verbs.verbs().items():
-        module = import_module(".".join(("piip", *file.relative_to(all_verbs.PACKAGE).with_suffix("").parts)))
-        found[name] = (module.cli, getattr(module, "Options", experiment.Options))
-    return found | {"experiments/FILE.py": (sweep, experiment.Options)}
-
-
-VERBS = verbs()
-
-
-def options() -> list[tuple[str, str, Any]]:
-    """(verb, option as it is typed, its type)."""
-    found = []
-    for verb, (_, kind) in VERBS.items():
-        hints = get_type_hints(kind, include_extras=True)
-        found += [(verb, f"--{field.name.replace('_', '-')}", hints[field.name]) for field in fields(kind)
-                  if tyro.conf.Positional not in getattr(hints[field.name], "__metadata__", ()) and field.name != "own"]  # fmt: skip
-    return found
-
-
 def odd_values(hint: Any) -> list[list[str]]:
-    """What an option of this type must not take; a list of words each."""
+    """What an option of this type must not take; a list of words each. None of a type that nobody has thought of."""
     kinds = set(_kinds(hint))
-    if str in kinds and "_run_id" in repr(hint):
-        return [[text] for text in IDS]
-    if str in kinds and "experiment_name" in repr(hint):
-        return [[text] for text in NAMES]
+    if bool in kinds:
+        return [["maybe"], [""]]
+    if Path in kinds:
+        return [[text] for text in PLACES[next(check for check in PLACES if check in repr(hint))]]
+    for check, texts in TEXTS.items():
+        if str in kinds and check in repr(hint):
+            return [[text] for text in texts]
     if get_origin(_plain(hint)) is tuple and int in kinds:
         return [[text, text] for text in COUNTS] + [["64"]]
     if int in kinds:
@@ -104,12 +105,23 @@ def _kinds(hint: Any):
 def typed(verb: str, option: str, words: list[str]) -> list[str]:
     """A command line that lacks nothing, with the option as given."""
     needed = list(NEEDED.get(verb, []))
+    if not option.startswith("-"):
+        places = [name for place, name, _ in options() if place == verb and not name.startswith("-")]
+        needed[places.index(option) : places.index(option) + 1] = words
+        return needed
     if option in needed:
         at = needed.index(option)
         del needed[at : at + 2]
     # a value of its own word, however it begins
     value = [f"{option}={words[0]}"] if len(words) == 1 else [option, *words]
     return [ROW, *value] if verb == "train" else [*needed, *value]
+
+
+def test_every_option_is_of_a_kind_that_is_tried():
+    untried = {f"{verb} {option}" for verb, option, hint in options() if not odd_values(hint) and option not in APART}
+
+    assert untried == set()
+    assert {test for test in APART.values() if test not in globals()} == set()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +173,9 @@ def test_what_is_odd_but_good_is_taken(say, verb, words):
         say(VERBS[verb][0], *words)
 
 
-@pytest.mark.parametrize(("verb", "option"), [("eval", "--out"), ("predict", "--out"), ("report", "--out")])
+@pytest.mark.parametrize(
+    ("verb", "option"), [(verb, option) for verb, option, hint in options() if "function _folder" in repr(hint)]
+)
 def test_a_file_where_a_folder_is_wanted_is_said(say, tmp_path, verb, option):
     file = tmp_path / "file"
     file.touch()
@@ -179,6 +193,24 @@ def test_a_file_where_a_folder_is_wanted_is_said(say, tmp_path, verb, option):
 
 class TestOwnFiles:
     """Of an experiment's command line: what is not there is said before anything is read."""
+
+    def test_every_one_is_tried(self):
+        tried = {f"--{split}-{what}" for split in ("train", "val") for what in ("annotations", "images")}
+
+        assert {f"--{field.name.replace('_', '-')}" for field in fields(OwnData)} == {*tried, "--names"}
+
+    @pytest.mark.parametrize("path", ["gone.txt", "x" * 300, "."])
+    def test_names_are_a_file(self, say, monkeypatch, tmp_path, path):
+        row = presets.upernet_pico(presets.pico("B", (64,), pretrained=False), steps=1)
+        flags = [f"--{split}-{what}={tmp_path}" for split in ("train", "val") for what in ("annotations", "images")]
+
+        def segment(words):
+            experiment.main({"pico": [row]}, experiment="tests", description="", arguments=words)
+
+        said = say(segment, *flags, "--names", path)
+
+        assert (said.code, len(said.error.splitlines())) == (2, 1)
+        assert said.error.startswith("error: --names ")
 
     @pytest.fixture(autouse=True)
     def it_begins(self, monkeypatch):
@@ -198,7 +230,7 @@ class TestOwnFiles:
             str(tmp_path / ("x" * 300)): "no such",
             "/": "",
             "ä/../ä\n": "no such",
-            other: "wanted",
+            other: " wants a ",
         }
 
         for path, reason in odd.items():
@@ -210,14 +242,32 @@ class TestOwnFiles:
             assert reason in said.error
 
 
-@pytest.mark.parametrize("verb", ["train", "experiments/FILE.py", "cost"])
+@pytest.mark.parametrize("word", ["no_such", "x" * 300, "a\nb", "../up", "[", "täst"])
+def test_words_that_pick_no_row_are_one_line(say, monkeypatch, word):
+    monkeypatch.setattr(console, "setup_logging", lambda: None)
+
+    said = say(VERBS["rows"][0], "--names", word)
+
+    assert (said.code, len(said.err.splitlines())) == (2, 1)
+    assert said.error.startswith("error: ")
+
+
+@pytest.mark.parametrize("scale", ["", "no_such", "PICO", "x" * 300, "a\nb"])
+def test_a_scale_that_is_none_is_one_line(say, scale):
+    said = say(sweep, f"--scale={scale}")
+
+    assert (said.code, len(said.err.splitlines())) == (2, 1)
+    assert "--scale" in said.error
+
+
+@pytest.mark.parametrize("verb", ["train", "experiments/FILE.py", "cost", "convert"])
 @pytest.mark.parametrize(
     "given", ["", "=", "no_equals", "optim.nothing=1", "train.batch_size=three", "train.steps=-1",
      f"{'x' * 300}=1", "a..b=1", "ä=ö", "train=1"]
 )  # fmt: skip
 def test_a_change_that_a_row_does_not_take_is_one_line(say, monkeypatch, verb, given):
     monkeypatch.setattr(console, "setup_logging", lambda: None)
-    named = [ROW] if verb in ("train", "cost") else ["--scale", "pico"]
+    named = {"convert": [__file__, "--row", ROW], "experiments/FILE.py": ["--scale", "pico"]}.get(verb, [ROW])
 
     said = say(VERBS[verb][0], *named, "--set", given)
 
@@ -226,12 +276,12 @@ def test_a_change_that_a_row_does_not_take_is_one_line(say, monkeypatch, verb, g
 
 
 @pytest.mark.parametrize("name", ["no/such", "../up", "x" * 300, "täst", "a\nb"])
-@pytest.mark.parametrize("verb", ["train", "experiments/FILE.py", "cost"])
+@pytest.mark.parametrize("verb", ["train", "experiments/FILE.py", "cost", "convert"])
 def test_a_row_that_is_none_is_one_line(say, monkeypatch, verb, name):
     monkeypatch.setattr(console, "setup_logging", lambda: None)
     monkeypatch.setattr(train, "setup_logging", lambda: None)
 
-    said = say(VERBS[verb][0], name)
+    said = say(VERBS[verb][0], *([__file__, "--row", name] if verb == "convert" else [name]))
 
     assert (said.code, len(said.err.splitlines())) == (2, 1)
     assert said.error.startswith("error: no row ")

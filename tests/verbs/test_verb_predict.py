@@ -66,7 +66,7 @@ class TestPredict:
     def test_a_missing_image_is_named_before_anything_is_loaded(self, say, tmp_path):
         error = say(predict.cli, "nothere.jpg", "--run-id", "any", "-o", tmp_path).error
 
-        assert error == "error: no such image: nothere.jpg"
+        assert error == "error: IMAGE nothere.jpg: no such file or folder"
 
     def test_a_folder_stands_for_its_images(self, trained, say, photo, tmp_path):
         folder = tmp_path / "photos"

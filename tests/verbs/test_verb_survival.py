@@ -157,14 +157,16 @@ def test_what_is_said_and_nothing_is_lost(say, finished, monkeypatch, happened, 
 
     assert said.code == code, said
     assert re.search(expected, said.err + said.out, re.DOTALL), said
+    assert "Traceback" not in said.err + said.out
     if code:
         assert len([line for line in said.err.splitlines() if line.startswith("error: ")]) == 1
     if verb == "the same sweep":
         assert {trial["name"]: trial["status"] for trial in said.document["trials"]} == dict.fromkeys(
             finished.names, "finished"
         )
-    if verb == "report" and code == 0 and happened is not run_deleted:
-        assert {trial["name"] for trial in said.document["trials"]} == set(finished.names)
+    if verb == "report" and code == 0:
+        left = finished.names[1:] if happened is run_deleted else finished.names  # the deleted one is said
+        assert {trial["name"] for trial in said.document["trials"]} == set(left)
     # nothing outside the home, and none where it was
     assert list(Path.cwd().iterdir()) == []
     assert not (happened is home_moved and (finished.home.parent.parent / "home").exists())
