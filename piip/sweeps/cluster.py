@@ -122,7 +122,15 @@ def _options(folder: Folder | None) -> dict[str, Any]:
 def _start(num_cpus: int | None, options: Mapping[str, Any]) -> None:
     log.warning("starting Ray")
     # address="local": a file left by a crashed cluster would otherwise be taken for a running one
-    ray.init(address="local", num_cpus=num_cpus, object_store_memory=256 * 2**20, **options)
+    try:
+        ray.init(address="local", num_cpus=num_cpus, object_store_memory=256 * 2**20, **options)
+    except Exception as error:
+        if "timed out during startup" not in str(error):  # of no class of its own
+            raise
+        raise ConnectionError(
+            f"Ray did not start within its 30 s, at a load of {os.getloadavg()[0]:.0f} on {os.cpu_count()} CPUs: "
+            "the same command tries again, when less else is running"
+        ) from None
 
 
 def _join(address: str, options: Mapping[str, Any]) -> None:
