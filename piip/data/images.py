@@ -43,6 +43,14 @@ def find_images(folder: Path, file_names: Iterable[str]) -> list[Path | None]:
     return paths
 
 
+def nearly(folder: Path, file_name: str) -> str:
+    """Advice on an image that is not in `folder`, to be put behind a sentence: which file may be meant."""
+    wanted = file_name.replace("\\", "/").rpartition("/")[2].casefold()
+    there = sorted(os.listdir(folder)) if folder.is_dir() else []
+    alike = next((entry for entry in there if entry.casefold() == wanted), None)
+    return f"; {alike!r} is there: names are paths below the folder, with /, letter by letter" if alike else ""
+
+
 @contextmanager
 def opened(path: Path, what: str = "image") -> Iterator[Image.Image]:
     """An image file. Whatever is wrong with it, there or in what the caller has Pillow do with it, names the file.

@@ -232,3 +232,29 @@ def test_the_command_to_see_all_asks_for_the_same_data(data, files, words, monke
     assert asked.model_dump(exclude={"name"}) == data.model_dump(exclude={"name"})
     assert (asked.name == "ade20k") == (data.name == "ade20k")
     assert names in (files.names, Path("ade20k"))
+
+
+def test_boxes_given_as_two_corners_are_told_of_and_learned_inside(coco_folder):
+    image = coco_folder.add_image(64, 48)
+    coco_folder.add_object(image, (8, 8, 20, 16))
+    coco_folder.add_object(image, (44, 32, 21, 17))  # a pixel, as rounding does
+    over = coco_folder.add_object(image, (40, 8, 60, 24), segmentation=[[40, 8, 60, 8, 60, 24]])
+
+    report = check(coco_folder.write().annotations, coco_folder.images)
+
+    assert report.usable
+    assert [problem.message.split(" ")[1] for problem in report.problems["box over the edge"]] == [str(over)]
+    assert "reaches 36 pixels out of the image of 64 x 48" in report.problems["box over the edge"][0].message
+
+
+@pytest.mark.parametrize("name", ["A.PNG", "images\\a.png", "train/a.png"])
+def test_a_name_that_is_nearly_one_that_is_there_is_told_so(name, coco_folder):
+    coco_folder.add_object(coco_folder.add_image(name="a.png"))
+    coco_folder.document["images"][0]["file_name"] = name
+    source = coco_folder.write()
+
+    said = check(source.annotations, source.images).problems["image not found"][0].message
+    with pytest.raises(DataError, match=r"first .*; 'a.png' is there: names are paths below the folder"):
+        CocoDataset(source, CocoSpec(name="custom"), grey(64), training=False)
+
+    assert "'a.png' is there" in said

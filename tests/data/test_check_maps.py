@@ -103,3 +103,23 @@ def test_folders_of_classes_are_looked_at_too(tmp_path):
 
     assert (report.images, report.categories, report.usable) == (3, 2, False)
     assert [problem.kind for problem in report.problems["broken image"]] == ["broken image"]
+
+
+def test_masks_of_0_and_255_are_told_that_one_class_is_all_there_is(folder):
+    for name in "abcdefgh":
+        folder.add(name, stripes(20, 30, (0, 255)))
+
+    report = check(folder.maps, folder.images, data=SPEC.override({"reduce_zero_label": False}))
+
+    assert report.problems["one class alone"][0].message.startswith(
+        "'other' is the only class that has pixels, 2400 pixels are ignored"
+    )
+
+
+def test_of_maps_that_cannot_be_read_nobody_says_that_they_are_ignored(folder):
+    for name in "abcdefgh":
+        folder.add(name, np.stack([stripes(20, 30)] * 3, axis=-1), pixels=np.zeros((20, 30, 3), dtype=np.uint8))
+
+    report = check(folder.maps, folder.images, data=SPEC)
+
+    assert list(report.problems) == ["broken map"]

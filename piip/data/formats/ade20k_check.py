@@ -41,6 +41,7 @@ def look_at(source: Source, spec: Ade20kSpec) -> Looked:
         with ThreadPoolExecutor() as pool:
             for problems, found, total in pool.map(lambda pair: _of_pair(pair, source, table), pairs):
                 counted.add(found, total)
+                counted.all_known &= not any(problem.fatal for problem in problems)
                 yield problems
 
     def of_split() -> Iterator[list[Problem]]:
@@ -59,6 +60,7 @@ class _Counted:
         self.classes = classes
         self.pixels = np.zeros(len(classes), dtype=np.int64)
         self.total = self.maps = self.taught = 0
+        self.all_known = True
 
     def add(self, labels: NDArray[Any], total: int) -> None:
         """A map's labels, of `total` pixels."""
@@ -68,7 +70,8 @@ class _Counted:
     def problems(self, source: Source) -> list[Problem]:
         """Classes that nothing is learned of; that nothing is learned at all."""
         if not self.pixels.any():
-            return [Problem("nothing to learn", nothing_to_learn(source, self.maps))]
+            # of maps that could not be read, or have strange numbers, nobody knows
+            return [Problem("nothing to learn", nothing_to_learn(source, self.maps))] if self.all_known else []
         names = Counter(c["name"] for c in self.classes)
         twice = (
             Problem("two classes of one name", f"{count} classes are called {name!r}", fatal=False)
@@ -78,11 +81,24 @@ class _Counted:
         missing = (self.classes[label] for label in np.flatnonzero(self.pixels == 0))
         return [
             *twice,
+            *self._alone(),
             *(
                 Problem("class without pixels", f"{c['name']!r} (number {c['id']}) is in no map", fatal=False)
                 for c in missing
             ),
         ]
+
+    def _alone(self) -> list[Problem]:
+        """Says where one class is all there is: masks of 0 and 255 look so, as 255 mostly means that a pixel is ignored."""
+        there = np.flatnonzero(self.pixels)
+        if len(there) > 1:
+            return []
+        name, ignored = self.classes[there[0]]["name"], self.total - int(self.pixels.sum())
+        message = (
+            f"{name!r} is the only class that has pixels, {ignored} pixels are ignored: "
+            "nothing to tell apart. Ignored are data.ignore_value and, with data.reduce_zero_label, 0: is one of them a class?"
+        )
+        return [Problem("one class alone", message, fatal=False)]
 
     def as_words(self) -> dict[str, int]:
         """What there is to learn and to score, which is the same."""

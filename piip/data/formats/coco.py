@@ -16,7 +16,7 @@ from piip.data.formats.coco_format import CocoFormat
 from piip.data.formats.coco_json import Document, classes_of, read_checked
 from piip.data.formats.coco_objects import Objects, objects_of
 from piip.data.formats.coco_results import Results
-from piip.data.images import find_images, read_image
+from piip.data.images import find_images, nearly, read_image
 from piip.data.samples import ImageInfo, Sample
 from piip.data.sources import DataError, Source
 from piip.data.transforms import cuts
@@ -129,6 +129,6 @@ def _existing(source: Source, infos: list[ImageInfo], *, required: bool) -> list
         first = missing[0]
         raise DataError(
             f"{len(missing)} of {len(infos)} images not found in {source.images}, "
-            f"first {first.file_name!r} (image {first.image_id})"
+            f"first {first.file_name!r} (image {first.image_id}){nearly(source.images, first.file_name)}"
         )
     return [path or source.images / info.file_name for info, path in zip(infos, paths, strict=True)]

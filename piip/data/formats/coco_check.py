@@ -75,11 +75,13 @@ def _image_files(document: Document, folder: Path) -> Iterator[list[Problem]]:
 
 
 def _image_problem(image: dict[str, Any], path: Path | None, folder: Path) -> Problem | None:
-    from piip.data.images import SizeMismatchError, read_image
+    from piip.data.images import SizeMismatchError, nearly, read_image
 
     who = f"image {image.get('id')}"
     if path is None:
-        return Problem("image not found", f"{who}: not found: {folder / image['file_name']}")
+        return Problem(
+            "image not found", f"{who}: not found: {folder / image['file_name']}{nearly(folder, image['file_name'])}"
+        )
     height, width = image.get("height"), image.get("width")
     # without a size in the annotations (find_problems has told) the file itself is still looked at
     size = (height, width) if is_whole(height) and is_whole(width) else None

@@ -37,6 +37,12 @@ def in_unit_square(box: list[float], height: int, width: int) -> bool:
     return min(x, y) >= 0 and max(x + w, y + h) <= 1 and min(height, width) > 1
 
 
+def over_the_edge(box: list[float], height: int, width: int) -> float:
+    """Pixels that a box reaches out of its image, at most; 0 inside."""
+    x, y, w, h = box
+    return max(-x, -y, x + w - width, y + h - height, 0)
+
+
 class Fates:
     """Annotations counted by what becomes of them."""
 

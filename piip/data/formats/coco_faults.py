@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from piip.console import one_line
-from piip.data.formats.coco_counts import Fates, fate, in_unit_square, is_crowd
+from piip.data.formats.coco_counts import Fates, fate, in_unit_square, is_crowd, over_the_edge
 from piip.data.formats.coco_shapes import box_fault, has_mask, is_number, is_whole, segmentation_fault
 from piip.data.limits import ID_BITS, MOST_PIXELS
 from piip.data.problems import Problem
@@ -17,6 +17,9 @@ from piip.data.text import is_text
 TOO_LARGE = "Cut it into tiles or make it smaller, and its annotations with it"
 Sizes = Mapping[int, tuple[int, int]]
 """Image id -> (height, width), of images that have both."""
+
+ROUNDING = 1.0
+"""Pixels that boxes reach over the edge without a word: tools round, and some count a box's last pixel."""
 
 
 def find_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
@@ -153,6 +156,12 @@ def _left_out(annotation: Mapping[str, Any], who: str, size: tuple[int, int], fa
     elif becomes == "under a pixel":
         message = f"{who} has bbox {annotation['bbox']}, less than a pixel wide or high; left out"
         yield Problem("box under a pixel", message, fatal=False)
+    elif becomes == "learned" and (over := over_the_edge(annotation["bbox"], *size)) > ROUNDING:
+        message = (
+            f"{who} has bbox {annotation['bbox']}, which reaches {over:g} pixels out of the image of {size[1]} x {size[0]}; learned as "
+            "far as it is inside. If many do: x, y, width, height are wanted, not two corners"
+        )
+        yield Problem("box over the edge", message, fatal=False)
 
 
 def _short(value: Any) -> str:
