@@ -32,7 +32,7 @@ def run(head, dtype):
     grid = grid_of(maps, SIZES, 8)
     cells = head.encoder(maps, grid)
     proposals = head.selection(cells, grid)
-    return maps, proposals, head.decoder(proposals.boxes, cells, grid)
+    return maps, proposals, head.decoder(proposals[1], cells, grid)
 
 
 @BOTH
@@ -43,8 +43,7 @@ def test_maps_proposals_and_every_layer_are_the_official_codes(dtype, atol):
         maps, proposals, decoded = run(golden_head(dtype), dtype)
 
     ours = dict(zip(("neck0", "neck1", "neck2", "neck3"), maps, strict=True))
-    ours |= {"enc_topk_score": proposals.logits, "enc_topk_anchor": proposals.boxes}
-    ours |= {"cls": decoded.logits, "box": decoded.boxes}
+    ours |= dict(zip(("enc_topk_score", "enc_topk_anchor", "cls", "box"), (*proposals, *decoded), strict=True))
     for name, value in ours.items():
         torch.testing.assert_close(value, wanted[name].to(dtype), atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -65,10 +64,7 @@ def test_detections_are_the_official_codes(dtype, atol):
 @BOTH
 def test_the_nine_losses_are_the_official_codes(dtype, atol):
     _, proposals, decoded = run(golden_head(dtype), dtype)
-    logits, boxes = (
-        torch.cat([proposals.logits[None], decoded.logits]),
-        torch.cat([proposals.boxes[None], decoded.boxes]),
-    )
+    logits, boxes = (torch.cat([one[None], other]) for one, other in zip(proposals, decoded, strict=True))
     objects = Objects.of(targets(dtype), SIZES)
 
     found = losses_of(logits, boxes, matched(logits, boxes, objects), objects, torch.tensor(5.0, dtype=dtype))
@@ -115,8 +111,7 @@ def test_padding_changes_no_cell_and_no_proposal():
             grid = grid_of(maps, [(128, 128)], 8)
             cells = head.encoder(maps, grid)
             content = cells if grid.padding is None else cells[~grid.padding][None]
-            proposals = head.selection(cells, grid)
-            found.append((content, proposals.logits, proposals.boxes))
+            found.append((content, *head.selection(cells, grid)))
 
     assert [m.shape[3] for m in wide] == [24, 12, 6, 3]
     torch.testing.assert_close(found[0], found[1], atol=1e-9, rtol=0)
@@ -135,6 +130,38 @@ def test_a_cell_is_content_where_its_first_pixel_is():
 
     assert torch.equal(grid.padding, torch.cat(wanted, 1))
     assert grid_of(maps, [(128, 160)] * 2, 8).padding is None
+
+
+def test_a_layers_box_teaches_the_correction_before_it_and_none_further_back():
+    """Look forward twice; and the decoder teaches no proposal where to be."""
+    head = DINO(CHANNELS, SPEC.model_copy(update={"decoder_layers": 3}))
+    maps = head.neck(features())
+    grid = grid_of(maps, SIZES, 8)
+    cells = head.encoder(maps, grid).detach()
+    proposed = head.selection(cells, grid)[1]
+
+    _, boxes = head.decoder(proposed, cells, grid)
+    boxes[2].square().sum().backward()
+
+    taught = [mlp[-1].weight.grad is not None and bool(mlp[-1].weight.grad.any()) for mlp in head.decoder.boxes]
+    assert taught == [False, True, True]
+    assert proposed.requires_grad
+    assert all(parameter.grad is None for parameter in head.selection.parameters())
+
+
+def test_zero_3_finds_every_tensor_that_a_layer_with_weights_gives():
+    """It gathers the weights of a layer again when the gradient comes to what that layer gave: a tensor, or a tuple of them."""
+    head, given = golden_head(), {}
+    for name, module in head.named_modules():
+        if list(module.parameters(recurse=False)):
+            module.register_forward_hook(lambda _, __, out, name=name: given.setdefault(name, out))
+
+    head(features(), SIZES, targets())
+
+    holders = {name.rpartition(".")[0] for name, _ in head.named_parameters()}
+    assert set(given) == holders  # none is read behind the back of its layer's call
+    for out in given.values():
+        assert all(isinstance(each, torch.Tensor) for each in (out if isinstance(out, tuple) else (out,)))
 
 
 def test_small_images_have_fewer_queries_and_many_objects_take_them_all():

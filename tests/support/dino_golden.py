@@ -15,7 +15,7 @@ from torch import Tensor
 
 from piip.models.heads.dino.head import DINO
 from piip.spec import DINOSpec
-from piip.weights.names.dino import official_name
+from piip.weights.names.dino import official_name, split
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SAID = json.loads(gzip.decompress((GOLDEN / "dino_head_tiny.json.gz").read_bytes()))
@@ -46,11 +46,15 @@ def targets(dtype: torch.dtype = torch.float32) -> list[dict[str, Tensor]]:
 def golden_head(dtype: torch.dtype = torch.float32) -> DINO:
     """Ours, filled as the official one was; every tensor of it has a name and a shape there."""
     head = DINO(CHANNELS, SPEC).to(dtype)
-    keys = {f"bbox_head.{key}": (key, *said) for key, said in SAID["head"].items()}
-    keys |= {f"neck.{key}": (key, *said) for key, said in SAID["neck"].items()}
+    filled = {
+        f"{place}{key}": value(key, shape, scale=0.2, around_one=role == "norm_weight")
+        for place, part in (("bbox_head.", "head"), ("neck.", "neck"))
+        for key, (shape, role) in SAID[part].items()
+    }
+    theirs = split(filled)
     for ours, tensor in head.state_dict().items():
-        key, shape, role = keys.pop(official_name(f"head.{ours}", SPEC))
-        assert list(tensor.shape) == shape
-        tensor.copy_(value(key, shape, scale=0.2, around_one=role == "norm_weight"))
-    assert not keys
+        official = theirs.pop(official_name(f"head.{ours}", SPEC))
+        assert tensor.shape == official.shape
+        tensor.copy_(official)
+    assert not theirs
     return head

@@ -12,6 +12,7 @@ from piip.models.heads.dino.head import DINO
 from piip.presets import pico
 from piip.spec import DINOSpec, ModelSpec
 from piip.weights.names.dino import official_name as head_name
+from piip.weights.names.dino import split
 from piip.weights.names.mmdet import fit_weights, official_name, without_classes
 from piip.weights.read import Weights, WeightsError
 
@@ -37,9 +38,10 @@ def test_names_and_shapes_of_the_full_head_are_the_official_codes():
     with on_meta():
         head = DINO((128, 256, 512), DINOSpec())
 
-    ours = {head_name(f"head.{name}", DINOSpec()): list(p.shape) for name, p in head.named_parameters()}
+    ours = {head_name(f"head.{name}", DINOSpec()): p.shape for name, p in head.named_parameters()}
 
-    assert ours == SHAPES
+    theirs = split({name: torch.empty(shape, device="meta") for name, shape in SHAPES.items()})
+    assert ours == {name: tensor.shape for name, tensor in theirs.items()}
     count = {part: sum(p.numel() for p in getattr(head, part).parameters()) for part, _ in head.named_children()}
     assert count.pop("neck") == 1_411_072
     assert sum(count.values()) == 18_556_236
@@ -59,7 +61,12 @@ def model():
 
 @pytest.fixture
 def official(model):
-    return {official_name(name, SPEC): tensor for name, tensor in model.state_dict().items()}
+    """As a file has it, the decoder's three projections in one matrix."""
+    tensors = {official_name(name, SPEC): tensor for name, tensor in model.state_dict().items()}
+    for name in [name for name in tensors if ".query_key." in name]:
+        parts = tensors.pop(name), tensors.pop(name.replace("query_key", "value"))
+        tensors[name.replace("query_key.", "in_proj_")] = torch.cat(parts)
+    return tensors
 
 
 def detections(model):

@@ -1,6 +1,9 @@
 """mmdetection's names of a DINO's tensors."""
 
 import re
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from piip.spec import DINOSpec
 
@@ -36,7 +39,7 @@ PER_CLASS = (
 
 
 def official_name(name: str, spec: DINOSpec) -> str:
-    """The name of a parameter of our head.
+    """The name of a parameter of our head in a file that is `split`.
 
     Raises:
         ValueError: It is none.
@@ -49,3 +52,18 @@ def official_name(name: str, spec: DINOSpec) -> str:
         if count:
             return renamed
     raise ValueError(f"{name!r} is no parameter of a DINO")
+
+
+def split(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A file's tensors with the decoder's three projections, one matrix there, as our two layers: queries and keys, values."""
+    changed = dict(tensors)
+    for name in tensors:
+        if found := re.fullmatch(
+            rf"({_TRANSFORMER}decoder\.layers\.\d+\.attentions\.0\.attn\.)in_proj_(weight|bias)", name
+        ):
+            whole = changed.pop(name)
+            parts = whole.split([len(whole) * 2 // 3, len(whole) // 3])
+            changed |= {
+                f"{found[1]}{layer}.{found[2]}": part for layer, part in zip(("query_key", "value"), parts, strict=True)
+            }
+    return changed

@@ -99,7 +99,7 @@ def fit_weights(
     def why_not(name: str) -> str | None:
         return left_out(name.removeprefix("backbone."), backbone, spec.head.wants)
 
-    tensors = _background_first(_in_order(weights, classes))
+    tensors = dino.split(_background_first(_in_order(weights, classes)))
     return fit(
         tensors,
         wanted,

@@ -26,15 +26,15 @@ class Noised:
     wanted: Tensor
     """(B, D) which of the image's M objects each is to become; -1: none."""
 
-    def blocked(self, queries: int) -> Tensor:
-        """(Q, Q) True where a query must not look at another one, for `queries` in all, the noised ones first.
+    def visible(self, queries: int) -> Tensor:
+        """(Q, Q) True where a query may look at another one, for `queries` in all, the noised ones first.
 
         Groups do not see each other, and the learned queries see none of them: all would learn the answers.
         """
         noised = self.labels.shape[1]
         group = torch.full((queries,), -1, device=self.labels.device)
         group[:noised] = torch.arange(noised, device=group.device) // (noised // self.groups)
-        return (group >= 0) & (group[:, None] != group)
+        return (group < 0) | (group[:, None] == group)
 
 
 def noise(objects: Objects, spec: DINOSpec) -> Noised | None:

@@ -1,7 +1,5 @@
 """Cells of all levels look around in the pyramid; then the likeliest of them become the decoder's first boxes."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -49,16 +47,6 @@ class Encoder(nn.Module):
         return cells
 
 
-@dataclass(frozen=True)
-class Proposals:
-    """The likeliest cells of every image."""
-
-    logits: Tensor
-    """(B, Q, K)."""
-    boxes: Tensor
-    """(B, Q, 4) centre x, y, width, height in 0..1 of the content."""
-
-
 class Selection(nn.Module):
     """Every cell proposes a box around itself; those with the surest class are kept (two-stage, "mixed" query selection).
 
@@ -73,8 +61,17 @@ class Selection(nn.Module):
         self.classes = class_logits(spec)
         self.boxes = box_mlp(spec.embed_dim)
 
-    def forward(self, cells: Tensor, grid: Grid) -> Proposals:
-        """(B, S, C) -> the best `num_queries` of S proposals, or all where there are fewer cells."""
+    def forward(self, cells: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """The best proposals of all cells.
+
+        Args:
+            cells: (B, S, C).
+            grid: Theirs.
+
+        Returns:
+            Logits (B, Q, K), and boxes (B, Q, 4), centre x, y, width, height in 0..1 of the content; Q is `num_queries`, or S where
+            there are fewer cells.
+        """
         own_BS4 = self._own_boxes(grid)
         # padding, and what is so near an edge that its box would leave the image, proposes nothing
         possible = ((own_BS4 > 0.01) & (own_BS4 < 0.99)).all(-1, keepdim=True)
@@ -83,7 +80,8 @@ class Selection(nn.Module):
         logits = at_least_fp32(self.classes(seen))
         boxes = (at_least_fp32(self.boxes(seen)) + before_sigmoid).sigmoid()
         best_BQ1 = logits.amax(-1).topk(min(self.num_queries, logits.shape[1]), dim=1).indices[..., None]
-        return Proposals(*(every.gather(1, best_BQ1.expand(-1, -1, every.shape[-1])) for every in (logits, boxes)))
+        best = best_BQ1.expand(-1, -1, logits.shape[-1])
+        return logits.gather(1, best), boxes.gather(1, best_BQ1.expand(-1, -1, 4))
 
     def _own_boxes(self, grid: Grid) -> Tensor:
         """(B, S, 4) around a cell's centre, .05 of the image's sides on the finest level, twice as large on each other."""

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from piip.contracts import Size
-from piip.models.heads.dino.decoder import Decoded, Decoder
+from piip.models.heads.dino.decoder import Decoder
 from piip.models.heads.dino.denoising import Noised, noise
-from piip.models.heads.dino.encoder import Encoder, Proposals, Selection
+from piip.models.heads.dino.encoder import Encoder, Selection
 from piip.models.heads.dino.losses import losses_of, matched, mean_over_workers
 from piip.models.heads.dino.neck import ChannelMapper
 from piip.models.heads.dino.objects import Objects, corners, sides
@@ -62,11 +62,12 @@ class DINO(Fp32Head):
             cells = self.encoder(maps, grid)
             proposals = self.selection(cells, grid)
             if not self.training:
-                return self._detections(self.decoder(proposals.boxes, cells, grid), sizes)
+                logits, boxes = self.decoder(proposals[1], cells, grid)
+                return self._detections(logits[-1].sigmoid(), boxes[-1], sizes)
             assert targets is not None
             objects = Objects.of(targets, sizes)
             noised = noise(objects, self.spec)
-            return self._losses(proposals, self.decoder(proposals.boxes, cells, grid, noised), objects, noised)
+            return self._losses(proposals, self.decoder(proposals[1], cells, grid, noised), objects, noised)
 
     def probe(self, features: Sequence[Tensor]) -> dict[str, Callable[[], Sequence[Tensor]]]:
         """`neck`, `encoder`, `selection`, `decoder`; matching and losses are left out.
@@ -89,14 +90,12 @@ class DINO(Fp32Head):
             return []
 
         def selection() -> Sequence[Tensor]:
-            proposals = self.selection(left["cells"], grid())
-            left["boxes"] = proposals.boxes
-            return [proposals.logits, proposals.boxes]
+            logits, left["boxes"] = self.selection(left["cells"], grid())
+            return [logits, left["boxes"]]
 
         def decoder() -> Sequence[Tensor]:
             noised = self._most_noised(features[0]) if self.training else None
-            decoded = self.decoder(left.pop("boxes"), left.pop("cells"), grid(), noised)
-            return [decoded.logits, decoded.boxes]
+            return self.decoder(left.pop("boxes"), left.pop("cells"), grid(), noised)
 
         def in_precision(part: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]:
             def run() -> Sequence[Tensor]:
@@ -111,9 +110,8 @@ class DINO(Fp32Head):
     def _maps(self, features: Sequence[Tensor]) -> list[Tensor]:
         return [at_least_fp32(level) for level in self.neck([at_least_fp32(feature) for feature in features])]
 
-    def _detections(self, decoded: Decoded, sizes: Sequence[Size]) -> list[dict[str, Tensor]]:
-        """The surest pairs of query and class of the last layer."""
-        scores, boxes = decoded.logits[-1].sigmoid(), decoded.boxes[-1]
+    def _detections(self, scores: Tensor, boxes: Tensor, sizes: Sequence[Size]) -> list[dict[str, Tensor]]:
+        """The surest pairs of query and class, of scores (B, Q, K) and boxes (B, Q, 4)."""
         best = scores.flatten(1).topk(min(self.spec.max_detections, scores[0].numel()))
         labels, queries = best.indices % self.spec.num_classes, best.indices // self.spec.num_classes
         whole = sides(sizes, boxes)[:, None]
@@ -122,30 +120,30 @@ class DINO(Fp32Head):
         return [{"boxes": box, "labels": label, "scores": score} for box, label, score in found]
 
     def _losses(
-        self, proposals: Proposals, decoded: Decoded, objects: Objects, noised: Noised | None
+        self,
+        proposals: tuple[Tensor, Tensor],
+        decoded: tuple[Tensor, Tensor],
+        objects: Objects,
+        noised: Noised | None,
     ) -> dict[str, Tensor]:
         """All parts; the same keys whatever the batch holds."""
-        first = 0 if noised is None else noised.labels.shape[1]
-        groups = 0 if noised is None else noised.groups
-        queries = proposals.logits.shape[1]
+        first, groups = (0, 0) if noised is None else (noised.labels.shape[1], noised.groups)
+        asked = [each[:, :, first:] for each in decoded]
+        logits, boxes = (torch.cat([one[None], other]) for one, other in zip(proposals, asked, strict=True))
         # an object more than there are queries is nobody's
         counts = objects.present.sum(1)
-        positives = torch.stack([counts.clamp(max=queries).sum(), groups * counts.sum()]).to(decoded.boxes)
+        positives = torch.stack([counts.clamp(max=logits.shape[2]).sum(), groups * counts.sum()]).to(boxes)
         of_queries, of_noised = mean_over_workers(positives)
 
-        logits = torch.cat([proposals.logits[None], decoded.logits[:, :, first:]])
-        boxes = torch.cat([proposals.boxes[None], decoded.boxes[:, :, first:]])
         found = losses_of(logits, boxes, matched(logits, boxes, objects), objects, of_queries)
         losses = {f"loss_{name}": value[-1] for name, value in found.items()}
         losses |= {f"loss_layers_{name}": value[1:-1].sum() for name, value in found.items()}
         losses |= {f"loss_proposals_{name}": value[0] for name, value in found.items()}
 
-        shown = decoded.logits[:, :, :first], decoded.boxes[:, :, :first]
-        wanted = objects.labels.new_empty(objects.labels.shape[0], 0) if noised is None else noised.wanted
-        found = losses_of(*shown, wanted.expand(len(decoded.logits), -1, -1), objects, of_noised)
-        # without an object nothing reads the labels' embedding, and every parameter has a gradient (DDP waits for it)
-        unread = 0.0 if noised is not None else 0.0 * self.decoder.labels.weight.sum()
-        return losses | {f"loss_denoising_{name}": value.sum() + unread for name, value in found.items()}
+        logits, boxes = (each[:, :, :first] for each in decoded)
+        wanted = objects.labels.new_empty(len(counts), 0) if noised is None else noised.wanted
+        found = losses_of(logits, boxes, wanted.expand(len(logits), -1, -1), objects, of_noised)
+        return losses | {f"loss_denoising_{name}": value.sum() for name, value in found.items()}
 
     def _most_noised(self, like: Tensor) -> Noised:
         """One object in as many groups as there may be."""
