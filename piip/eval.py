@@ -82,7 +82,7 @@ def main(options: Options) -> int:
     given = given_source(options, store.load_spec(run_id).data) if own else {}
     # PyTorch from here on: a wrong id does not wait for it
     from piip.evaluation.rebuild import rebuild
-    from piip.evaluation.score import compared, digest_of, digest_tag, open_split, write_predictions
+    from piip.evaluation.score import compared, digest_of, digest_tag, open_split, with_names, write_predictions
 
     rebuilt = rebuild(store, run_id, options.checkpoint)
     data = open_split(rebuilt, options.split, given, max_images=options.max_images)
@@ -95,7 +95,7 @@ def main(options: Options) -> int:
     scored = compared(store, rebuilt, options.split, found.metrics, digest)
     folder = options.out or home.home() / "eval" / run_id / f"{scored.name}-{rebuilt.step}"
     assert found.table is not None
-    files = write_predictions(found.table, found.classes, folder)
+    files = write_predictions(with_names(found.table, data.classes), found.classes, folder)
     if digest is not None:
         store.log_batch(run_id, [], {digest_tag(scored.name): digest})
         store.log_metrics(run_id, scored.metrics, rebuilt.step)

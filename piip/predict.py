@@ -102,14 +102,14 @@ def predicted(rebuilt: "Rebuilt", path: Path, target: Path, score_threshold: flo
     Raises:
         DataError: The file cannot be used.
     """
-    from piip.evaluation.score import format_of, predict_file, rows_of
+    from piip.evaluation.score import format_of, predict_file, rows_of, with_names
 
     form = format_of(rebuilt)
     image, info, result = predict_file(rebuilt, form, path)
     form.draw(image, result, score_threshold=score_threshold).save(target)
     said = form.describe(result, score_threshold=score_threshold)
     print(f"{path} -> {target}: {said}", file=sys.stderr)
-    return rows_of(form.to_table([(info, result)]).drop_columns(["file_name"]))
+    return rows_of(with_names(form.to_table([(info, result)]).drop_columns(["file_name"]), form.classes))
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:

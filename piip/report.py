@@ -20,7 +20,8 @@ HELP = """Compare all trials of an experiment.
 Prints their table and writes report.html: one file that needs no other and can
 be sent by mail, with a table that sorts, score against GFLOPs and parameters
 with the Pareto front, curves and predictions. The figures lie beside it as PNG.
-What the score is, the data say; trials of several scores are ranked apart.
+What the score is, the data say; trials of several scores, or scored on
+different data, are ranked apart.
 Reads MLflow only (MLFLOW_TRACKING_URI, or mlflow.db under PIIP_HOME), so it
 runs anywhere, also while trials are still training.
 
@@ -55,6 +56,7 @@ def as_json(report: "Report") -> dict[str, Any]:
         "rankings": [
             {
                 "score": asdict(chapter.ranking.score),
+                "data": asdict(chapter.ranking.data),
                 "headline": chapter.headline,
                 "front": {
                     cost: [trial["run_id"] for trial in chapter.ranking.front(cost)] for cost in ("gflops", "params_m")
@@ -92,7 +94,8 @@ def _report(options: Options, store: "Store | None") -> int:
     for chapter in report.page.chapters:
         console.print(table_of(chapter.ranking, console.width))
         console.print(chapter.headline, markup=False, highlight=False)
-    print(f"\nreport: {report.path}")
+        print()
+    print(f"report: {report.path}")
     return 0
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piip.presets import mask_rcnn_1x, mask_rcnn_pico, pico, piip
-from piip.spec import BranchSpec, CNNSpec, ExperimentSpec, ImageNetSpec, PaperResult
+from piip.spec import Ade20kSpec, BranchSpec, CNNSpec, CocoSpec, ExperimentSpec, ImageNetSpec, PaperResult
 
 TSB = mask_rcnn_1x(piip("TSB", (1120, 896, 448)), PaperResult(box_ap=43.6, mask_ap=38.7))
 PICO_TB = mask_rcnn_pico(pico("TB", (256, 128)), steps=140)
@@ -394,3 +394,17 @@ def test_infinity_and_nan_are_no_numbers_of_a_spec():
     for value in (float("inf"), float("nan")):
         with pytest.raises(ValueError, match=r"optim\.lr"):
             TSB.override({"optim.lr": value})
+
+
+@pytest.mark.parametrize(
+    ("spec", "first", "said"),
+    [
+        (Ade20kSpec(), 1, "label maps: numbers 1 (cat) to 7 (kite) are the 2 classes, 0 and 255 ignored"),
+        (Ade20kSpec(ignore_value=0), 1, "label maps: numbers 1 (cat) to 7 (kite) are the 2 classes, 0 ignored"),
+        (Ade20kSpec(reduce_zero_label=False), 0, "label maps: numbers 0 (cat) to 7 (kite) are the 2 classes, 255 ignored: 0 is a class, "
+         "too (--set data.reduce_zero_label=true ignores it)"),
+        (CocoSpec(), 1, ""),
+    ],
+)  # fmt: skip
+def test_which_numbers_of_label_maps_are_classes_is_said(spec, first, said):
+    assert spec.reading([{"id": first, "name": "cat"}, {"id": 7, "name": "kite"}]) == said

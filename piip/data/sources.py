@@ -32,32 +32,23 @@ def locate(data: Data, split: str, custom: Mapping[str, Source] | None = None) -
     """The files of a split.
 
     Args:
-        data: Its `name` is one of its kind's `places` (under `data_root()`; `demo` under `home()`), or `custom`.
+        data: Its `name` is one of its kind's `places` (under `data_root()`; `demo` under `home()`), or what the user calls their own.
         split: `train`, `val`, or a key of `custom`.
-        custom: The user's own files by split; used by `custom` alone.
+        custom: The user's own files by split; used by names without a place alone.
 
     Raises:
         DataError: The name or split is unknown, or a file is not there.
     """
-    if data.name == "custom":
-        if not custom or split not in custom:
-            given = ", ".join(sorted(custom)) if custom else "none"
-            raise DataError(f"data 'custom' needs annotations and an image folder for {split!r}; given: {given}.")
+    if data.name in data.places:
+        source, advice = _placed(data, split)
+    elif custom and split in custom:
         source, advice = custom[split], "Give paths that are there."
-    elif data.name in data.places:
-        demo = data.name == "demo"
-        root = home() / "data" if demo else data_root()
-        part = {"train": "training", "val": "validation"}.get(split, split)
-        annotations, images, names = (
-            root / place.format(split=split, part=part) if place else None for place in data.places[data.name]
-        )
-        assert annotations is not None
-        assert images is not None
-        # a names file is a help, not a need: ADE20K's own download has one, its copies often do not
-        source = Source(annotations, images, names if names and names.is_file() else None)
-        advice = f"Make it: python -m piip.data.demo {root / 'demo'}" if demo else _advice(data.name)
     else:
-        raise DataError(f"no data set {data.name!r} for {words_for(data)}. There is: {', '.join(data.places)}, custom.")
+        given = ", ".join(sorted(custom)) if custom else "none"
+        raise DataError(
+            f"no data set {data.name!r} for {words_for(data)}. There is: {', '.join(data.places)}; any other name is of data of your "
+            f"own, which need annotations and an image folder for {split!r}; given: {given}."
+        )
     for path in (source.annotations, source.images):
         if not path.exists():
             raise DataError(f"{data.name} data not found: {path}. {advice}")
@@ -88,5 +79,17 @@ def check_form(path: Path, data: Data, *, what: Literal["annotations", "images"]
     )
 
 
-def _advice(name: str) -> str:
-    return f"Set PIIP_DATA to the folder that holds {name}/."
+def _placed(data: Data, split: str) -> tuple[Source, str]:
+    """The files of a data set that has its place, and what to do where they are not there."""
+    demo = data.name == "demo"
+    root = home() / "data" if demo else data_root()
+    part = {"train": "training", "val": "validation"}.get(split, split)
+    annotations, images, names = (
+        root / place.format(split=split, part=part) if place else None for place in data.places[data.name]
+    )
+    assert annotations is not None
+    assert images is not None
+    make = f"Make it: python -m piip.data.demo {root / 'demo'}"
+    advice = make if demo else f"Set PIIP_DATA to the folder that holds {data.name}/."
+    # a names file is a help, not a need: ADE20K's own download has one, its copies often do not
+    return Source(annotations, images, names if names and names.is_file() else None), advice

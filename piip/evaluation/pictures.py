@@ -19,12 +19,14 @@ COUNT = 6
 
 
 def keep(trial: Trial) -> None:
-    """Draw truth and predictions of a few validation images and keep them as the run's artifacts; once."""
+    """Draw truth and predictions of a few of the validation images that were scored and keep them as the run's artifacts; once."""
     folder = home.journal_dir(trial.key)
     predictions = folder / "predictions.parquet"
     if not predictions.is_file():  # drawn already, all of them: the last line below
         return
-    data = open_dataset(trial.spec.data, trial.sources["val"], trial.spec.model.input, training=False)
+    data = open_dataset(
+        trial.spec.data, trial.sources["val"], trial.spec.model.input, training=False, max_images=trial.max_eval_images
+    )
     table = pq.read_table(predictions)
     journal = Journal(folder, attempt=f"pictures-{uuid.uuid4()}", running=False)
     for number, index in enumerate(data.examples(COUNT)):

@@ -108,7 +108,7 @@ def source_of(rebuilt: Rebuilt, split: str, given: Mapping[str, Source]) -> Sour
     annotations, images, names = (tags.get(f"data.{split}.{part}") for part in ("annotations", "images", "names"))
     if annotations and images and Path(annotations).exists():
         return Source(Path(annotations), Path(images), Path(names) if names else None)
-    if annotations and rebuilt.spec.data.name == "custom":
+    if annotations and rebuilt.spec.data.name not in rebuilt.spec.data.places:
         raise DataError(
             f"the run's {split} data is not where it was, {annotations}. "
             "Give it as your own: --split NAME --annotations .. --images .."

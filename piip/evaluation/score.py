@@ -124,6 +124,20 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
 
 
+def with_names(table: pa.Table, classes: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Results of any kind of data with what the class of each row is called, beside its number.
+
+    Args:
+        table: Rows of results.
+        classes: {"id": the files' number, "name"} of all classes.
+    """
+    if "name" in table.column_names or "category_id" not in table.column_names:
+        return table
+    known = {category["id"]: category["name"] for category in classes}
+    names = [known.get(number) for number in table["category_id"].to_pylist()]
+    return table.add_column(table.column_names.index("category_id") + 1, "name", pa.array(names, pa.string()))
+
+
 def write_predictions(table: pa.Table, classes: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """Results as JSON and as Parquet, and the numbers of every class where there are some.
 

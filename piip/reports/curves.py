@@ -1,5 +1,6 @@
 """The figure of curves: loss, score and learning rate over steps."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from piip.reports.trials import Trial
 
 Histories = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 """Run id -> `loss`, `lr`, `score` -> (step, value) pairs."""
+FEW = 12
+"""Points up to which each of them is marked; one alone has no line."""
 
 
 def curves(ranking: Ranking, histories: Histories, theme: Theme = LIGHT) -> Figure:
@@ -46,15 +49,29 @@ def curves(ranking: Ranking, histories: Histories, theme: Theme = LIGHT) -> Figu
         for trial in reversed(shown):  # the best trial is drawn last, on top
             series = histories[trial["run_id"]].get(key, ())
             if series:
-                _curve(axes, series, lines[trial["run_id"]], smooth=key == "loss", dots=key == "score")
-        axes.set_xlim(left=0)
-        if all(value >= 0 for trial in shown for _, value in histories[trial["run_id"]].get(key, ())):
-            axes.set_ylim(bottom=0)
+                _curve(
+                    axes,
+                    series,
+                    lines[trial["run_id"]],
+                    smooth=key == "loss",
+                    dots=key == "score" or len(series) <= FEW,
+                )
+        if not axes.lines:
+            axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", color=theme.ink, alpha=0.7)
+        _limits(axes, [point for trial in shown for point in histories[trial["run_id"]].get(key, ())])
     panels["score"].set_ylabel(f"{words.better(score)} is better", color=theme.ink, fontsize=12)
     panels["lr"].ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
     panels["lr"].yaxis.get_offset_text().set_color(theme.ink)
     _names(figure.add_subplot(grid[1, 1]), shown, lines, theme)
     return figure
+
+
+def _limits(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
+    """From step 0 and, where no value is below it, from 0 on; with room for a point that is alone."""
+    axes.set_xlim(0, 1.04 * max((step for step, _ in points), default=1) or 1)
+    values = [value for _, value in points if math.isfinite(value)]
+    if all(value >= 0 for value in values):
+        axes.set_ylim(0, 1.08 * max(values, default=1) or 1)
 
 
 def _names(axes: Axes, trials: Sequence[Trial], lines: Mapping[str, tuple[str, Any]], theme: Theme) -> None:

@@ -16,6 +16,9 @@ from piip.reports.trials import Trial
 
 COSTS = {"gflops": "GFLOPs of one image (MAC = 1)", "params_m": "parameters, millions"}
 
+ALIKE = 0.01
+"""Values that differ by less than this share of their size are drawn as equal: an axis of nothing but rounding misleads."""
+
 
 def png(figure: Figure) -> bytes:
     """The figure as PNG."""
@@ -75,20 +78,27 @@ def _limits(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     """Room for labels at every side; a logarithmic cost axis where costs span more than a factor of ten."""
     costs, gains = [x for x, _ in points], [y for _, y in points]
     low, high = min(costs), max(costs)
+    axes.ticklabel_format(useOffset=False)  # 4.1, not 0.1 with +4 at the axis' end
     if low > 0 and high / low > 10:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.5, high * 1.7)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
-        span = (high - low) or high or 1
+        span = _span(low, high) or 1
         axes.set_xlim(max(0, low - 0.15 * span), high + 0.22 * span)
     low, high = min(gains), max(gains)
-    span = (high - low) or abs(high) or 0.1
+    span = _span(low, high) or 0.1
     bottom, top = low - 0.15 * span, high + 0.18 * span
     # no room below 0 or above 1 where the score has none
     axes.set_ylim(max(0, bottom) if low >= 0 else bottom, min(1, top) if low >= 0 and high <= 1 else top)
+
+
+def _span(low: float, high: float) -> float:
+    """What an axis has to show: the range, or all from 0 on where values are as good as equal. 0 of nothing but zeros."""
+    size = max(abs(low), abs(high))
+    return high - low if high - low > ALIKE * size else size
 
 
 def _steps(points: Sequence[tuple[float, float]], right: float, worst: float) -> list[tuple[float, float]]:

@@ -48,7 +48,7 @@ def gather(experiment: str, store: Store, made: str) -> Page:
     return Page(
         experiment=experiment,
         made=f"{made}, from {place(store.where)}",
-        chapters=[_chapter(ranking, members, store, alone=len(ranked) == 1) for ranking in ranked],
+        chapters=[_chapter(ranking, members, store, _suffix(ranking, ranked)) for ranking in ranked],
         provenance=provenance(members),
         settings=settings(members),
     )
@@ -62,14 +62,22 @@ def _say_what_is_left_out(experiment: str, runs: Sequence[RunInfo], store: Store
             log.warning("%s is left out: %s", run.name, store.deleted(run.run_id))
 
 
-def _chapter(ranking: Ranking, runs: Sequence[RunInfo], store: Store, *, alone: bool) -> Chapter:
-    """What there is to say of one ranking; where it is not alone, the files of its figures name its score."""
+def _suffix(ranking: Ranking, ranked: Sequence[Ranking]) -> str:
+    """How names of a ranking's figures end: with its score and its data, where others have others."""
+    alike = [other for other in ranked if other.score.name == ranking.score.name]
+    score = [ranking.score.name.replace("/", "_")] if len(alike) < len(ranked) else []
+    data = [ranking.data.slug] if len(alike) > 1 else []
+    return "".join(f"_{part}" for part in score + data)
+
+
+def _chapter(ranking: Ranking, runs: Sequence[RunInfo], store: Store, suffix: str) -> Chapter:
+    """What there is to say of one ranking."""
     members = {trial["run_id"] for trial in ranking.trials}
     histories = _histories([run for run in runs if run.run_id in members], ranking.score, store)
     return Chapter(
         ranking,
         headline(ranking),
-        _plots(ranking, histories, "" if alone else f"_{ranking.score.name.replace('/', '_')}"),
+        _plots(ranking, histories, suffix),
         {
             f"{trial['label']}: {ranking.score.label} {trial['score']:.3f}": paths
             for trial in ranking.scored[:SHOWN]
@@ -91,7 +99,7 @@ def headline(ranking: Ranking) -> str:
     costs = [("GFLOPs", best["gflops"], ".2f"), ("M parameters", best["params_m"], ".1f")]
     price = " and ".join(f"{value:{form}} {unit}" for unit, value, form in costs if value is not None)
     answer = (
-        f"{best['label']} has the {words.best(score)} {score.label} of {len(ranking.trials)} trials: "
+        f"{best['label']} has the {words.best(score)} {score.label} of {len(ranking.trials)} trials on {ranking.data}: "
         f"{best['score']:.3f}{others}{price and f' at {price}'}."
     )
     return answer + (f" Without {score.label}: {absent}." if absent else "")

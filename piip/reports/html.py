@@ -20,11 +20,10 @@ WIDEST = 1200
 def render(page: Page) -> str:
     """The page as one self-contained HTML document."""
     css, script = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    several = len(page.chapters) > 1
     body = [
         f"<h1>{escape(page.experiment)}</h1><p class='quiet'>{escape(page.made)}</p>",
-        _apart(page.chapters) if several else "",
-        *(part for chapter in page.chapters for part in _chapter(chapter, named=several)),
+        _apart(page.chapters),
+        *(part for chapter in page.chapters for part in _chapter(chapter)),
         f"<h2>How it was made</h2>{_facts(page.provenance)}",
         f"<details><summary>Settings all trials share ({len(page.settings)})</summary>",
         f"{_facts(page.settings)}</details>",
@@ -39,18 +38,20 @@ def render(page: Page) -> str:
 
 
 def _apart(chapters: Sequence[Chapter]) -> str:
-    """Says that there are several scores, and that none is compared with another."""
-    scores = ", ".join(f"{c.ranking.score.label} ({c.ranking.score.name})" for c in chapters)
-    return f"<p>Trials of several scores, each ranked by its own: {escape(scores)}.</p>"
+    """Says that there are several scores or data, and that no trial of one is compared with one of another; else nothing."""
+    scores = list(dict.fromkeys(f"{c.ranking.score.label} ({c.ranking.score.name})" for c in chapters))
+    data = list(dict.fromkeys(str(c.ranking.data) for c in chapters))
+    said = [f"Trials of several scores, each ranked by its own: {', '.join(scores)}."] if len(scores) > 1 else []
+    said += [f"Trials scored on different data are ranked apart: {', '.join(data)}."] if len(data) > 1 else []
+    return f"<p>{escape(' '.join(said))}</p>" if said else ""
 
 
-def _chapter(chapter: Chapter, *, named: bool) -> list[str]:
-    """The answer, the table, the figures and the predictions of one ranking; `named` where there are others."""
+def _chapter(chapter: Chapter) -> list[str]:
+    """The answer, the table, the figures and the predictions of one ranking."""
     ranking = chapter.ranking
-    by = f" by {escape(ranking.score.label)}" if named else ""
     return [
         f"<div class='answer'><p>{escape(chapter.headline)}</p>{_short(ranking.trials)}{_ladder(ranking)}</div>",
-        f"<h2>Trials{by}</h2>{table(ranking)}",
+        f"<h2>Trials by {escape(ranking.score.label)} on {escape(str(ranking.data))}</h2>{table(ranking)}",
         *_plots(chapter.plots),
         _pictures(chapter.pictures),
     ]

@@ -22,7 +22,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Chapter:
-    """What is said of the trials that one score ranks."""
+    """What is said of the trials that one score on the same data ranks."""
 
     ranking: Ranking
     headline: str

@@ -1,4 +1,4 @@
-"""Who is best: trials in the order of the score their tags name. Trials of different scores are never compared."""
+"""Who is best: trials in the order of the score their tags name. Trials of different scores, or of different data, are never compared."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from piip.contracts import Score
 from piip.record.scores import scores_of
 from piip.reports.naming import unique_labels
 from piip.reports.pareto import pareto_front
+from piip.reports.scored_on import ScoredOn, data_key, scored_on, told_apart
 from piip.reports.trials import Trial, row, trials_of
 from piip.tracking.store import RunInfo
 
@@ -17,11 +18,12 @@ FEW_STEPS = 500
 
 @dataclass(frozen=True)
 class Ranking:
-    """Trials that one score ranks, best first; those without it (failed, still running) come last and are not dropped."""
+    """Trials that one score on the same data ranks, best first; those without it (failed, still running) come last, none is dropped."""
 
     scores: tuple[Score, ...]
     """The one that ranks, then those further ones that a trial has logged."""
     trials: Sequence[Trial]
+    data: ScoredOn
 
     @property
     def score(self) -> Score:
@@ -49,16 +51,21 @@ class Ranking:
 
 
 def rankings(runs: Sequence[RunInfo]) -> list[Ranking]:
-    """The trials of an experiment, a ranking for each score they have, by its name.
+    """The trials of an experiment, a ranking for each score on each data they have.
+
+    By the score's name, then those that have figures, the newest data first.
 
     Args:
         runs: All runs, parents included.
     """
-    groups: dict[tuple[str, str], list[RunInfo]] = defaultdict(list)
+    groups: dict[tuple[str, str, tuple[str, int]], list[RunInfo]] = defaultdict(list)
     for run in trials_of(runs):
         score = scores_of(run.tags)[0]
-        groups[score.name, score.mode].append(run)
-    return [_ranking(groups[key]) for key in sorted(groups)]
+        groups[score.name, score.mode, data_key(run)].append(run)
+    keys = sorted(groups, key=lambda key: (*key[:2], -max(run.start_ms for run in groups[key])))
+    data = told_apart([scored_on(groups[key]) for key in keys])
+    ranked = [_ranking(groups[key], its) for key, its in zip(keys, data, strict=True)]
+    return sorted(ranked, key=lambda ranking: (ranking.score.name, not ranking.scored))
 
 
 def trials_in(ranked: Sequence[Ranking]) -> list[Trial]:
@@ -66,13 +73,13 @@ def trials_in(ranked: Sequence[Ranking]) -> list[Trial]:
     return [trial for ranking in ranked for trial in ranking.trials]
 
 
-def _ranking(runs: Sequence[RunInfo]) -> Ranking:
-    """Rank runs whose first score is the same."""
+def _ranking(runs: Sequence[RunInfo], data: ScoredOn) -> Ranking:
+    """Rank runs whose first score is the same, on the same data."""
     known = {score.name: score for run in reversed(runs) for score in scores_of(run.tags)}  # the newest run says how
-    rows = [row(run, list(known.values())) for run in runs]
+    rows = [row(run, list(known.values()), str(data)) for run in runs]
     first, *further = known.values()
     logged = [score for score in further if any(trial["scores"][score.name] is not None for trial in rows)]
-    ranking = Ranking((first, *logged), rows)
+    ranking = Ranking((first, *logged), rows, data)
     rows.sort(key=lambda trial: (trial["score"] is None, -ranking.gain(trial), trial["name"]))
     params = {run.run_id: run.params for run in runs}
     plain = [" ".join(filter(None, [t["family"], "/".join(map(str, t["resolutions"]))])) for t in rows]

@@ -7,6 +7,7 @@ from rich import box
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from piip.contracts import Score
 from piip.reports import words
@@ -59,44 +60,59 @@ STYLE = {"finished": "green", "failed": "bold red", "interrupted": "red", "runni
 
 def tables(ranked: Sequence[Ranking], width: int = 80) -> Group:
     """A terminal table for each ranking; see `table_of`."""
-    return Group(*(table_of(ranking, width) for ranking in ranked))
+    return Group(*(part for ranking in ranked for part in (table_of(ranking, width), "")))
 
 
-def table_of(ranking: Ranking, width: int = 80) -> Table:
-    """Trials as a terminal table, best first, 80 columns wide where names are short.
+def table_of(ranking: Ranking, width: int = 80) -> Group:
+    """Trials as a terminal table, best first; what they were scored on above it, notes and what all of them share below.
 
-    Columns without a figure are left out. Below the table: notes, and kernel and engine where all trials share them.
+    Columns without a figure are left out, and of the others those that matter least until the table fits: names, score, status and the
+    beginning of each run's id (enough for --run-id) stay.
 
     Args:
-        ranking: Of one score.
-        width: Characters; where they leave room for it, the beginning of each run's id (enough for --run-id) is a column.
+        ranking: Of one score on the same data.
+        width: Characters.
     """
-    wide = _table(ranking, ids=True)
-    return wide if Console(width=1000).measure(wide).maximum <= width else _table(ranking, ids=False)
-
-
-def _table(ranking: Ranking, *, ids: bool) -> Table:
-    trials = ranking.trials
-    figures = [c for c in columns(ranking.scores) if any(c.of(trial) is not None for trial in trials)]
-    same, differing = shared(ranking.scored or trials, ("kernel", "engine"))
-    table = Table(
-        box=box.SIMPLE_HEAD, caption=escape("\n".join(_below(ranking, same))), caption_justify="left", pad_edge=False
+    figures = [c for c in columns(ranking.scores) if any(c.of(trial) is not None for trial in ranking.trials)]
+    same, differing = shared(ranking.scored or ranking.trials, ("kernel", "engine"))
+    extra, left_out = _by_importance(ranking, figures, differing), list[str]()
+    table = _table(ranking, figures, differing, width)
+    while extra and Console(width=1000).measure(table).maximum > width:
+        left_out.insert(0, extra.pop())
+        table = _table(
+            ranking, [c for c in figures if c.heading not in left_out], [d for d in differing if d in extra], width
+        )
+    below = _below(ranking, same) + ([f"no room for {', '.join(left_out)}"] if left_out else [])
+    return Group(
+        Text(f"by {ranking.score.label} on {ranking.data}", style="bold"), table, Text("\n".join(below), style="italic")
     )
+
+
+def _by_importance(ranking: Ranking, figures: Sequence[Column], differing: Sequence[str]) -> list[str]:
+    """Headings of columns that a narrow table may be without, what matters most first."""
+    gflops, params, *costs = (column.heading for column in COSTS)
+    scores = [_column(score).heading for score in ranking.scores[1:]]
+    order = [gflops, *scores, params, *differing, *reversed(costs)]
+    there = {column.heading for column in figures} | set(differing)
+    return [heading for heading in order if heading in there]
+
+
+def _table(ranking: Ranking, figures: Sequence[Column], differing: Sequence[str], width: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.padding = 0
     table.add_column("#", justify="right", no_wrap=True, min_width=2)
     table.add_column("", no_wrap=True, min_width=1)
-    table.add_column("trial", no_wrap=True)
+    table.add_column("trial", max_width=max(20, width // 2 - 6))
     for column in figures:
-        table.add_column(column.short, justify="right", min_width=4)
+        table.add_column(column.short, justify="right", min_width=4, no_wrap=True)
     table.add_column("status", no_wrap=True, min_width=8)
     for heading in differing:
         table.add_column(heading, overflow="fold")
-    if ids:
-        table.add_column("run", no_wrap=True)
-    for trial in trials:
+    table.add_column("run", no_wrap=True)
+    for trial in ranking.trials:
         cells = [trial["label"], *(number(column.of(trial), column.form) for column in figures)]
         status = f"[{STYLE.get(trial['status'], 'cyan')}]{trial['status']}[/]"
-        tail = [escape(trial[key]) for key in differing] + ([_short_id(trial["run_id"])] if ids else [])
+        tail = [*(escape(trial[key]) for key in differing), _short_id(trial["run_id"])]
         table.add_row(str(trial["number"]), "◆" if trial["front"] else "", *map(escape, cells), status, *tail)
     return table
 

@@ -38,6 +38,8 @@ class Trial(TypedDict):
     """The best over the training."""
     scores: dict[str, float | None]
     """All scores of its data by name, the one that ranks first; of the best evaluation."""
+    data: str
+    """What it was scored on: `birds (80 images)`."""
     gflops: float | None
     params_m: float | None
     images_per_second: float | None
@@ -49,7 +51,7 @@ class Trial(TypedDict):
     """Wall time of the worker's last attempt, known when the trial ended."""
     note: str
     front: bool
-    """On the Pareto front of the score against GFLOPs, among trials that the same score ranks."""
+    """On the Pareto front of the score against GFLOPs, among trials that the same score on the same data ranks."""
 
 
 def trials_of(runs: Sequence[RunInfo]) -> list[RunInfo]:
@@ -60,12 +62,13 @@ def trials_of(runs: Sequence[RunInfo]) -> list[RunInfo]:
     ]
 
 
-def row(run: RunInfo, scores: Sequence[Score]) -> Trial:
+def row(run: RunInfo, scores: Sequence[Score], data: str) -> Trial:
     """A run in plain values; what depends on the other trials (number, label, front) is yet to be filled in.
 
     Args:
         run: A trial.
         scores: What to show of it, the one that ranks first.
+        data: What it was scored on.
     """
     family, kind = family_of(run)
     seconds = _metric(run, "time/worker_seconds")
@@ -80,6 +83,7 @@ def row(run: RunInfo, scores: Sequence[Score]) -> Trial:
         score_name=scores[0].name,
         score=values[scores[0].name],
         scores=values,
+        data=data,
         gflops=_metric(run, "cost/gflops"),
         params_m=_metric(run, "cost/params_m"),
         images_per_second=_metric(run, "train/images_per_second_mean", "train/images_per_second"),

@@ -1,48 +1,20 @@
 """Data sets, one class a kind of data. Where the files are is not in the spec (see piip/data)."""
 
 import math
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self, get_args
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from piip.contracts import Score
-from piip.spec.base import Added, Spec
+from piip.spec.base import Added
+from piip.spec.places import DataName, DataSpec, Places
 
 RAND_AUGMENT = r"^rand-m\d+(\.\d+)?(-n\d+)?(-mstd\d+(\.\d+)?)?-inc1$"
 
 
-class Places(NamedTuple):
-    """Where a named data set's files lie below its root; `{split}` is train or val, `{part}` training or validation."""
-
-    annotations: str
-    images: str
-    names: str | None = None
-    """The file that names the classes, where annotations do not."""
-
-    @property
-    def apart(self) -> bool:
-        """Whether annotations lie elsewhere than images; class folders are both."""
-        return self.annotations != self.images
-
-    @property
-    def one_file(self) -> bool:
-        """Whether the annotations of a split are one file, not a folder."""
-        return self.annotations.endswith(".json")
-
-
 Limits = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 """The most that the long side and the short side may have, in pixels."""
-
-
-class DataSpec(Spec):
-    """What all kinds of data say of themselves."""
-
-    places: ClassVar[dict[str, Places]] = {}
-    """Where named data sets of this kind lie."""
-    task: ClassVar[str] = ""
-    """What is learned from it, in the word people use."""
-    holds: ClassVar[str] = ""
-    """What its annotations hold, for who gives something else."""
 
 
 class CocoSpec(DataSpec):
@@ -51,15 +23,14 @@ class CocoSpec(DataSpec):
     task: ClassVar[str] = "detection"
     holds: ClassVar[str] = "COCO-format JSON, with the lists images, annotations and categories"
     scores: ClassVar[tuple[Score, ...]] = (Score("coco/box_ap", "box AP"), Score("coco/mask_ap", "mask AP"))
-    """The first ranks runs, all are shown."""
     places: ClassVar[dict[str, Places]] = {
         "coco": Places("coco/annotations/instances_{split}2017.json", "coco/{split}2017"),
         "demo": Places("demo/annotations/instances_{split}.json", "demo/{split}"),
     }
 
     kind: Literal["coco"] = "coco"
-    name: str = "coco"
-    """`coco` (under PIIP_DATA), `demo` (made under PIIP_HOME) or `custom` (paths given on the command line)."""
+    name: DataName = "coco"
+    """`coco` (under PIIP_DATA), `demo` (made under PIIP_HOME); any other: what you call your own files (on the command line)."""
     short_ratio: float = Field(default=800 / 1333, gt=0, le=1)
     """The short side is at most floor(resolution * short_ratio); the long side at most `resolution`."""
     scale: Annotated[Limits | None, Added(None)] = None
@@ -112,8 +83,8 @@ class Ade20kSpec(DataSpec):
     }
 
     kind: Literal["ade20k"] = "ade20k"
-    name: str = "ade20k"
-    """`ade20k` (under PIIP_DATA), `demo` (made under PIIP_HOME) or `custom`."""
+    name: DataName = "ade20k"
+    """`ade20k` (under PIIP_DATA), `demo` (made under PIIP_HOME); any other: what you call your own files."""
     reduce_zero_label: bool = True
     """0 in a map is what belongs to no class and is ignored; classes count from 1. False: classes count from 0."""
     ignore_value: int = Field(default=255, ge=0, le=65535)
@@ -130,6 +101,16 @@ class Ade20kSpec(DataSpec):
     """In evaluation images are zero padded, right and bottom, to a multiple of this: 1, or one of 32."""
     broken_images: Literal["refuse", "skip"] = "refuse"
     """What training does with an image or a map that cannot be used."""
+
+    def reading(self, classes: Sequence[Mapping[str, Any]]) -> str:
+        """Which numbers of the maps are classes: `0 (other) to 13 (star)`, and which are ignored."""
+        first, last = classes[0], classes[-1]
+        ignored = ["0", str(self.ignore_value)] if self.reduce_zero_label else [str(self.ignore_value)]
+        zero = "" if self.reduce_zero_label else ": 0 is a class, too (--set data.reduce_zero_label=true ignores it)"
+        return (
+            f"label maps: numbers {first['id']} ({first['name']}) to {last['id']} ({last['name']}) are the {len(classes)} classes, "
+            f"{' and '.join(dict.fromkeys(ignored))} ignored{zero}"
+        )
 
     @model_validator(mode="after")
     def _draws_are_possible(self) -> Self:
@@ -160,8 +141,8 @@ class ImageNetSpec(DataSpec):
     }
 
     kind: Literal["imagenet"] = "imagenet"
-    name: str = "imagenet"
-    """`imagenet` (under PIIP_DATA), `demo` (made under PIIP_HOME) or `custom`."""
+    name: DataName = "imagenet"
+    """`imagenet` (under PIIP_DATA), `demo` (made under PIIP_HOME); any other: what you call your own files."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     crop_ratio: float = Field(default=1.0, gt=0, le=1)
     """Evaluation resizes the short side to resolution / crop_ratio and cuts out the middle."""

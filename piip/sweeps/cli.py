@@ -20,7 +20,7 @@ from piip.data.sources import Source
 from piip.nearest import nearest
 from piip.options import Count, ExperimentName, Positive, UsageError
 from piip.spec import ExperimentSpec
-from piip.sweeps.own_data import OwnData, check_there, own_sources
+from piip.sweeps.own_data import OwnData, check_there, own_named, own_sources
 from piip.tracking import address
 
 Rows = Mapping[str, Sequence[ExperimentSpec]]
@@ -42,7 +42,8 @@ class Options:
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Change a field of every row, e.g. --set optim.lr=3e-4 --set model.backbone.branches.0.resolution=320."""
     experiment: ExperimentName | None = None
-    """The MLflow experiment that runs go to; not given: the file's name and the scale, as sweep_resolutions_pico."""
+    """The MLflow experiment that runs go to; not given: the file's name and the scale, as sweep_resolutions_pico, and what your own
+    data are called (--set data.name=birds; not set: as their folder is)."""
     workers: Count = 1
     """Processes that train one trial together, each with its share of the batch."""
     cpus_per_worker: Count = 1
@@ -113,7 +114,9 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
         if spec.data.name != "demo":  # which is made below
             sources_of(spec, custom)
     address.check(home.tracking_uri())
-    return _train(specs, custom, options.experiment or f"{experiment}_{scale}", options)
+    return _train(
+        specs, custom, options.experiment or "_".join([experiment, scale, *_renamed(rows[scale], specs)]), options
+    )
 
 
 def _train(specs: Sequence[ExperimentSpec], custom: Mapping[str, Source], experiment: str, options: Options) -> int:
@@ -178,8 +181,13 @@ def select(rows: Sequence[ExperimentSpec], options: Options) -> list[ExperimentS
     for name in options.rows:
         if name not in by_name:
             raise UsageError(f"no row {name!r}. {nearest(name, by_name)} All rows: --list")
-    own = {"data.name": "custom"} if options.own.given else {}
-    return [overridden(by_name[name], options.set).override(own) for name in options.rows or by_name]
+    specs = [overridden(by_name[name], options.set) for name in options.rows or by_name]
+    return own_named(options.own, specs, said=any(text.startswith("data.name=") for text in options.set))
+
+
+def _renamed(rows: Sequence[ExperimentSpec], specs: Sequence[ExperimentSpec]) -> list[str]:
+    """Names of data that are not the rows' own: their trials are compared with nothing on the rows' data."""
+    return sorted({spec.data.name for spec in specs} - {row.data.name for row in rows})
 
 
 def list_within(specs: Sequence[ExperimentSpec], over: Mapping[str, str], *, as_json: bool) -> int:

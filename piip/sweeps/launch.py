@@ -54,7 +54,7 @@ class Sweep:
     """Begin finished and unfinished trials anew."""
     max_eval_images: int | None = None
     custom: Mapping[str, Source] = field(default_factory=dict)
-    """Split -> files of a data set of the user's own (data.name = custom)."""
+    """Split -> files of a data set of the user's own."""
     command: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Tells this call from others of the same rows, that may run beside it."""
 
@@ -86,7 +86,7 @@ def run_sweep(sweep: Sweep) -> Outcome:
     checkpoint and its journal, and a finished one is not run again.
 
     Raises:
-        ValueError: Bad data, trials that the cluster can never fit, or ASHA among trials of several scores; nothing was started.
+        ValueError: Bad data, trials that the cluster can never fit, or ASHA among trials of several scores or data; nothing was started.
     """
     began = time.monotonic()
     if why := keeps_locks_to_itself(home.home()):
@@ -97,7 +97,7 @@ def run_sweep(sweep: Sweep) -> Outcome:
         shared_score(sweep.specs)
     parent_key, planned = plan_trials(
         sweep.specs, experiment=sweep.experiment, resources=sweep.resources, custom=sweep.custom,
-        max_eval_images=sweep.max_eval_images, fresh=sweep.fresh,
+        max_eval_images=sweep.max_eval_images, fresh=sweep.fresh, compared=sweep.asha,
     )  # fmt: skip
     # what ASHA stopped stays stopped as long as the sweep asks for ASHA
     done = {"FINISHED", "STOPPED"} if sweep.asha else {"FINISHED"}

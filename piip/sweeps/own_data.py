@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from piip.data.own_name import own_name
 from piip.data.sources import Source, check_form
 from piip.options import UsageError
 from piip.spec import CocoSpec, Data, ExperimentSpec
@@ -67,6 +68,30 @@ def own_sources(own: OwnData, specs: Sequence[ExperimentSpec]) -> dict[str, Sour
         split: Source(given.get(f"--{split}-annotations", folder), folder, given.get("--names"))
         for split, folder in images.items()
     }
+
+
+def own_named(own: OwnData, specs: Sequence[ExperimentSpec], *, said: bool) -> list[ExperimentSpec]:
+    """The rows, reading the user's own files under a name of theirs; unchanged where no file is given.
+
+    Args:
+        own: The flags.
+        specs: With the overrides of the command line.
+        said: Whether these say data.name.
+
+    Raises:
+        UsageError: They say the name of other data.
+    """
+    paths = [path for flag, path in sorted(own.given.items(), reverse=True) if flag != "--names"]
+    if not paths:
+        return list(specs)
+    taken = {place for spec in specs for place in spec.data.places}
+    known = sorted({spec.data.name for spec in specs if said} & taken)
+    if known:
+        raise UsageError(
+            f"--set data.name={known[0]}: that is the name of other data, and files of your own are given. Call them otherwise, "
+            f"or leave it out: {own_name(paths, taken)}"
+        )
+    return list(specs) if said else [spec.override({"data.name": own_name(paths, taken)}) for spec in specs]
 
 
 def check_there(own: OwnData, specs: Sequence[ExperimentSpec]) -> None:

@@ -43,16 +43,25 @@ class Planned:
 
 def plan_trials(
     specs: Sequence[ExperimentSpec], *, experiment: str, resources: Resources, custom: Mapping[str, Source] | None = None,
-    max_eval_images: int | None = None, fresh: bool = False,
+    max_eval_images: int | None = None, fresh: bool = False, compared: bool = False,
 ) -> tuple[str, list[Planned]]:  # fmt: skip
     """Check every spec against its data, open the parent's and the trials' records.
+
+    Args:
+        specs: The rows.
+        experiment: MLflow's.
+        resources: Of each trial.
+        custom: The user's own files by split.
+        max_eval_images: Score these only.
+        fresh: Begin finished and unfinished trials anew.
+        compared: Refuse trials that are not scored on the same data.
 
     Returns:
         The parent's key and the planned trials, in the order of `specs`.
 
     Raises:
         ValueError: Attention or a kernel that workers cannot run, data missing or damaged, classes that do not match, workers
-            that do not divide the batch.
+            that do not divide the batch, other data where they are to be the same.
     """
     check(specs, workers=resources.workers, gpus_per_worker=resources.gpus_per_worker)
     splits = Splits(custom, max_eval_images)
@@ -67,11 +76,25 @@ def plan_trials(
         key = trial_key(spec, data_tags(data), fresh=fresh, max_eval_images=max_eval_images)
         sources = {name: split.source for name, split in data.items()}
         trials.append((Trial(spec, key, sources, max_eval_images), data))
+    if compared:
+        _check_one_yardstick(trials)
     for (said, there), file in changed.items():
         if said != there:
             log.warning("model.head.num_classes is %d, not %d: as many classes as there are in %s", there, said, file)
+    for line in dict.fromkeys(trial.spec.data.reading(data["train"].classes) for trial, data in trials):
+        if line:
+            log.warning("%s", line)
     parent_key = record_sweep([trial.key for trial, _ in trials], experiment)
     return parent_key, [_planned(trial, data, experiment, parent_key) for trial, data in trials]
+
+
+def _check_one_yardstick(trials: Sequence[tuple[Trial, Mapping[str, Split]]]) -> None:
+    named = {data["val"].digest: f"{trial.spec.data.name} (digest {data['val'].digest[:8]})" for trial, data in trials}
+    if len(named) > 1:
+        raise ValueError(
+            f"--asha stops trials by their scores on the same data, these rows are scored on {', '.join(named.values())}. Name rows of "
+            "one of them, or leave --asha out"
+        )
 
 
 def _planned(trial: Trial, data: Mapping[str, Split], experiment: str, parent_key: str) -> Planned:

@@ -3,6 +3,7 @@
 import json
 import logging
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,8 +53,8 @@ def _print_results(sweep: Sweep, outcome: Outcome, *, as_json: bool) -> None:
         report = reports[0] if reports else None
         print(json.dumps(_document(sweep, outcome) | {"trials": trials_in(ranked), "report": report}))
         return
-    console = Console(width=max(120, Console().width))
-    console.print(tables(ranked, width=100))
+    console = Console()
+    console.print(tables(ranked, console.width))
     _print_time(outcome)
     for report in reports:
         print(f"report:  {report}")
@@ -96,7 +97,9 @@ def _pages(store: Store, runs: Sequence[RunInfo]) -> str:
     if store.uri.startswith("http"):
         return f"open '{store.where.rstrip('/')}{page}'"
     uri = shlex.quote(store.where)
-    return f"{_python()} -m mlflow ui --backend-store-uri {uri}      # then open 'http://127.0.0.1:5000{page}'"
+    return (
+        f"{_typed('mlflow ui', 'mlflow ui')} --backend-store-uri {uri}      # then open 'http://127.0.0.1:5000{page}'"
+    )
 
 
 def _print_best(ranked: Sequence[Ranking], trials: Mapping[str, Trial]) -> None:
@@ -105,11 +108,11 @@ def _print_best(ranked: Sequence[Ranking], trials: Mapping[str, Trial]) -> None:
         best = next((trial for trial in ranking.scored if trial["run_id"] in trials), None)
         if not best:
             continue
-        run_id = best["run_id"][:8]
+        run_id, on = best["run_id"][:8], f"{ranking.score.label} on {ranking.data}"
+        print(f"  {_typed('piip eval', 'piip.eval')} --run-id {run_id}      # score the best trial by {on} again")
         print(
-            f"  {_python()} -m piip.eval --run-id {run_id}      # score the best trial by {ranking.score.label} again"
+            f"  {_typed('piip predict', 'piip.predict')} --run-id {run_id} {_surest(trials[best['run_id']])} -o drawn/"
         )
-        print(f"  {_python()} -m piip.predict --run-id {run_id} {_surest(trials[best['run_id']])} -o drawn/")
 
 
 def _compare_page(store: Store, experiment: str, runs: Sequence[RunInfo]) -> str:
@@ -131,8 +134,14 @@ def _surest(trial: Trial) -> str:
     return f"{image} --score-threshold {min(0.5, 0.8 * scores[surest]):.2g}" if scores else image
 
 
-def _python() -> Path:
-    return _shown(Path(sys.executable))
+def _typed(command: str, module: str) -> str:
+    """A command of this installation as a person types it: `piip eval`, `python -m piip.eval`, with a path where PATH has neither."""
+    script = command.split()[0]
+    for name, words in ((script, command), ("python", f"python -m {module}")):
+        found = shutil.which(name)
+        if found and Path(found).parent == Path(sys.executable).parent:
+            return words
+    return f"{_shown(Path(sys.executable))} -m {module}"
 
 
 def _shown(path: Path) -> Path:

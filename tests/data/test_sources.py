@@ -22,12 +22,16 @@ def test_missing_data_says_which_file_and_what_to_do(piip_home):
         locate(CocoSpec(name="demo"), "train")
 
 
-def test_custom_data_is_what_was_given(tiny_coco):
-    assert locate(CocoSpec(name="custom"), "test", {"test": tiny_coco}) == tiny_coco
+@pytest.mark.parametrize("name", ["custom", "birds"])
+def test_own_data_is_what_was_given_under_any_name(tiny_coco, name):
+    assert locate(CocoSpec(name=name), "test", {"test": tiny_coco}) == tiny_coco
     with pytest.raises(DataError, match="for 'val'; given: test"):
-        locate(CocoSpec(name="custom"), "val", {"test": tiny_coco})
+        locate(CocoSpec(name=name), "val", {"test": tiny_coco})
 
 
 def test_an_unknown_name_lists_the_known():
-    with pytest.raises(DataError, match="There is: coco, demo, custom"):
+    with pytest.raises(
+        DataError,
+        match=r"no data set 'coca' of kind 'coco'\. There is: coco, demo; any other name is of data of your own",
+    ):
         locate(CocoSpec(name="coca"), "val")

@@ -57,3 +57,21 @@ def test_a_broken_image_is_left_out_where_the_spec_skips_it(trial):
     with pytest.raises(DataError, match=r"turned\.png: cannot be decoded"):
         pictures.keep(trial)
     pictures.keep(Trial(trial.spec.override({"data.broken_images": "skip"}), "key", trial.sources))
+
+
+def test_only_images_that_were_scored_are_drawn(coco_folder, monkeypatch):
+    few, many = (coco_folder.add_image(60, 40, f"{name}.png") for name in ("few", "many"))
+    for image_id, objects in ((few, 1), (many, 3)):
+        for _ in range(objects):
+            coco_folder.add_object(image_id, (0, 0, 20, 20))
+    drawn = []
+    monkeypatch.setattr(pictures, "_image", lambda data, info: drawn.append(info.file_name))
+    source = coco_folder.write()
+    folder = create_run(RunRecord("limited", "name", "tests", None))
+    spec = mask_rcnn_pico(pico("B", (128,)), steps=1)
+
+    for limit in (1, None):
+        drawn.clear()
+        pq.write_table(coco_results.to_table([]), folder / "predictions.parquet")
+        pictures.keep(Trial(spec, "limited", {"val": source}, limit))
+        assert drawn == (["few.png"] if limit else ["many.png", "few.png"])

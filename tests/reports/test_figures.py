@@ -96,6 +96,39 @@ def test_one_trial_alone_and_costs_over_a_wide_range_can_be_drawn():
     assert figure.axes[0].get_xscale() == "log"
 
 
+@pytest.mark.parametrize("costs", [[4.1] * 8, [4.1 + 1e-7 * k for k in range(8)]])
+def test_axes_of_equal_costs_and_scores_say_whole_numbers(costs):
+    ranking = ranked(sweep(failed=False))
+    trials = [
+        trial | {"gflops": cost, "score": 0.9 + 1e-9 * cost} for trial, cost in zip(ranking.trials, costs, strict=True)
+    ]
+
+    figure = score_against_cost(replace(ranking, trials=trials), "gflops")
+
+    png(figure)
+    (axes,) = figure.axes
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        assert axis.get_offset_text().get_text() == ""
+        assert high - low > 0.1
+        assert all(len(label.get_text()) <= 5 for label in axis.get_ticklabels())
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_run_of_few_steps_has_curves_to_be_seen(count):
+    ranking = ranked(sweep(failed=False))
+    points = [(step, 2.0) for step in range(5, 5 * count + 1, 5)]
+    histories = {ranking.trials[0]["run_id"]: {"loss": points, "lr": points}}
+
+    loss, score, lr, _ = curves(ranking, histories).axes
+
+    for axes in (loss, lr):
+        (line,) = axes.lines
+        assert line.get_marker() == "o"
+        assert axes.get_xlim() == (0, pytest.approx(1.04 * 5 * count))
+        assert axes.get_ylim() == (0, pytest.approx(1.08 * 2))
+    assert [text.get_text() for text in score.texts] == ["nothing logged"]
+
+
 def test_curves_and_resolutions_draw_every_scored_trial():
     store = sweep()
     ranking = ranked(store)

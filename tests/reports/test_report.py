@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kinds import DATA
 from rich.console import Console
-from synthetic import ERROR, FakeStore, ranked, sweep
+from synthetic import ERROR, FakeStore, move, ranked, sweep
 
 from piip.report import cli
 from piip.reports import build
@@ -71,7 +71,7 @@ def test_the_page_stands_alone_and_holds_every_trial(whole):
     assert not re.search(r"https?://|@import|url\(", page)
     rows = [row for row in read.rows if row]
     assert len(rows) == 9
-    assert {len(row) for row in rows} == {15}
+    assert {len(row) for row in rows} == {13}  # kernel and engine are the same in all
     assert [row[1] for row in rows][:2] == ["PIIP-TSB 256/192/128", "PIIP-TSB 256/128/128"]
     assert float(rows[0][5]) == 0.452
     assert rows[-1][5] == "", "a missing figure sorts as missing, not as 0"
@@ -95,7 +95,7 @@ def test_text_from_runs_is_text_on_the_page(whole, store):
 
 def test_the_headline_answers_in_a_sentence(store):
     assert headline(ranked(store)) == (
-        "PIIP-TSB 256/192/128 has the highest box AP of 9 trials: 0.452 (mask AP 0.409) at 3.41 GFLOPs and 6.1 M parameters. "
+        "PIIP-TSB 256/192/128 has the highest box AP of 9 trials on demo: 0.452 (mask AP 0.409) at 3.41 GFLOPs and 6.1 M parameters. "
         "Without box AP: 1 failed."
     )
     store.runs[:] = [store.runs[0], store.runs[-1]]
@@ -116,7 +116,7 @@ def test_headline_table_and_page_name_the_score_and_which_way_is_better(scores):
     console.print(tables([ranking], 100))
     shown = console.export_text()
 
-    assert f"has the {best} {first.label} of 9 trials: {value:.3f} ({second.label} {0.905 * value:.3f})" in said
+    assert f"has the {best} {first.label} of 9 trials on demo: {value:.3f} ({second.label} {0.905 * value:.3f})" in said
     assert f"Without {first.label}: 1 failed." in said
     assert said in page
     for text in (shown, page):
@@ -138,7 +138,7 @@ def test_a_score_that_nobody_logged_has_no_column(store):
 
     assert [score.name for score in ranking.scores] == ["coco/box_ap"]
     assert "mask AP" not in page + headline(ranking) + legend(ranking)
-    assert {len(row) for row in Reader(page).rows if row} == {14}
+    assert {len(row) for row in Reader(page).rows if row} == {12}
 
 
 @pytest.fixture
@@ -183,6 +183,37 @@ def test_figures_of_several_scores_lie_side_by_side(both, tmp_path, capsys):
         ("ade20k/miou", "max"), ("coco/box_ap", "max"),
     ]  # fmt: skip
     assert [trial["score_name"] for trial in document["trials"]] == 2 * ["ade20k/miou"] + 2 * ["coco/box_ap"]
+
+
+def test_trials_on_other_data_are_ranked_apart_and_every_place_says_on_which(store):
+    move(store.runs[5:], name="birds", digest="b" * 16, count=12)
+    birds, demo = ranked = rankings(store.runs)
+
+    assert [len(ranking.trials) for ranking in (birds, demo)] == [5, 4]
+    assert [trial["number"] for trial in birds.trials] == [1, 2, 3, 4, 5]
+    assert {trial["data"] for trial in birds.trials} == {"birds (12 images)"}
+    assert demo.front("gflops")[-1]["score"] == 0.452  # which no trial on birds can take a place from
+    assert any(trial["front"] for trial in birds.trials)
+
+    text = "".join(Reader(render(Page("both", "today", [Chapter(r, headline(r)) for r in ranked]))).text)
+    assert "Trials scored on different data are ranked apart: birds (12 images), demo." in text
+    assert "several scores" not in text
+    assert "Trials by box AP on birds (12 images)" in text
+    assert "has the highest box AP of 5 trials on birds (12 images): 0.425" in text
+
+
+@pytest.mark.slow
+def test_figures_of_several_data_lie_side_by_side(store, tmp_path, capsys):
+    store.runs[:] = [*store.runs[:2], store.runs[-2]]
+    move(store.runs[2:], name="my birds/1", digest="b" * 16, count=12)
+    assert cli(["--experiment", "pico", "--out", str(tmp_path), "--json"], store) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    assert {Path(path).stem for path in document["figures"]} >= {
+        "resolutions_my_birds_1_bbbbbbbb_12",
+        "resolutions_demo",
+    }
+    assert [ranking["data"]["name"] for ranking in document["rankings"]] == ["demo", "my birds/1"]
 
 
 def test_below_the_headline_stands_that_short_trainings_rank_nothing(whole):

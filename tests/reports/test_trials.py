@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from kinds import DATA
 from rich.console import Console
-from synthetic import ERROR, START, ranked, sweep
+from synthetic import ERROR, START, move, ranked, sweep
 
 from piip.catalogue.rows import load_tables
 from piip.record.scores import SCORES
@@ -197,13 +197,68 @@ def test_the_table_fits_80_columns_and_says_shared_things_once():
     assert text.count("deepspeed") == 1
 
 
-def test_the_beginning_of_ids_is_a_column_where_it_fits():
-    runs = sweep().runs
+@pytest.mark.parametrize("width", [50, 64, 80, 100])
+def test_names_scores_and_ids_stay_whole_at_any_width(width):
+    store = sweep()
+    store.runs[3].tags["piip.kernel"] = "reference"
+    for run, twin in ((store.runs[2], store.runs[1]), (store.runs[-2], store.runs[-1])):
+        run.params |= {k: v for k, v in twin.params.items() if "branches" in k} | {"optim.weight_decay": "0.0001"}
 
-    assert "99999999" not in terminal(runs)
-    wide = terminal(runs, width=100)
-    assert re.search(r"failed +99999999 *$", wide, re.MULTILINE)
-    assert all(len(line.rstrip()) <= 100 for line in wide.splitlines())
+    text = terminal(store.runs, width)
+
+    assert "…" not in text
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    assert re.search(r"0\.452 .*finished +00000000 *$", text, re.MULTILINE)
+    assert re.search(r"– .*failed +99999999 *$", text, re.MULTILINE)
+
+
+def test_columns_that_find_no_room_are_named():
+    assert "no room for" not in terminal(sweep().runs, width=100)
+    narrow = terminal(sweep().runs)
+
+    assert "no room for peak GB, images/s" in narrow
+    assert "img" not in narrow
+    assert "GFLOPs" in terminal(sweep().runs, width=60)
+
+
+def runs_on(*data: tuple[str, str, int | None]) -> list[RunInfo]:
+    """A run on each of these: name, digest, how many images were scored at most."""
+    runs = sweep(failed=False).runs[1 : 1 + len(data)]
+    for run, (name, digest, limit) in zip(runs, data, strict=True):
+        move([run], name=name, digest=digest, count=80)
+        run.tags |= {} if limit is None else {"piip.max_eval_images": str(limit)}
+    return runs
+
+
+def test_only_trials_on_the_same_images_are_ranked_together():
+    runs = runs_on(
+        ("a", "1" * 16, None), ("b", "1" * 16, 80), ("a", "1" * 16, 50), ("a", "2" * 16, None), ("a", "2" * 16, 500)
+    )
+
+    told = {str(ranking.data): len(ranking.trials) for ranking in rankings(runs)}
+
+    # the same files under two names are the same data, and a limit beyond the last image is none
+    assert told == {"a, b (80 images)": 2, "a (the first 50 of 80 images)": 1, "a (80 images)": 2}
+
+
+def test_data_that_read_the_same_are_told_apart_by_their_digests():
+    runs = runs_on(("a", "1" * 16, None), ("a", "2" * 16, None))
+
+    assert {str(r.data) for r in rankings(runs)} == {"a (80 images, digest 11111111)", "a (80 images, digest 22222222)"}
+
+
+def test_what_an_earlier_version_called_custom_is_named_by_its_place():
+    (run,) = runs_on(("custom", "1" * 16, None))
+    run.tags |= {"data.val.annotations": "/data/birds/val.json", "data.val.images": "/data/birds/val"}
+
+    assert str(rankings([run])[0].data) == "birds (80 images)"
+
+
+def test_data_that_nobody_noted_are_said_to_be():
+    run = sweep(failed=False).runs[1]
+    del run.params["data.name"]
+
+    assert str(rankings([run])[0].data) == "data that nobody noted"
 
 
 def test_the_table_shows_square_brackets_as_they_are():

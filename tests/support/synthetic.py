@@ -70,6 +70,14 @@ def ranked(store: "FakeStore") -> Ranking:
     return ranking
 
 
+def move(runs: Sequence[RunInfo], *, name: str, digest: str, count: int) -> None:
+    """Runs as if they had been scored on other data, a little later."""
+    for run in runs:
+        run.start_ms += 1
+        run.params["data.name"] = name
+        run.tags |= {"data.val.digest": digest, "data.val.count": str(count)}
+
+
 def sweep(
     artifacts: Path | None = None, *, failed: bool = True, scores: Sequence[Score] = CocoSpec.scores
 ) -> FakeStore:

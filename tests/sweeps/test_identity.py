@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+from kinds import DATA
 from tiny import ROWS
 
 from piip.catalogue.rows import all_rows
@@ -12,21 +13,21 @@ from piip.sweeps import identity
 from piip.sweeps.identity import meaning, trial_key
 
 SPEC: ExperimentSpec = ROWS["pico"][1]
-DATA = {"data.train.digest": "a" * 16, "data.val.digest": "b" * 16}
+DIGESTS = {"data.train.digest": "a" * 16, "data.val.digest": "b" * 16}
 GOLDEN = Path(__file__).parents[1] / "golden" / "digests.json"
 
 
 def test_a_key_follows_spec_data_code_and_scored_images_only(monkeypatch):
-    key = trial_key(SPEC, DATA)
+    key = trial_key(SPEC, DIGESTS)
 
-    assert trial_key(SPEC, DATA | {"data.train.images": "elsewhere"}) == key
+    assert trial_key(SPEC, DIGESTS | {"data.train.images": "elsewhere"}) == key
     others = {
-        trial_key(SPEC.override({"optim.lr": 7e-4}), DATA),
-        trial_key(SPEC, DATA | {"data.val.digest": "c" * 16}),
-        trial_key(SPEC, DATA, max_eval_images=5),
+        trial_key(SPEC.override({"optim.lr": 7e-4}), DIGESTS),
+        trial_key(SPEC, DIGESTS | {"data.val.digest": "c" * 16}),
+        trial_key(SPEC, DIGESTS, max_eval_images=5),
     }
     monkeypatch.setattr(identity, "code_digest", lambda spec: "other code")
-    others.add(trial_key(SPEC, DATA))
+    others.add(trial_key(SPEC, DIGESTS))
     assert len(others | {key}) == 5
 
 
@@ -35,10 +36,10 @@ def test_other_weights_to_start_from_make_another_trial(tmp_path):
     keys = []
     for content in (b"one", b"two", b"one"):
         file.write_bytes(content)
-        keys.append(trial_key(SPEC.override({"model.weights": str(file)}), DATA))
+        keys.append(trial_key(SPEC.override({"model.weights": str(file)}), DIGESTS))
 
     assert keys[0] == keys[2] != keys[1]
-    assert trial_key(SPEC, DATA) not in keys
+    assert trial_key(SPEC, DIGESTS) not in keys
 
 
 def test_another_pretraining_under_the_same_path_makes_another_trial(tmp_path):
@@ -48,7 +49,7 @@ def test_another_pretraining_under_the_same_path_makes_another_trial(tmp_path):
     keys = []
     for content in (b"one", b"two", b"one"):
         file.write_bytes(content)
-        keys.append(trial_key(spec, DATA))
+        keys.append(trial_key(spec, DIGESTS))
 
     assert keys[0] == keys[2] != keys[1]
 
@@ -64,7 +65,7 @@ def test_a_pretraining_that_is_not_read_changes_nothing(tmp_path, changes):
     keys = []
     for content in (b"one", b"two"):
         file.write_bytes(content)
-        keys.append(trial_key(spec, DATA))
+        keys.append(trial_key(spec, DIGESTS))
 
     assert keys[0] == keys[1]
 
@@ -80,6 +81,19 @@ def test_a_rows_key_is_its_own_after_all_that_was_added_since():
         "that does as before: Annotated[..., Added(value)] (piip/spec/base.py); one that decides no number has DecidesNoNumber(). Where "
         "a row's numbers did change, on purpose: write its digest of above into tests/golden/digests.json and say so in CHANGELOG.md"
     )
+
+
+@pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)
+def test_what_own_data_are_called_makes_no_other_trial(data):
+    rows = {
+        name: SPEC.override({"data": data.model_copy(update={"name": name}).model_dump(mode="json")})
+        for name in ("custom", "birds", "demo", data.name)
+    }
+
+    keys = {name: trial_key(row, DIGESTS) for name, row in rows.items()}
+    assert rows["birds"].identity()["data"]["name"] == "custom"  # as earlier versions called all of them
+    assert keys["birds"] == keys["custom"]
+    assert len(set(keys.values())) == 3
 
 
 class Before(Spec):
@@ -114,14 +128,14 @@ def test_a_field_without_the_mark_is_not():
 def test_what_the_machine_decides_makes_no_other_trial():
     fast = SPEC.override({"speed.kernel": "cpp", "speed.memory": "returned"})
 
-    assert trial_key(fast, DATA) == trial_key(SPEC, DATA)
-    assert trial_key(SPEC.override({"speed.windows": "padded"}), DATA) != trial_key(SPEC, DATA)
+    assert trial_key(fast, DIGESTS) == trial_key(SPEC, DIGESTS)
+    assert trial_key(SPEC.override({"speed.windows": "padded"}), DIGESTS) != trial_key(SPEC, DIGESTS)
 
 
 def test_what_a_spec_computes_for_the_code_is_part_of_the_key(monkeypatch):
-    key, means = trial_key(SPEC, DATA), dict(meaning(SPEC))
+    key, means = trial_key(SPEC, DIGESTS), dict(meaning(SPEC))
     assert means["model.backbone.branches0.family"] == "'deit'"
     assert means["model.head.wants"].startswith("Maps(")
 
     monkeypatch.setattr("piip.spec.backbones.FAMILIES", {"pico": "internvit"})
-    assert trial_key(SPEC, DATA) != key
+    assert trial_key(SPEC, DIGESTS) != key

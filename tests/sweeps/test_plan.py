@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 from label_maps import MapFolder, stripes
@@ -12,10 +13,11 @@ from piip.record.events import read_status
 from piip.record.journal import Journal
 from piip.record.runs import read_record
 from piip.record.scores import SCORE, scores_of
-from piip.spec import ExperimentSpec
+from piip.spec import Ade20kSpec, ExperimentSpec
 from piip.sweeps import plan, splits
 from piip.sweeps.plan import plan_trials
 from piip.sweeps.resources import Resources, concurrency
+from piip.sweeps.splits import Split
 
 SPEC: ExperimentSpec = ROWS["pico"][1]
 
@@ -171,6 +173,38 @@ def test_splits_of_different_classes_are_refused(coco_folder, tiny_coco, tmp_pat
         ValueError, match=r"different classes: 1 only in training \(kite\); 1 only in validation \(box\)"
     ):
         plan_trials([SPEC.override({"data.name": "custom"})], experiment="e", resources=Resources(), custom=custom)
+
+
+def two_data(monkeypatch) -> None:
+    """Rows on data `a` and on data `b`, which are no files."""
+    classes = [{"id": 0, "name": "other"}, {"id": 7, "name": "kite"}]
+
+    def of(_, spec):
+        return {s: Split(Source(Path(s), Path(s)), classes, spec.data.name * 16, []) for s in ("train", "val")}
+
+    monkeypatch.setattr(plan.Splits, "of", of)
+
+
+def test_trials_to_be_compared_are_scored_on_the_same_data(monkeypatch):
+    two_data(monkeypatch)
+    rows = [SPEC.override({"data.name": name, "name": name}) for name in "ab"]
+
+    with pytest.raises(
+        ValueError, match=r"rows are scored on a \(digest a{8}\), b \(digest b{8}\). Name rows of one of them"
+    ):
+        plan_trials(rows, experiment="e", resources=Resources(), compared=True)
+    assert not plan.home.journal_dir("any").parent.exists()
+
+
+def test_how_label_maps_are_read_is_said_once(monkeypatch, caplog):
+    two_data(monkeypatch)
+    data = Ade20kSpec(name="a", reduce_zero_label=False).model_dump(mode="json")
+    rows = [SPEC.override({"data": data, "name": name, "train.steps": 3}) for name in "cd"]
+
+    plan_trials(rows, experiment="e", resources=Resources())
+
+    said = [record.getMessage() for record in caplog.records if "label maps" in record.getMessage()]
+    assert said == [rows[0].data.reading([{"id": 0, "name": "other"}, {"id": 7, "name": "kite"}])]
 
 
 def test_weights_are_found_from_wherever_a_worker_stands(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,9 +19,10 @@ from piip.record.scores import as_tags
 from piip.record.trial import Trial
 from piip.reports.ranking import rankings
 from piip.spec import Ade20kSpec
+from piip.sweeps import summary
 from piip.sweeps.launch import Outcome, Sweep
 from piip.sweeps.plan import Planned
-from piip.sweeps.summary import _print_best, _print_time, _surest, print_outcome
+from piip.sweeps.summary import _print_best, _print_time, _surest, _typed, print_outcome
 
 
 def test_the_next_command_shows_the_image_of_the_surest_prediction(tiny_coco, monkeypatch):
@@ -102,22 +104,45 @@ def test_a_sweep_that_mlflow_has_not_heard_of_tells_scores_from_its_journals(cap
     assert document["report"] is None
 
 
-def test_the_best_trial_of_each_score_is_what_to_look_at_next(capsys, tiny_coco):
+def test_the_best_trial_of_each_score_is_what_to_look_at_next(capsys, monkeypatch, tiny_coco):
     store, other = sweep(failed=False), sweep(failed=False, scores=ERROR)
     for run in other.runs[1:]:
         run.run_id = f"err{run.run_id[3:]}"
     runs = [*store.runs, *other.runs[1:], *sweep(scores=Ade20kSpec.scores).runs[-1:]]
     trial = Trial(ROWS["pico"][0], "key", {"val": tiny_coco})
 
+    monkeypatch.setattr(summary, "_typed", lambda command, module: command)
+
     _print_best(rankings(runs), {run.run_id: trial for run in runs})
 
-    commands = [line.split(" -m ")[1] for line in capsys.readouterr().out.splitlines()]
-    assert [command.split(" ")[0] for command in commands] == 2 * [
-        "piip.eval",
-        "piip.predict",
+    commands = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert [command.split(" --run-id")[0] for command in commands] == 2 * [
+        "piip eval",
+        "piip predict",
     ]  # none was scored by mIoU
     best = next(run.run_id for run in runs if run.metrics.get("best/coco/box_ap") == 0.452)[:8]
     lowest = next(run.run_id for run in runs if run.metrics.get("best/toy/error") == 0.341)[:8]
-    assert commands[0] == f"piip.eval --run-id {best}      # score the best trial by box AP again"
-    assert commands[1].startswith(f"piip.predict --run-id {best} YOUR_IMAGE.jpg ")
-    assert commands[2] == f"piip.eval --run-id {lowest}      # score the best trial by error again"
+    assert commands[0] == f"piip eval --run-id {best}      # score the best trial by box AP on demo again"
+    assert commands[1].startswith(f"piip predict --run-id {best} YOUR_IMAGE.jpg ")
+    assert commands[2] == f"piip eval --run-id {lowest}      # score the best trial by error on demo again"
+
+
+@pytest.mark.parametrize(
+    ("here", "elsewhere", "typed"),
+    [
+        ("piip python", "", "piip eval"),
+        ("python", "piip", "python -m piip.eval"),
+        ("", "", "bin/python3 -m piip.eval"),
+        ("", "piip python", "bin/python3 -m piip.eval"),
+    ],
+)
+def test_commands_are_shown_as_this_shell_takes_them(tmp_path, monkeypatch, here, elsewhere, typed):
+    for folder, names in (("bin", here), ("other", elsewhere)):
+        (tmp_path / folder).mkdir()
+        for name in names.split():
+            (tmp_path / folder / name).touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python3"))
+    monkeypatch.setenv("PATH", f"{tmp_path}/other:{tmp_path}/bin" if elsewhere else f"{tmp_path}/bin")
+
+    assert _typed("piip eval", "piip.eval") == typed

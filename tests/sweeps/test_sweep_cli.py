@@ -9,7 +9,9 @@ from tiny import ROWS
 from piip.catalogue.listing import list_rows
 from piip.catalogue.overrides import parse_override
 from piip.catalogue.preflight import check_device, cost_of
+from piip.options import UsageError
 from piip.spec import PaperResult
+from piip.sweeps import cli
 from piip.sweeps.cli import Options, choose_scale, main, place_home, select
 from piip.sweeps.own_data import OwnData
 
@@ -163,11 +165,46 @@ def test_the_list_leaves_out_what_a_sweep_would_refuse_and_says_why(capsys):
     assert "left out" not in asked(capsys, "--list", "--max-gflops", "100")[2]
 
 
-def test_own_data_is_custom_in_every_row():
-    given = Options(own=OwnData(train_images=Path("a"), val_images=Path("b")))
+BIRDS = OwnData(train_images=Path("/data/birds/train"), val_images=Path("/data/birds/val"))
 
-    assert {spec.data.name for spec in select(ROWS["pico"], given)} == {"custom"}
-    assert {spec.data.name for spec in select(ROWS["pico"], Options())} == {"demo"}
+
+def names(own: OwnData, *changes: str) -> set[str]:
+    return {spec.data.name for spec in select(ROWS["pico"], Options(own=own, set=changes))}
+
+
+def test_own_data_has_the_name_of_its_folder_or_the_one_it_is_given():
+    assert names(BIRDS) == {"birds"}
+    assert names(BIRDS, "data.name=wild_birds", "optim.lr=1") == {"wild_birds"}
+    assert names(OwnData()) == {"demo"}
+
+
+@pytest.mark.parametrize("name", ["coco", "demo"])
+def test_own_data_cannot_pass_for_other_data(name):
+    with pytest.raises(
+        UsageError, match=f"--set data.name={name}: that is the name of other data.* leave it out: birds"
+    ):
+        names(BIRDS, f"data.name={name}")
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "x" * 61, "two words"])
+def test_a_name_of_data_is_a_word(name):
+    with pytest.raises(UsageError, match=r"--set data\.name: "):
+        names(BIRDS, f"data.name={name}")
+
+
+def test_own_data_has_an_experiment_of_its_own(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "_train", lambda specs, custom, experiment, options: asked.append(experiment) or 0)
+    monkeypatch.setattr(cli, "check_there", lambda *_: None)
+    monkeypatch.setattr(cli, "sources_of", lambda *_: {})
+    paths = ("--train-annotations", "--train-images", "--val-annotations", "--val-images")
+    own = [word for flag in paths for word in (flag, f"/data/birds/{flag[2:]}")]
+
+    for arguments in ([], own, [*own, "--set=data.name=wild"], [*own, "--experiment=mine"]):
+        with pytest.raises(SystemExit):
+            main(ROWS, experiment="tiny", description="", arguments=arguments)
+
+    assert asked == ["tiny_pico", "tiny_pico_birds", "tiny_pico_wild", "mine"]
 
 
 def test_the_list_is_one_json_document(capsys):

@@ -20,7 +20,7 @@ from piip.console import run_verb
 from piip.data.demo.make import Recipe, demo_root, make_demo
 from piip.options import Count, CountOrNone, OutFolder, UsageError
 from piip.spec import Data
-from piip.spec.data import DataSpec
+from piip.spec.places import DataSpec
 
 Side = Annotated[int, Field(ge=1, le=1024)]
 """Pixels of an image."""

@@ -1,0 +1,59 @@
+"""What all kinds of data say: which data sets of it there are and where their files lie, what ranks runs, what is the user's own."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from piip.contracts import Score
+from piip.spec.base import Spec
+
+OWN = "custom"
+"""The name of data of the user's own that have no other."""
+DataName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}$")]
+
+
+class Places(NamedTuple):
+    """Where a named data set's files lie below its root; `{split}` is train or val, `{part}` training or validation."""
+
+    annotations: str
+    images: str
+    names: str | None = None
+    """The file that names the classes, where annotations do not."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether annotations lie elsewhere than images; class folders are both."""
+        return self.annotations != self.images
+
+    @property
+    def one_file(self) -> bool:
+        """Whether the annotations of a split are one file, not a folder."""
+        return self.annotations.endswith(".json")
+
+
+class DataSpec(Spec):
+    """What all kinds of data say of themselves."""
+
+    scores: ClassVar[tuple[Score, ...]]
+    """The first ranks runs, all are shown."""
+    places: ClassVar[dict[str, Places]] = {}
+    """Name -> where its files lie. Data of any other name are the user's own."""
+    task: ClassVar[str] = ""
+    """What is learned from it, in the word people use."""
+    holds: ClassVar[str] = ""
+    """What its annotations hold, for who gives something else."""
+
+    def identity(self) -> dict[str, Any]:
+        """As of any spec; but what people call their own data decides nothing: the digest of the files does (see `trial_key`)."""
+        named = super().identity()
+        return named if named["name"] in self.places else named | {"name": OWN}
+
+    def reading(self, classes: Sequence[Mapping[str, Any]]) -> str:
+        """How files are read, in a line, where people may take it otherwise; empty where they cannot.
+
+        Args:
+            classes: {"id": the files' number, "name"} in order of label.
+        """
+        del classes
+        return ""
