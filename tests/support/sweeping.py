@@ -99,8 +99,8 @@ class SweepCommand:
 
 
 def data_flags(data: Path) -> list[str]:
-    """The command line's four paths of a data set of one's own."""
-    return [
+    """The command line's four paths of a data set of one's own, and what it is called."""
+    return ["--set=data.name=squares"] + [
         flag
         for split in ("train", "val")
         for flag in (

@@ -65,7 +65,7 @@ def test_a_trial_of_two_workers_spreads_over_two_nodes(two_nodes, new_home, data
         document = command.finish()
 
     assert "1 trials, 1 at once, 2 worker(s) each, on 2 CPU" in command.stderr
-    (run,) = (run for run in Store(f"sqlite:///{home / 'mlflow.db'}").find_runs("tiny_pico") if run.name == row)
+    (run,) = (run for run in Store(f"sqlite:///{home / 'mlflow.db'}").find_runs("tiny_pico_squares") if run.name == row)
     assert (run.status, document["failed"]) == ("FINISHED", [])
     assert (run.tags["piip.workers"], run.tags["hardware.nodes"]) == ("2", "2")
     assert len(set(run.tags["hardware.node_ids"].split(","))) == 2
@@ -152,8 +152,8 @@ def test_ray_job_submit_runs_an_experiment_file(head, new_home, data):
 
     assert done.returncode == 0, done.stdout + done.stderr
     (document,) = (json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"experiment"'))
-    assert (document["experiment"], document["failed"]) == ("sweep_resolutions_pico", [])
-    runs = Store(f"sqlite:///{home / 'mlflow.db'}").find_runs("sweep_resolutions_pico")
+    assert (document["experiment"], document["failed"]) == ("sweep_resolutions_pico_squares", [])
+    runs = Store(f"sqlite:///{home / 'mlflow.db'}").find_runs("sweep_resolutions_pico_squares")
     (run,) = (run for run in runs if run.name == RESNET.name)
     assert (run.status, run.tags["hardware.nodes"]) == ("FINISHED", "1")
     assert run.tags["piip.checkpoint"].startswith(str(home))

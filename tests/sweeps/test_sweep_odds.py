@@ -48,7 +48,7 @@ def test_asha_stops_the_trial_that_does_not_learn(new_home, squares):
     # at 16 at the latest it is behind; the order to stop comes when it comes
     assert 8 <= scores[idles][-1][0] < 1_000_000
     assert tracked(home / "mlflow.db") == journaled(home)
-    runs = {run.name: run.status for run in Store(f"sqlite:///{home / 'mlflow.db'}").find_runs("race_pico")}
+    runs = {run.name: run.status for run in Store(f"sqlite:///{home / 'mlflow.db'}").find_runs("race_pico_squares")}
     assert (runs["learns"], runs["idles"]) == ("FINISHED", "STOPPED")
 
 

@@ -26,7 +26,7 @@ def store(unkilled, monkeypatch) -> Store:
 
 @pytest.fixture
 def runs(store):
-    return {run.name: run for run in store.find_runs("tiny_pico")}
+    return {run.name: run for run in store.find_runs("tiny_pico_squares")}
 
 
 def test_a_sweep_is_a_parent_run_with_a_child_per_trial(unkilled, runs):
@@ -64,7 +64,7 @@ def test_the_plain_kernel_does_not_run_unasked(runs):
 
 
 def test_the_spec_comes_back_equal_from_mlflow(store, runs):
-    custom = {"data.name": "custom"}
+    custom = {"data.name": "squares"}
 
     for row in ROWS["pico"]:
         assert store.load_spec(runs[row.name].run_id) == row.override(custom)
@@ -128,7 +128,7 @@ def test_a_row_that_diverges_fails_alone(new_home, data):
     ) as bad:
         assert bad.process.wait(LONG) == 1
 
-    (run,) = (run for run in Store(f"sqlite:///{home / 'mlflow.db'}").find_runs("tiny_pico") if run.name == VIT)
+    (run,) = (run for run in Store(f"sqlite:///{home / 'mlflow.db'}").find_runs("tiny_pico_squares") if run.name == VIT)
     assert (run.status, bad.document["failed"]) == ("FAILED", [VIT])
     assert "FloatingPointError" in run.tags["piip.failure"]
     assert "finite at step" in run.tags["piip.failure"]

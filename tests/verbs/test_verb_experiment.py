@@ -80,7 +80,7 @@ def test_a_broken_jpeg_is_refused_before_a_training_begins_or_is_skipped(trained
     assert "--set data.broken_images=skip" in refused.error
     assert not (piip_home / "journals").exists()
 
-    skipped = train("--set", "data.broken_images=skip", "--json")
+    skipped = train("--set", "data.broken_images=skip", "--set", "data.name=jpegs", "--json")
     assert skipped.code == 0
-    (run,) = [run for run in Store().find_runs("jpeg_pico") if "mlflow.parentRunId" in run.tags]
+    (run,) = [run for run in Store().find_runs("jpeg_pico_jpegs") if "mlflow.parentRunId" in run.tags]
     assert run.status == "FINISHED"
