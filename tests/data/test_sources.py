@@ -32,6 +32,6 @@ def test_own_data_is_what_was_given_under_any_name(tiny_coco, name):
 def test_an_unknown_name_lists_the_known():
     with pytest.raises(
         DataError,
-        match=r"no data set 'coca' of kind 'coco'\. There is: coco, demo; any other name is of data of your own",
+        match=r"no data set 'coca' for detection \(coco\)\. There is: coco, demo; any other name is of data of your own",
     ):
         locate(CocoSpec(name="coca"), "val")

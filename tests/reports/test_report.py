@@ -213,7 +213,7 @@ def test_figures_of_several_data_lie_side_by_side(store, tmp_path, capsys):
         "resolutions_my_birds_1_bbbbbbbb_12",
         "resolutions_demo",
     }
-    assert [ranking["data"]["name"] for ranking in document["rankings"]] == ["demo", "my birds/1"]
+    assert [ranking["data"]["name"] for ranking in document["rankings"]] == ["my birds/1", "demo"]
 
 
 def test_below_the_headline_stands_that_short_trainings_rank_nothing(whole):
