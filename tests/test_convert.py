@@ -18,7 +18,7 @@ from piip.training.start import start_from
 from piip.weights.names.mmdet import official_name
 from piip.weights.read import WeightsError
 
-ROW = next(name for name in rows.all_rows() if "_piip_tb_" in name and "pico" in name)
+ROW = next(name for name in rows.all_rows() if name.startswith("mask_rcnn_piip_tb_") and "pico" in name)
 SMALL = (
     "model.head.rpn_pre_nms=60",
     "model.head.rpn_post_nms=20",

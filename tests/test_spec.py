@@ -124,7 +124,7 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong, nearest):
     [
         ("colour", "Fields: name, model, data, optim"),
         ("optim.momentum", "Fields of optim: lr, betas"),
-        ("model.head.foo", "Fields of model.head: kind, num_classes"),
+        ("model.head.foo", "Fields of model.head: num_classes, fpn_channels"),
     ],
 )
 def test_a_name_like_nothing_is_answered_with_what_there_is(wrong, fields):
@@ -247,7 +247,12 @@ def test_the_digest_remembers_everything_else(spec):
                 "precision": {"fp32": "bf16", "bf16": "fp32"}.get(value),
             }
             words |= {"engine": "ddp", "drop_path_rule": "linear", "window_padding": "after_qkv"}
-            words |= {"positions": "resolution", "activation": "gelu_tanh", "groups": "corrected"}
+            words |= {
+                "positions": "resolution",
+                "activation": "gelu_tanh",
+                "groups": "corrected",
+                "dialect": "detectron2",
+            }
             words |= {
                 "compile": "blocks",
                 "heads": "bf16",

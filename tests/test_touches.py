@@ -91,9 +91,9 @@ HEAD = Toy(
         "piip/spec/heads.py": [("Head = Annotated[\n", HEAD_SPEC + "Head = Annotated[\n    BrightnessSpec |\n")],
         "piip/models/__init__.py": [
             (
-                "        case MaskRCNNSpec():\n",
+                "        case UPerNetSpec():\n",
                 "        case BrightnessSpec():\n            head = Brightness(backbone.out_channels, spec.head)\n"
-                "        case MaskRCNNSpec():\n",
+                "        case UPerNetSpec():\n",
             ),
             (
                 FIRST,

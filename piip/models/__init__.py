@@ -9,21 +9,27 @@ from piip.models.backbones.cnn import CNN
 from piip.models.backbones.internimage import InternImage
 from piip.models.backbones.piip import PIIP
 from piip.models.branches.build import build_branch
+from piip.models.heads.cascade import Cascade
 from piip.models.heads.classifier import Classifier, MapClassifier
 from piip.models.heads.dino.head import DINO
-from piip.models.heads.rcnn import MaskRCNN
+from piip.models.heads.rcnn import RCNN
+from piip.models.heads.retinanet import RetinaNet
+from piip.models.heads.roi_heads import build_roi_heads
 from piip.models.heads.upernet import UPerNet
 from piip.models.network import Network
 from piip.models.sliding import Window
 from piip.spec import (
     Backbone,
+    CascadeSpec,
     ClassifierSpec,
     CNNSpec,
     DINOSpec,
+    FasterRCNNSpec,
     InternImageSpec,
     MaskRCNNSpec,
     ModelSpec,
     PIIPSpec,
+    RetinaNetSpec,
     UPerNetSpec,
 )
 
@@ -63,8 +69,12 @@ def build_model(spec: ModelSpec, *, pretrained: bool = True) -> Network:
     head: nn.Module
     window: tuple[int, int] | None = None
     match spec.head:
-        case MaskRCNNSpec():
-            head = MaskRCNN(backbone.out_channels, spec.head)
+        case FasterRCNNSpec() | MaskRCNNSpec():
+            head = RCNN(backbone.out_channels, spec.head, build_roi_heads)
+        case CascadeSpec():
+            head = RCNN(backbone.out_channels, spec.head, Cascade)
+        case RetinaNetSpec():
+            head = RetinaNet(backbone.out_channels, spec.head)
         case UPerNetSpec():
             head = UPerNet(backbone.out_channels, spec.head)
             window = spec.head.window(spec.backbone.resolution)

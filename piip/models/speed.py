@@ -17,7 +17,7 @@ from piip.models.backbones.internimage import InternImage
 from piip.models.backbones.piip import PIIP
 from piip.models.branches.vit import Branch
 from piip.models.heads.dino.attention import PyramidAttention
-from piip.models.heads.rcnn import RoIHeads
+from piip.models.heads.roi_heads import RoIHeads
 from piip.models.layers.dcnv3 import DCNv3
 from piip.models.meeting.interaction import ConvFFN, DeformableCrossAttention, InteractionUnit
 from piip.models.precision import Fp32Head

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from piip.spec import BranchSpec, InternImageSpec
+from piip.spec import BranchSpec, CascadeMaskRCNNSpec, InternImageSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """RGB, in 0..255."""
@@ -114,3 +114,6 @@ INTERNIMAGE = {
     "G": _internimage("g", 512, (2, 2, 48, 4), norms="post", post_norm_blocks=tuple(range(5, 48, 6)), **_LARGEST),
 }
 """InternImage as its detectors have it (layer scales included); drop path follows the recipe."""
+
+INTERNIMAGE_CASCADE = CascadeMaskRCNNSpec(box_convs=4, class_agnostic=False, box_loss="giou")
+"""The head of its L and XL."""

@@ -7,17 +7,21 @@ from piip.spec import (
     Ade20kSpec,
     Backbone,
     BranchSpec,
+    CascadeMaskRCNNSpec,
+    CascadeRCNNSpec,
     ClassifierSpec,
     CNNSpec,
     CocoSpec,
     DINOSpec,
     ExperimentSpec,
+    FasterRCNNSpec,
     ImageNetSpec,
     InteractionSpec,
     MaskRCNNSpec,
     ModelSpec,
     OptimSpec,
     PIIPSpec,
+    RetinaNetSpec,
     TrainSpec,
     UPerNetSpec,
 )
@@ -44,11 +48,27 @@ PICO_HEAD = MaskRCNNSpec(
 )  # fmt: skip
 
 
+_SMALL = PICO_HEAD.model_dump(exclude={"kind", "mask_convs", "mask_channels"})
+PICO_DETECTORS = {
+    "faster_rcnn": FasterRCNNSpec(**_SMALL),
+    "mask_rcnn": PICO_HEAD,
+    "cascade_rcnn": CascadeRCNNSpec(**_SMALL),
+    "cascade_mask_rcnn": CascadeMaskRCNNSpec(**_SMALL, mask_convs=1, mask_channels=96),
+    "retinanet": RetinaNetSpec(num_classes=12, fpn_channels=96, anchor_scale=2, pre_nms=250),
+}
+"""Anchors begin at 16 pixels in all of them: the demo's objects are small."""
+
+
 def mask_rcnn_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> ExperimentSpec:
     """Mask R-CNN on the demo data, small enough for two CPU cores; all pico rows share these settings."""
+    return detector_pico("mask_rcnn", backbone, steps=steps, lr=lr)
+
+
+def detector_pico(head: str, backbone: Backbone, *, steps: int, lr: float = 1e-3) -> ExperimentSpec:
+    """A detector of `PICO_DETECTORS` on the demo data, as `mask_rcnn_pico`."""
     return ExperimentSpec(
-        name=f"mask_rcnn_{backbone.row_name}_pico{steps}",
-        model=ModelSpec(backbone=backbone, head=PICO_HEAD),
+        name=f"{head}_{backbone.row_name}_pico{steps}",
+        model=ModelSpec(backbone=backbone, head=PICO_DETECTORS[head]),
         data=CocoSpec(name="demo", short_ratio=1.0, pad_multiple=32),
         optim=OptimSpec(lr=lr, layer_decay=1.0, warmup_steps=30, schedule="cosine", clip_norm=1.0),
         train=TrainSpec(batch_size=4, steps=steps, log_every=5),

@@ -4,7 +4,7 @@ It is what `training/run.py` imports, and what that imports, without what this s
 module's source is parsed, and these parts of it lead nowhere:
 
     case UPerNetSpec(): ...      of a spec without one: `models.build_model` and `data.open_dataset` choose by such cases
-    isinstance(x, MaskRCNN)      asks what something is; annotations, assertions and `if TYPE_CHECKING` do not build either
+    isinstance(x, RoIHeads)      asks what something is; annotations, assertions and `if TYPE_CHECKING` do not build either
     SILENT                       modules that write down, draw or say, and decide no number
 
 So a new head changes the keys of its own rows only: lines of a case that does not run, and imports of our own, are not hashed.

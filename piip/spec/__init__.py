@@ -3,8 +3,18 @@
 from piip.spec.backbones import Backbone, BranchSpec, CNNSpec, Family, InteractionSpec, PIIPSpec
 from piip.spec.base import Spec
 from piip.spec.data import Ade20kSpec, CocoSpec, Data, ImageNetSpec
+from piip.spec.detectors import (
+    CascadeMaskRCNNSpec,
+    CascadeRCNNSpec,
+    CascadeSpec,
+    FasterRCNNSpec,
+    MaskBranchSpec,
+    MaskRCNNSpec,
+    RetinaNetSpec,
+    TwoStageSpec,
+)
 from piip.spec.experiment import ExperimentSpec, PaperResult
-from piip.spec.heads import ClassifierSpec, DINOSpec, Head, MaskRCNNSpec, UPerNetSpec
+from piip.spec.heads import ClassifierSpec, DINOSpec, Head, UPerNetSpec
 from piip.spec.internimage import InternImageSpec
 from piip.spec.model import ModelSpec
 from piip.spec.networks import MIN_RESOLUTION
@@ -17,23 +27,30 @@ __all__ = [
     "Backbone",
     "BranchSpec",
     "CNNSpec",
+    "CascadeMaskRCNNSpec",
+    "CascadeRCNNSpec",
+    "CascadeSpec",
     "ClassifierSpec",
     "CocoSpec",
     "DINOSpec",
     "Data",
     "ExperimentSpec",
     "Family",
+    "FasterRCNNSpec",
     "Head",
     "ImageNetSpec",
     "InteractionSpec",
     "InternImageSpec",
+    "MaskBranchSpec",
     "MaskRCNNSpec",
     "ModelSpec",
     "OptimSpec",
     "PIIPSpec",
     "PaperResult",
+    "RetinaNetSpec",
     "Spec",
     "SpeedSpec",
     "TrainSpec",
+    "TwoStageSpec",
     "UPerNetSpec",
 ]

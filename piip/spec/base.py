@@ -4,7 +4,7 @@ import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -83,6 +83,20 @@ class Spec(BaseModel):
                 for mark in field.metadata
             )
         }
+
+
+class HeadSpec(Spec):
+    """What all heads say of themselves."""
+
+    learns_masks: ClassVar[bool] = False
+    """Whether training needs the masks of objects, not boxes alone."""
+    samples: ClassVar[bool] = False
+    """Whether it samples maps at places that it learns, by an operator that `speed.kernel` chooses."""
+
+    @classmethod
+    def words(cls) -> str:
+        """What it is, for who reads a list: the first line of its class's docstring."""
+        return (cls.__doc__ or cls.__name__).partition("\n")[0].removesuffix(".")
 
 
 def _identity(value: Any, plain: Any) -> Any:

@@ -5,51 +5,14 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from piip.contracts import Maps, Tokens, Wish
-from piip.spec.base import Added, Spec
-
-
-class HeadSpec(Spec):
-    """What all heads say of themselves."""
-
-    learns_masks: ClassVar[bool] = False
-    """Whether training needs the masks of objects, not boxes alone."""
-    samples: ClassVar[bool] = False
-    """Whether it samples maps at places that it learns, by an operator that `speed.kernel` chooses."""
-
-    @classmethod
-    def words(cls) -> str:
-        """What it is, for who reads a list: the first line of its class's docstring."""
-        return (cls.__doc__ or cls.__name__).partition("\n")[0].removesuffix(".")
-
-
-class MaskRCNNSpec(HeadSpec):
-    """Mask R-CNN, boxes and masks of objects: as in mmdetection's `mask_rcnn_r50_fpn`, on torchvision's parts."""
-
-    learns_masks: ClassVar[bool] = True
-
-    kind: Literal["mask_rcnn"] = "mask_rcnn"
-    num_classes: int = Field(default=80, gt=0)
-    """Foreground classes."""
-    fpn_channels: int = Field(default=256, gt=0)
-    anchor_scale: float = Field(default=8, gt=0)
-    """Anchor side in strides; ratios are 1/2, 1, 2; strides 4..64."""
-    rpn_pre_nms: int = Field(default=2000, gt=0)
-    """Proposals per level before NMS in training (half of it in evaluation)."""
-    rpn_post_nms: int = Field(default=1000, gt=0)
-    """Proposals per image after NMS, training and evaluation."""
-    box_samples: int = Field(default=512, gt=0)
-    """Proposals per image the box head learns from; a quarter of them positive."""
-    box_channels: int = Field(default=1024, gt=0)
-    mask_convs: int = Field(default=4, ge=0)
-    mask_channels: int = Field(default=256, gt=0)
-    score_threshold: float = Field(default=0.05, ge=0, le=1)
-    nms_threshold: float = Field(default=0.5, ge=0, le=1)
-    max_detections: int = Field(default=100, gt=0)
-
-    @property
-    def wants(self) -> Wish:
-        """What the backbone gives."""
-        return Maps((4, 8, 16, 32))
+from piip.spec.base import Added, HeadSpec
+from piip.spec.detectors import (
+    CascadeMaskRCNNSpec,
+    CascadeRCNNSpec,
+    FasterRCNNSpec,
+    MaskRCNNSpec,
+    RetinaNetSpec,
+)
 
 
 class DINOSpec(HeadSpec):
@@ -166,5 +129,6 @@ class ClassifierSpec(HeadSpec):
 
 
 Head = Annotated[
-    MaskRCNNSpec | DINOSpec | UPerNetSpec | ClassifierSpec, Field(discriminator="kind"),
+    FasterRCNNSpec | MaskRCNNSpec | CascadeRCNNSpec | CascadeMaskRCNNSpec | RetinaNetSpec
+    | DINOSpec | UPerNetSpec | ClassifierSpec, Field(discriminator="kind"),
 ]  # fmt: skip

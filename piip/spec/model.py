@@ -5,7 +5,8 @@ from dataclasses import replace
 from piip.contracts import Input
 from piip.spec.backbones import Backbone
 from piip.spec.base import Spec
-from piip.spec.heads import Head, MaskRCNNSpec
+from piip.spec.detectors import MaskRCNNSpec
+from piip.spec.heads import Head
 
 
 class ModelSpec(Spec):

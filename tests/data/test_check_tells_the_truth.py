@@ -17,7 +17,8 @@ from PIL import Image
 from piip.data.check import check, refuse_broken
 from piip.data.formats.coco import CocoDataset
 from piip.data.sources import DataError, Source
-from piip.models.heads.rcnn import MaskRCNN
+from piip.models.heads.rcnn import RCNN
+from piip.models.heads.roi_heads import build_roi_heads
 from piip.spec import CocoSpec, MaskRCNNSpec
 
 SPEC = CocoSpec(name="custom", short_ratio=1.0, pad_multiple=32, flip=0.0)
@@ -62,7 +63,7 @@ def head():
         "rpn_pre_nms": 50,
         "rpn_post_nms": 20,
     }
-    return MaskRCNN((4,) * 4, MaskRCNNSpec(num_classes=2, box_samples=16, **small)).train()
+    return RCNN((4,) * 4, MaskRCNNSpec(num_classes=2, box_samples=16, **small), build_roi_heads).train()
 
 
 def train(head, batch) -> float:

@@ -13,7 +13,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, roi_align
 
 from piip.models.heads.boxes import Anchors
-from piip.models.heads.rcnn import MaskRCNN
+from piip.models.heads.rcnn import RCNN
+from piip.models.heads.roi_heads import build_roi_heads
 from piip.models.network import Network
 from piip.spec import BranchSpec, MaskRCNNSpec, ModelSpec, PIIPSpec
 from piip.weights.names.mmdet import fit_weights, official_name
@@ -52,7 +53,7 @@ def official():
     """An mmdet file's tensors: large enough for some confident, overlapping boxes."""
     generator = torch.Generator().manual_seed(3)
     tensors = {}
-    for ours, value in Network(Maps(), MaskRCNN(Maps.out_channels, HEAD)).state_dict().items():
+    for ours, value in Network(Maps(), RCNN(Maps.out_channels, HEAD, build_roi_heads)).state_dict().items():
         name = official_name(ours, SPEC)
         shape = mmdet_shape(name, value.shape)
         fan_in = math.prod(shape[1:]) if len(shape) > 1 else 100
@@ -66,7 +67,7 @@ def official():
 
 @pytest.fixture
 def model(official):
-    model = Network(Maps(), MaskRCNN(Maps.out_channels, HEAD))
+    model = Network(Maps(), RCNN(Maps.out_channels, HEAD, build_roi_heads))
     fitted, report = fit_weights(Weights(official, "test"), model, SPEC, CLASSES)
     report.require(())
     model.load_state_dict(fitted)
@@ -116,7 +117,7 @@ def test_the_neck_is_mmdets(model, official, images):
 
 def test_proposals_are_mmdets(model, official, images):
     features = mmdet_fpn(Maps()(images), official)
-    anchors = Anchors(8, (4, 8, 16, 32, 64))(ImageList(images, [SIZE]), features)[0]
+    anchors = Anchors([8], (4, 8, 16, 32, 64))(ImageList(images, [SIZE]), features)[0]
     scores, deltas, levels = [], [], []
     for level, feature in enumerate(features):
         hidden = conv(feature, official, "rpn_head.rpn_conv", padding=1).relu()

@@ -6,7 +6,7 @@ from torchvision.ops import roi_align
 from piip.models import build_model
 from piip.models.heads.boxes import Anchors, RoIPool
 from piip.models.heads.mask_loss import mask_loss
-from piip.models.heads.rcnn import box_losses
+from piip.models.heads.roi_heads import box_losses
 from piip.ops import mask_runs
 from piip.ops.mask_runs import runs_of
 from piip.presets import PICO, PICO_HEAD, piip
@@ -107,9 +107,9 @@ def test_no_proposals_cost_nothing_and_keep_the_graph():
     logits, deltas = torch.zeros(0, 5, requires_grad=True), torch.zeros(0, 20, requires_grad=True)
 
     losses = box_losses(logits, deltas, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
-    sum(losses).backward()
+    sum(losses.values()).backward()
 
-    assert [loss.item() for loss in losses] == [0, 0]
+    assert [loss.item() for loss in losses.values()] == [0, 0]
     assert logits.grad is not None
 
 
@@ -120,10 +120,10 @@ def test_box_losses_by_hand():
     deltas[0, 1] = 100  # another class's boxes do not count, nor do those of background
     deltas[1] = 100
 
-    loss_classifier, loss_box = box_losses(logits, deltas.flatten(1), torch.tensor([2, 0]), torch.zeros(2, 4))
+    losses = box_losses(logits, deltas.flatten(1), torch.tensor([2, 0]), torch.zeros(2, 4))
 
-    assert loss_classifier.item() == pytest.approx(1.0986, abs=1e-4)
-    assert loss_box.item() == pytest.approx((1 + 1) / 2)
+    assert losses["loss_classifier"].item() == pytest.approx(1.0986, abs=1e-4)
+    assert losses["loss_box"].item() == pytest.approx((1 + 1) / 2)
 
 
 def test_no_proposals_no_predictions():
@@ -199,7 +199,7 @@ def test_anchors_have_the_published_sides_and_places():
     images = ImageList(torch.zeros(2, 3, 672, 672), [(672, 672), (600, 500)])
     features = [torch.zeros(2, 8, side, side) for side in (168, 84, 42, 21, 11)]
 
-    anchors, _ = Anchors(scale=8, strides=(4, 8, 16, 32, 64))(images, features)
+    anchors, _ = Anchors([8], strides=(4, 8, 16, 32, 64))(images, features)
 
     assert len(anchors) == 3 * (168**2 + 84**2 + 42**2 + 21**2 + 11**2)
     # scale 8 * stride 4 = 32 pixels; ratio 1 is the second of the three, around the corner of its cell

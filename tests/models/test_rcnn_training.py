@@ -6,14 +6,18 @@ import pytest
 import torch
 
 from piip.models.heads.boxes import RoIPool
-from piip.models.heads.rcnn import MaskRCNN, build_roi_heads, build_rpn, mask_loss
+from piip.models.heads.mask_loss import mask_loss
+from piip.models.heads.proposals import RPN
+from piip.models.heads.rcnn import RCNN
+from piip.models.heads.roi_heads import build_roi_heads
+from piip.ops.mask_runs import runs_of
 from piip.spec import MaskRCNNSpec
 
 SPEC = MaskRCNNSpec(num_classes=3, fpn_channels=8, box_channels=8, mask_channels=8, rpn_pre_nms=40, rpn_post_nms=30)
 
 
 def test_an_anchor_is_an_object_from_seven_tenths_on_background_below_three_and_nothing_between():
-    rpn = build_rpn(SPEC)
+    rpn = RPN(SPEC)
 
     matched = rpn.proposal_matcher(torch.tensor([[0.29, 0.3, 0.69, 0.7, 0.95]]))
 
@@ -32,8 +36,8 @@ def test_a_proposal_is_an_object_from_one_half_on_and_background_below():
 @pytest.mark.parametrize(
     ("build", "positive", "sampled"),
     [
-        (build_rpn, 1000, (128, 128)),  # half of 256
-        (build_rpn, 10, (10, 246)),
+        (RPN, 1000, (128, 128)),  # half of 256
+        (RPN, 10, (10, 246)),
         (build_roi_heads, 1000, (128, 384)),  # a quarter of 512
         (build_roi_heads, 10, (10, 502)),
     ],
@@ -47,7 +51,7 @@ def test_as_many_are_sampled_as_in_mmdetection(build, positive, sampled):
 
 
 def test_training_takes_twice_as_many_candidates_of_a_level_as_evaluation():
-    rpn = build_rpn(SPEC)
+    rpn = RPN(SPEC)
 
     counts = {mode: (rpn.train(mode).pre_nms_top_n(), rpn.post_nms_top_n()) for mode in (True, False)}
 
@@ -60,7 +64,7 @@ def test_proposals_cost_what_all_sampled_anchors_share():
     deltas = torch.full((6, 4), 100.0)  # background and what is between have no box
     deltas[0], deltas[4] = torch.tensor([2.0, 0, 0, 0]), torch.tensor([0, 0, -1.0, 0])
 
-    loss_objectness, loss_box = build_rpn(SPEC).compute_loss(objectness, deltas, labels, [torch.zeros(3, 4)] * 2)
+    loss_objectness, loss_box = RPN(SPEC).compute_loss(objectness, deltas, labels, [torch.zeros(3, 4)] * 2)
 
     assert loss_objectness.item() == pytest.approx(math.log(2))
     assert loss_box.item() == pytest.approx((2 + 1) / 5)  # five of the six anchors are sampled
@@ -83,25 +87,24 @@ def square(*places, size=(40, 56)):
 
 def test_a_cell_that_an_object_half_covers_belongs_to_it():
     # 28 x 28 px in 28 x 28 cells, half a pixel further right: the last column's centre lies on the object's edge
-    target = {"masks": square((7, 14)), "labels": torch.tensor([1])}
+    target = {"mask_runs": runs_of(square((7, 14))), "labels": torch.tensor([1])}
 
-    loss = mask_loss(
-        torch.full((1, 2, 28, 28), 20.0), [torch.tensor([[14.5, 7.0, 42.5, 35.0]])], [target], [torch.tensor([0])]
-    )
+    box = torch.tensor([[14.5, 7.0, 42.5, 35.0]])
+    loss = mask_loss(torch.full((1, 2, 28, 28), 20.0), [box], [target], [torch.tensor([0])], [(40, 56)])
 
     assert loss < 1e-6
 
 
 def test_nothing_is_learned_of_a_mask_without_a_pixel():
     masks = torch.cat([square((7, 14)), torch.zeros(1, 40, 56, dtype=torch.uint8)])
-    target = {"masks": masks, "labels": torch.tensor([1, 2])}
+    target = {"mask_runs": runs_of(masks), "labels": torch.tensor([1, 2])}
     box = torch.tensor([[14.0, 7.0, 42.0, 35.0]])
     logits = torch.zeros(2, 3, 28, 28)
     logits[0] = 20.0  # right; of the other one it would cost log 2 a cell
     logits.requires_grad_()
 
-    assert mask_loss(logits, [box.expand(2, 4)], [target], [torch.tensor([0, 1])]) < 1e-6
-    nothing = mask_loss(logits, [box.expand(2, 4)], [target], [torch.tensor([1, 1])])
+    assert mask_loss(logits, [box.expand(2, 4)], [target], [torch.tensor([0, 1])], [(40, 56)]) < 1e-6
+    nothing = mask_loss(logits, [box.expand(2, 4)], [target], [torch.tensor([1, 1])], [(40, 56)])
     nothing.backward()
 
     assert nothing == 0
@@ -109,7 +112,7 @@ def test_nothing_is_learned_of_a_mask_without_a_pixel():
 
 
 def test_what_the_probe_gives_of_proposals_is_all_that_losses_read_before_the_boxes():
-    head = MaskRCNN((8, 8, 8, 8), SPEC).train()
+    head = RCNN((8, 8, 8, 8), SPEC, build_roi_heads).train()
     probe = head.probe([torch.zeros(2, 8, 64 // s, 64 // s) for s in (4, 8, 16, 32)])
 
     assert probe["neck"]() == []

@@ -16,7 +16,7 @@ from piip.models.backbones.piip import PIIP
 from piip.models.backbones.streams import side_by_side
 from piip.models.branches import windows
 from piip.models.branches.vit import Branch
-from piip.models.heads.rcnn import build_roi_heads
+from piip.models.heads.roi_heads import build_roi_heads
 from piip.models.meeting.interaction import ConvFFN, DeformableCrossAttention
 from piip.models.speed import active_attention, set_speed
 from piip.ops.deform_attn_pair import deform_attn_pair
@@ -80,7 +80,9 @@ def test_layout_is_that_of_maps_and_of_what_convolutions_see(layout, copied):
         set_speed(part, SpeedSpec(layout=layout))
 
     maps = model(torch.randn(2, 3, 160, 96))
-    heads._masks([torch.randn(1, 8, side, side) for side in (32, 16, 8, 4)], [torch.tensor([[3.0, 4.0, 60.0, 70.0]])])
+    heads.mask_logits(
+        [torch.randn(1, 8, side, side) for side in (32, 16, 8, 4)], [torch.tensor([[3.0, 4.0, 60.0, 70.0]])]
+    )
 
     assert [m.is_contiguous() for m in maps] == [copied] * 4
     assert seen == [copied] * 5  # two units of two directions, and the mask head

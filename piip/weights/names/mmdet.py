@@ -1,46 +1,24 @@
 """Released weights into our models: the official code's names, class order and shapes for backbone, neck and heads.
 
-Backbones go by piip/weights/names/piip.py, a DINO by dino.py, an UperNet by mmseg.py. Of mmdet's Mask R-CNN the layout differs in two
-ways: the background is mmdet's last class and our first, and mmdet's boxes and masks leave it out where ours have an unused row for it.
+Backbones go by piip/weights/names/piip.py (InternImage's names are the official ones), heads by rcnn.py, dino.py and mmseg.py.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
-from piip.spec import DINOSpec, ModelSpec, PIIPSpec
+from piip.spec import DINOSpec, Head, InternImageSpec, ModelSpec, PIIPSpec, TwoStageSpec
 from piip.weights.fit import Report, fit
-from piip.weights.names import dino, mmseg
+from piip.weights.names import dino, mmseg, rcnn
 from piip.weights.names.piip import left_out, to_official
 from piip.weights.read import Weights, WeightsError
 from piip.weights.resizing import adapt
 
-# ours, official; \1 is a number
-_MASK_RCNN = [
-    (r"head\.neck\.inner_blocks\.(\d+)\.0", r"neck.lateral_convs.\1.conv"),
-    (r"head\.neck\.layer_blocks\.(\d+)\.0", r"neck.fpn_convs.\1.conv"),
-    (r"head\.rpn\.head\.conv\.0\.0", "rpn_head.rpn_conv"),
-    (r"head\.rpn\.head\.cls_logits", "rpn_head.rpn_cls"),
-    (r"head\.rpn\.head\.bbox_pred", "rpn_head.rpn_reg"),
-    (r"head\.roi_heads\.box_head\.fc6", "roi_head.bbox_head.shared_fcs.0"),
-    (r"head\.roi_heads\.box_head\.fc7", "roi_head.bbox_head.shared_fcs.1"),
-    (r"head\.roi_heads\.box_predictor\.cls_score", "roi_head.bbox_head.fc_cls"),
-    (r"head\.roi_heads\.box_predictor\.bbox_pred", "roi_head.bbox_head.fc_reg"),
-    (r"head\.roi_heads\.mask_head\.(\d+)\.0", r"roi_head.mask_head.convs.\1.conv"),
-    (r"head\.roi_heads\.mask_predictor\.conv5_mask", "roi_head.mask_head.upsample"),
-    (r"head\.roi_heads\.mask_predictor\.mask_fcn_logits", "roi_head.mask_head.conv_logits"),
-]
-_LOGITS, _BOXES, _MASKS = "roi_head.bbox_head.fc_cls.", "roi_head.bbox_head.fc_reg.", "roi_head.mask_head.conv_logits."
-_PER_CLASS = (
-    _LOGITS, _BOXES, _MASKS, *mmseg.PER_CLASS, *dino.PER_CLASS,
-    "head.roi_heads.box_predictor.", "head.roi_heads.mask_predictor.mask_fcn_logits.",
-)  # fmt: skip
-"""Tensors with a row per class, the official code's and ours."""
 _CLASSIFIER = re.compile(r"(branch\d+\.head|cls_head|head\.own\.\d+\.head|head\.merged\.head|head\.head)\.")
-"""The same of classifiers."""
+"""How names begin of classifiers' tensors with a row per class, the official code's and ours; others' are in the files beside this one."""
+_OFFICIAL_HEADS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.", "decode_head.")
 
 
 def official_name(name: str, spec: ModelSpec) -> str:
@@ -49,19 +27,18 @@ def official_name(name: str, spec: ModelSpec) -> str:
     Raises:
         ValueError: There is no such parameter.
     """
-    assert isinstance(spec.backbone, PIIPSpec)
-    if spec.head.kind == "classifier":  # the official one is all backbone
-        return to_official(in_backbone(name), spec.backbone)
+    backbone = spec.backbone
+    if spec.head.kind == "classifier" and isinstance(backbone, PIIPSpec):  # the official one is all backbone
+        return to_official(in_backbone(name), backbone)
     if name.startswith("backbone."):
-        return "backbone." + to_official(name.removeprefix("backbone."), spec.backbone)
+        return f"backbone.{to_official(name[9:], backbone)}" if isinstance(backbone, PIIPSpec) else name
     if spec.head.kind == "upernet":
         return mmseg.official_name(name)
     if isinstance(spec.head, DINOSpec):
         return dino.official_name(name, spec.head)
-    for ours, official in _MASK_RCNN:
-        if found := re.fullmatch(rf"{ours}\.(weight|bias)", name):
-            return f"{found.expand(official)}.{found.groups()[-1]}"
-    raise ValueError(f"{name!r} is no parameter of an official network")
+    if isinstance(spec.head, TwoStageSpec):
+        return rcnn.official_name(name)
+    return name  # of a RetinaNet, or a classifier on a map, there are no official files: it starts anew beside their backbones
 
 
 def in_backbone(name: str) -> str:
@@ -84,22 +61,29 @@ def fit_weights(
 
     Raises:
         WeightsError: The file's classes are others, or a tensor is not finite.
-        ValueError: Official names, and `spec` is no PIIP.
+        ValueError: Official names, and there are no official files of what `spec` is.
     """
     wanted = model.state_dict()
-    if len(wanted.keys() & weights.tensors.keys()) > len(wanted) // 2:
+    if _has_our_names(weights.tensors, wanted):
         _same_classes(weights, classes)
         return fit(weights.tensors, wanted, origin=weights.origin, adapt=adapt)
-    backbone = spec.backbone
-    if not isinstance(backbone, PIIPSpec):
+    backbone, head = spec.backbone, spec.head
+    if not isinstance(backbone, PIIPSpec | InternImageSpec):
         raise ValueError(
-            f"{weights.origin} has none of this network's names, and official files are of PIIP; this is a {backbone.kind}"
+            f"{weights.origin} has none of this network's names, and official files are of PIIP and InternImage; "
+            f"this is a {backbone.kind}"
         )
 
     def why_not(name: str) -> str | None:
-        return left_out(name.removeprefix("backbone."), backbone, spec.head.wants)
+        return (
+            left_out(name.removeprefix("backbone."), backbone, head.wants) if isinstance(backbone, PIIPSpec) else None
+        )
 
-    tensors = dino.split(_background_first(_in_order(weights, classes)))
+    tensors = _in_order(weights, classes, head)
+    if isinstance(head, TwoStageSpec):
+        tensors = rcnn.background_first(tensors, head)
+    elif isinstance(head, DINOSpec):
+        tensors = dino.split(tensors)
     return fit(
         tensors,
         wanted,
@@ -111,9 +95,23 @@ def fit_weights(
     )
 
 
+def _has_our_names(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    """Whether a file is a checkpoint of ours. InternImage's names are the official ones: its detectors' heads tell."""
+    official = any(name.startswith(_OFFICIAL_HEADS) for name in tensors)
+    return len(wanted.keys() & tensors.keys()) > len(wanted) // 2 and not official
+
+
 def without_classes(weights: Weights) -> Weights:
     """All but the tensors that have a row per class: what is left to learn other classes from."""
-    kept = {n: v for n, v in weights.tensors.items() if not n.startswith(_PER_CLASS) and not _CLASSIFIER.match(n)}
+    kept = {
+        name: value
+        for name, value in weights.tensors.items()
+        if not (
+            name.startswith((*mmseg.PER_CLASS, *dino.PER_CLASS))
+            or _CLASSIFIER.match(name)
+            or rcnn.PER_CLASS.match(name)
+        )
+    }
     return replace(weights, tensors=kept, classes=())
 
 
@@ -126,7 +124,7 @@ def _same_classes(weights: Weights, classes: Sequence[str]) -> None:
         )
 
 
-def _in_order(weights: Weights, classes: Sequence[str]) -> dict[str, Tensor]:
+def _in_order(weights: Weights, classes: Sequence[str], head: Head) -> dict[str, Tensor]:
     """Rows of the classes in the data's order, by name."""
     if not weights.classes or not classes or list(weights.classes) == list(classes):
         return dict(weights.tensors)
@@ -134,23 +132,9 @@ def _in_order(weights: Weights, classes: Sequence[str]) -> dict[str, Tensor]:
         _same_classes(weights, classes)
     order = [weights.classes.index(name) for name in classes]
     tensors = dict(weights.tensors)
-    for name, value in weights.tensors.items():
-        if name.startswith(_LOGITS):
-            tensors[name] = value[[*order, len(order)]]
-        elif name.startswith(_BOXES):
-            tensors[name] = value.unflatten(0, (-1, 4))[order].flatten(0, 1)
-        elif name.startswith((_MASKS, *mmseg.PER_CLASS, *dino.PER_CLASS)):
+    if isinstance(head, TwoStageSpec):
+        return rcnn.in_order(tensors, order, head)
+    for name, value in tensors.items():
+        if name.startswith((*mmseg.PER_CLASS, *dino.PER_CLASS)):
             tensors[name] = value[order]
     return tensors
-
-
-def _background_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    changed = dict(tensors)
-    for name, value in tensors.items():
-        if name.startswith(_LOGITS):
-            changed[name] = torch.cat([value[-1:], value[:-1]])
-        elif name.startswith(_BOXES):
-            changed[name] = torch.cat([torch.zeros_like(value[:4]), value])
-        elif name.startswith(_MASKS):
-            changed[name] = torch.cat([torch.zeros_like(value[:1]), value])
-    return changed
