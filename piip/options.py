@@ -163,7 +163,6 @@ SplitName = Annotated[str, AfterValidator(split_name)]
 RunId = Annotated[str, AfterValidator(_run_id)]
 OutFolder = Annotated[Path, AfterValidator(_folder)]
 """A folder that is there or can be made."""
-GivenFile = Annotated[Path, AfterValidator(given_file)]
 GivenFolder = Annotated[Path, AfterValidator(_given_folder)]
 GivenPath = Annotated[Path, AfterValidator(_there)]
 """A file or a folder, where only the data's kind says which is wanted."""

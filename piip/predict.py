@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from piip.console import run_verb
+from piip.data.files import is_seen
 from piip.data.sources import DataError
 from piip.options import GivenPath, OutFolder, RunId, Share, UsageError
 
@@ -89,7 +90,11 @@ def images_of(given: Sequence[Path]) -> list[Path]:
         raise UsageError("no images given: name one or more image files, or a folder, before the flags")
     images: list[Path] = []
     for path in given:
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = (
+            sorted(file for file in path.iterdir() if is_seen(file.name) and file.suffix.lower() in SUFFIXES)
+            if path.is_dir()
+            else [path]
+        )
         if not inside:
             raise ValueError(f"no images in the folder {path}: no file there ends in {', '.join(SUFFIXES)}")
         images += inside

@@ -27,8 +27,13 @@ def _below(folder: str, inside: tuple[str, ...]) -> Iterator[str]:
             continue
         if not entry.is_dir():
             yield entry.path
-        elif (place := os.path.realpath(entry.path)) not in inside:
+        elif not _holds(place := os.path.realpath(entry.path), inside):
             yield from _below(entry.path, (*inside, place))
+
+
+def _holds(place: str, inside: tuple[str, ...]) -> bool:
+    """Whether a folder is one of those that one is in, or has one of them in it."""
+    return any(Path(one).is_relative_to(place) for one in inside)
 
 
 def is_seen(name: str) -> bool:

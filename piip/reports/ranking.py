@@ -96,4 +96,4 @@ def too_short(trials: Sequence[Trial]) -> str:
     if len(trials) < 2 or not short:
         return ""
     steps = " to ".join(dict.fromkeys(map(str, (min(short), max(short)))))
-    return f"too short to rank networks: {steps} steps (pico_long.py takes 1200)"
+    return f"too short to rank networks: {steps} steps"

@@ -57,7 +57,7 @@ class BackboneSpec(Spec):
     @property
     def words(self) -> str:
         """What it is, for who reads a list, whatever its sizes."""
-        return f"{self.title}: one network, which sees one image size"
+        return "one network, which sees one image size"
 
     @property
     def start(self) -> str:

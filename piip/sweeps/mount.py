@@ -15,7 +15,7 @@ def keeps_locks_to_itself(folder: Path) -> str:
         folder: Need not be there yet.
     """
     try:
-        lines = MOUNTS.read_text().splitlines()
+        lines = MOUNTS.read_text(errors="surrogateescape").splitlines()
     except OSError:
         return ""  # not Linux
     # a later mount covers an earlier one of the same place

@@ -136,6 +136,7 @@ def test_two_folders_that_are_shown_under_one_name_are_refused(pair, tmp_path):
 def test_a_link_back_up_and_a_file_that_is_gone_do_no_harm(folder):
     files = len(opened(folder))
     (folder / "ant" / "all").symlink_to(folder)
+    (folder / "ant" / "above").symlink_to(folder.parent)
     (folder / "ant" / "gone.png").symlink_to("nothing")
 
     data = opened(folder)

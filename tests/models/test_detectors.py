@@ -207,6 +207,18 @@ def test_losses_by_hand():
     assert losses["loss_box"].item() == pytest.approx(4 * 0.5 / 90.1)
 
 
+def test_two_workers_divide_by_one_number(monkeypatch):
+    net, anchors = retina(), torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
+    objects = {"boxes": torch.tensor([[0.0, 0, 10, 10]]), "labels": torch.tensor([2])}
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda counts: counts.add_(4))  # the other one has four
+
+    net._losses(torch.zeros(1, 2, 2), torch.zeros(1, 2, 4), anchors, [objects])
+
+    assert net.normaliser.item() == pytest.approx(0.9 * 100 + 0.1 * (1 + 4) / 2)
+
+
 def test_the_best_boxes_of_a_class_are_kept():
     net = retina(pre_nms=3, max_detections=2)
     anchors = [torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 50], [40, 0, 50, 10]])]

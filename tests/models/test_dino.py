@@ -5,12 +5,12 @@ from dino_golden import CHANNELS, FACTORS, SAID, SIZES, SPEC, features, golden_h
 
 from piip.counting.cost import cost
 from piip.models import build_model
-from piip.models.heads.dino import losses as dino_losses
 from piip.models.heads.dino.attention import PyramidAttention
 from piip.models.heads.dino.head import DINO
-from piip.models.heads.dino.losses import losses_of, matched, mean_over_workers
+from piip.models.heads.dino.losses import losses_of, matched
 from piip.models.heads.dino.objects import Objects
 from piip.models.heads.dino.positions import grid_of, logit
+from piip.models.layers.statistics import mean_over_workers
 from piip.models.speed import switch_network
 from piip.presets import pico
 from piip.spec import DINOSpec, ModelSpec, SpeedSpec
@@ -190,9 +190,9 @@ def test_a_loss_that_is_not_finite_is_told_and_not_stumbled_over():
 
 
 def test_sums_are_divided_by_what_a_worker_has_in_the_mean(monkeypatch):
-    monkeypatch.setattr(dino_losses.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dino_losses.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(dino_losses.dist, "all_reduce", lambda counts: counts.add_(torch.tensor([1.0, 7.0])))
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda counts: counts.add_(torch.tensor([1.0, 7.0])))
     mine = torch.tensor([0.0, 3.0])
 
     assert mean_over_workers(mine).tolist() == [1.0, 5.0]

@@ -22,7 +22,8 @@ LINES = """\
 @pytest.fixture(autouse=True)
 def mounts(monkeypatch, tmp_path):
     monkeypatch.setattr(mount, "MOUNTS", tmp_path / "mountinfo")
-    mount.MOUNTS.write_text(LINES)
+    # the last one's name is no UTF-8
+    mount.MOUNTS.write_bytes(LINES.encode() + b"36 27 0:46 / /media/caf\xe9 rw - vfat /dev/sdb rw\n")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class TestPredict:
     def test_a_folder_stands_for_its_images(self, trained, say, photo, tmp_path):
         folder = tmp_path / "photos"
         folder.mkdir()
-        for name in ("b.png", "a.JPG", "notes.txt"):
+        for name in ("b.png", "a.JPG", "notes.txt", "._a.jpg"):
             (folder / name).write_bytes(photo.read_bytes())
 
         said = say(predict.cli, folder, photo, "--run-id", trained.run_id, "-o", tmp_path / "drawn", "--json")

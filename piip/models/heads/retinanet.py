@@ -20,6 +20,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from piip.contracts import Size
 from piip.models.heads.boxes import RATIOS, Anchors
+from piip.models.layers.statistics import mean_over_workers
 from piip.models.precision import Fp32Head, at_least_fp32, head_precision
 from piip.spec import RetinaNetSpec
 
@@ -119,9 +120,9 @@ class RetinaNet(Fp32Head):
 
     @torch.no_grad()
     def _count(self, positive: Tensor) -> None:
-        """Takes the positive anchors of a micro batch into the running mean."""
+        """Takes the positive anchors of a micro batch into the running mean: of all workers, whose losses are divided by one number."""
         # in place: DDP keeps the tensors it found
-        self.normaliser.mul_(MOMENTUM).add_((1 - MOMENTUM) * positive.sum().clamp(min=1))
+        self.normaliser.mul_(MOMENTUM).add_((1 - MOMENTUM) * mean_over_workers(positive.sum().float()))
 
     def _assigned(self, anchors: Tensor, target: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """An image's labels (A,), 0 for background and -1 for what is learned from by no one, and the boxes (A, 4) of its objects."""

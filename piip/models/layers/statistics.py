@@ -1,7 +1,8 @@
-"""Whose images BatchNorms count in training."""
+"""Whose images are counted in training: of BatchNorms, and of what losses are divided by."""
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 
 def share_statistics(head: nn.Module, *, workers: int, device: torch.device) -> str:
@@ -24,3 +25,12 @@ def share_statistics(head: nn.Module, *, workers: int, device: torch.device) -> 
         nn.SyncBatchNorm.convert_sync_batchnorm(head)
         return ""
     return f"BatchNorm in the head counts each worker's own images: sharing them among {workers} needs GPUs"
+
+
+def mean_over_workers(counts: Tensor) -> Tensor:
+    """Counts of this worker -> what a worker has in the mean, at least 1. Collective: every worker calls it as often."""
+    counts = counts.clone()
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(counts)
+        counts /= dist.get_world_size()
+    return counts.clamp(min=1)

@@ -108,6 +108,8 @@ class ZeroEngine(Engine):
             with deepspeed.zero.GatheredParameters(list(self.module.parameters()), modifier_rank=0):
                 if dist.get_rank() == 0:
                     load_model(self.module, checkpoint)
+            for buffer in self.module.buffers():  # what is gathered is parameters alone
+                dist.broadcast(buffer, src=0)
         saved, state = checkpoint.state(dist.get_rank()), self._model.optimizer.optimizer.state
         with torch.no_grad():
             for index, shard in enumerate(self._shards()):

@@ -9,10 +9,11 @@ from piip.contracts import Size
 from piip.models.heads.dino.decoder import Decoder
 from piip.models.heads.dino.denoising import Noised, noise
 from piip.models.heads.dino.encoder import Encoder, Selection
-from piip.models.heads.dino.losses import losses_of, matched, mean_over_workers
+from piip.models.heads.dino.losses import losses_of, matched
 from piip.models.heads.dino.neck import ChannelMapper
 from piip.models.heads.dino.objects import Objects, corners, sides
 from piip.models.heads.dino.positions import Grid, grid_of
+from piip.models.layers.statistics import mean_over_workers
 from piip.models.precision import Fp32Head, at_least_fp32, head_precision
 from piip.spec import DINOSpec
 

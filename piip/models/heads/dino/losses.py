@@ -1,7 +1,6 @@
 """Which query is which object, and how far it is from it: focal loss, L1 and GIoU, for many layers at once."""
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -84,12 +83,3 @@ def _costs(logits: Tensor, boxes: Tensor, objects: Objects) -> Tensor:
     overlap = torch.stack([iou.unflatten(0, (len(boxes), -1)) for iou in of_image], 1)
     found = (as_class - as_none).gather(-1, labels_TBQM)
     return COSTS["class"] * found + COSTS["box"] * apart - COSTS["giou"] * overlap
-
-
-def mean_over_workers(counts: Tensor) -> Tensor:
-    """Counts of this worker -> what a worker has in the mean, at least 1. Collective: every worker calls it as often."""
-    counts = counts.clone()
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(counts)
-        counts /= dist.get_world_size()
-    return counts.clamp(min=1)
