@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from piip import predict
+from piip.data.demo.shapes import SHAPES
 from piip.tracking.store import Store
 
 
@@ -31,7 +32,9 @@ class TestPredict:
         )
         then = pq.read_table(Store().download(trained.run_id, "predictions/val.parquet"))
         then = then.drop_columns(["file_name"]).to_pylist()
-        assert said.document[str(photo)] == [r | {"image_id": 0} for r in then if r["image_id"] == image_id]
+        found = [{key: value for key, value in row.items() if key != "name"} for row in said.document[str(photo)]]
+        assert found == [r | {"image_id": 0} for r in then if r["image_id"] == image_id]
+        assert {row["name"] for row in said.document[str(photo)]} <= set(SHAPES)
         objects = len(said.document[str(photo)])
         assert (
             f"{tmp_path}/drawn/001_{photo.stem}.png: 0 objects of {objects} candidates; the highest score is 0."
