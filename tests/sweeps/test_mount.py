@@ -14,7 +14,7 @@ LINES = """\
 31 27 0:41 / /old\\040home rw,relatime - nfs server:/old rw,vers=3,nolock,local_lock=all
 32 27 0:42 / /flock rw - nfs server:/flock rw,local_lock=flock
 33 27 0:43 / /scratch rw,relatime - lustre mgs@tcp:/scratch rw,localflock
-34 27 0:44 / /work rw,relatime - lustre mgs@tcp:/work rw,flock
+34 27 0:44 / /lustre rw,relatime - lustre mgs@tcp:/lustre rw,flock
 35 31 0:45 / /old\\040home/new rw - nfs4 server:/new rw,local_lock=none
 """
 
@@ -31,7 +31,7 @@ def mounts(monkeypatch, tmp_path):
     [
         ("/home/me/runs", ""),
         ("/var/runs", ""),
-        ("/work/runs", ""),
+        ("/lustre/runs", ""),
         ("/old home/new/runs", ""),
         ("/old home/runs", "nfs at /old home, mounted with nolock"),
         ("/flock", "nfs at /flock, mounted with local_lock=flock"),
