@@ -19,7 +19,8 @@ except ImportError:  # `pytest -m gpu tests/ops` does without
 from piip.home import package_root
 
 if settings:  # how long an example takes says how busy the machine is
-    settings.register_profile("piip", deadline=None)
+    settings.register_profile("piip", deadline=None, derandomize=True)
+    settings.register_profile("fuzz", deadline=None)
     settings.load_profile("piip")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -231,6 +231,10 @@ def test_images_that_are_none_are_refused(how):
     )
 
 
+def test_an_unreadable_image_whose_map_teaches_nothing_is_refused_in_the_same_words():
+    assert not maps_keep_their_word(([("a", "float", "ignored")], "good", False))
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "\udcff" and not name.startswith(".")])
 def test_files_and_folders_of_any_name_are_good(name):
     assert maps_keep_their_word(([(name, "plain", "8 bits"), ("other", "plain", "8 bits")], "good", True))

@@ -41,7 +41,6 @@ def look_at(source: Source, spec: Ade20kSpec) -> Looked:
         with ThreadPoolExecutor() as pool:
             for problems, found, total in pool.map(lambda pair: _of_pair(pair, source, table), pairs):
                 counted.add(found, total)
-                counted.all_known &= not any(problem.fatal for problem in problems)
                 yield problems
 
     def of_split() -> Iterator[list[Problem]]:
@@ -62,15 +61,16 @@ class _Counted:
         self.total = self.maps = self.taught = 0
         self.all_known = True
 
-    def add(self, labels: NDArray[Any], total: int) -> None:
-        """A map's labels, of `total` pixels."""
+    def add(self, labels: NDArray[Any] | None, total: int) -> None:
+        """A map's labels, of `total` pixels; None of a map that could not be read or has strange numbers."""
+        self.all_known &= labels is not None
+        labels = np.zeros(0, dtype=np.int64) if labels is None else labels
         self.pixels += np.bincount(labels, minlength=len(self.classes))
         self.total, self.maps, self.taught = self.total + total, self.maps + 1, self.taught + bool(len(labels))
 
     def problems(self, source: Source) -> list[Problem]:
         """Classes that nothing is learned of; that nothing is learned at all."""
         if not self.pixels.any():
-            # of maps that could not be read, or have strange numbers, nobody knows
             return [Problem("nothing to learn", nothing_to_learn(source, self.maps))] if self.all_known else []
         names = Counter(c["name"] for c in self.classes)
         twice = (
@@ -109,24 +109,23 @@ class _Counted:
         }  # fmt: skip
 
 
-def _of_pair(pair: Pair, source: Source, table: NDArray[np.uint16]) -> tuple[list[Problem], NDArray[Any], int]:
-    """What is wrong with an image and its map, the labels of its pixels that have one, and how many pixels it has."""
-    nothing = np.zeros(0, dtype=np.int64)
+def _of_pair(pair: Pair, source: Source, table: NDArray[np.uint16]) -> tuple[list[Problem], NDArray[Any] | None, int]:
+    """What is wrong with an image and its map, the labels of its pixels that have one (None: nobody knows), and how many pixels it has."""
     if pair.image is None:
-        return [Problem("map without image", f"{pair.map}: no {pair.name}.* in {source.images}")], nothing, 0
+        return [Problem("map without image", f"{pair.map}: no {pair.name}.* in {source.images}")], None, 0
     if pair.map is None:
-        return [Problem("image without map", f"{pair.image}: no {pair.name}.* in {source.annotations}")], nothing, 0
+        return [Problem("image without map", f"{pair.image}: no {pair.name}.* in {source.annotations}")], None, 0
     try:
         numbers = read_map(pair.map)
     except DataError as error:
-        return [*_of_image(pair, None), Problem("broken map", str(error))], nothing, 0
+        return [*_of_image(pair, None), Problem("broken map", str(error))], None, 0
     problems = _of_image(pair, (numbers.shape[0], numbers.shape[1]))
-    strange = unexplained(numbers, table)
-    for number, count in strange.items():
-        problems.append(Problem(f"number {number} is no class", f"{pair.map}: {no_class(number, count)}"))
-    labels = table[numbers] if not strange else np.zeros(0, dtype=np.uint16)
+    if strange := unexplained(numbers, table):
+        kinds = (Problem(f"number {k} is no class", f"{pair.map}: {no_class(k, n)}") for k, n in strange.items())
+        return [*problems, *kinds], None, numbers.size
+    labels = table[numbers]
     known = labels[labels != IGNORE]
-    if not len(known) and not strange:
+    if not len(known):
         problems.append(Problem("map without class", f"{pair.map}: all pixels are ignored", fatal=False))
     return problems, known.astype(np.int64), numbers.size
 
