@@ -21,6 +21,7 @@ import tyro
 from piip.console import run_verb
 from piip.data.files import is_seen
 from piip.data.sources import DataError
+from piip.durable import write_atomic
 from piip.options import GivenPath, OutFolder, RunId, Share, UsageError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def main(options: Options) -> int:
             except DataError as error:  # its neighbours are not to blame
                 broken.append(error)
     finally:  # whatever ends the work: what was done is kept
-        (options.out / "predictions.json").write_text(json.dumps(found))
+        write_atomic(options.out / "predictions.json", json.dumps(found))
     if options.json and found:
         print(json.dumps(found))
     if broken:

@@ -5,8 +5,6 @@ home()/costs/<digest of the network, the input's size and the code that counts>.
 
 import hashlib
 import logging
-import os
-import threading
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -16,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from piip import home
 from piip.counting.costs import Cost
+from piip.durable import write_atomic
 from piip.spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -50,10 +49,7 @@ def counted(model: ModelSpec, height: int, width: int) -> Cost:
 
 def _keep(file: Path, found: Cost) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    # whole or not at all, also where two count the same
-    own = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}")
-    own.write_bytes(_COST.dump_json(found))
-    own.replace(file)
+    write_atomic(file, _COST.dump_json(found).decode())
 
 
 @cache

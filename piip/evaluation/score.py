@@ -18,8 +18,8 @@ from piip.data import open_dataset, open_format
 from piip.data.images import read_image
 from piip.data.samples import ImageInfo
 from piip.data.sources import DataError, Source
+from piip.durable import write_atomic
 from piip.evaluation.rebuild import Rebuilt, source_of
-from piip.record.durable import write_atomic
 from piip.scratch import scratch
 from piip.tracking.store import Store
 

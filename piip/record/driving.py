@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from piip.record.durable import locked, write_atomic
+from piip.durable import locked, write_atomic
 
 LOCK, WHO = "driver.lock", "driver.json"
 PATIENCE_S = 30.0

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from piip.record.durable import copy_atomic, end_of_last_line, exclusive, write_atomic
+from piip.durable import copy_atomic, end_of_last_line, exclusive, write_atomic
 from piip.record.events import ARTIFACTS, DOING, EVENTS, Event, Seen, Status, read_events
 from piip.record.runs import check_name, now_ms, read_record
 

@@ -7,8 +7,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from piip.durable import exclusive, write_atomic
 from piip.home import journal_dir
-from piip.record.durable import exclusive, write_atomic
 from piip.record.events import EVENTS
 
 # mlflow.utils.validation: letters, digits and _ - . space : / ; a path in normal form; 250 characters

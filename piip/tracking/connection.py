@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
+from piip.durable import locked
 from piip.home import home
-from piip.record.durable import locked
 from piip.tracking import address, moved
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from piip.record.durable import locked, write_atomic
+from piip.durable import locked, write_atomic
 from piip.record.events import ARTIFACTS, EVENTS, Event, read_events
 from piip.record.runs import RunRecord, read_record
 from piip.tracking.writer import METRICS_PER_BATCH, Measurement, RunDeletedError, Writer

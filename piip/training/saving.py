@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from piip.record.durable import sync_directory, write_atomic
+from piip.durable import sync_directory, write_atomic
 from piip.training.checkpoint import best_mark, folder_name, newest_first, sha256_of
 from piip.training.manifest import Manifest, digest_of
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import piip
+from piip.durable import locked
 from piip.record.driving import LOCK, driving, who_drives
-from piip.record.durable import locked
 
 ROOT = str(Path(piip.__file__).parent.parent)
 DRIVES = """
@@ -76,7 +76,7 @@ def test_a_driver_that_was_killed_drives_no_more(first, tmp_path):
 
 
 def test_who_waits_long_for_a_lock_is_told_for_which(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("piip.record.durable.LONG_S", 0)
+    monkeypatch.setattr("piip.durable.LONG_S", 0)
     inside, met = [True], []
 
     def wait():

@@ -12,7 +12,7 @@ from typing import Any, Self
 import psutil
 from waiting import LONG, wait_for
 
-from piip.record.durable import write_atomic
+from piip.durable import write_atomic
 from piip.record.events import read_metrics, read_status
 from piip.record.runs import read_record
 

@@ -8,7 +8,7 @@ from fakes import FakeMLflow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from piip.record.durable import locked
+from piip.durable import locked
 from piip.record.journal import Journal
 from piip.record.runs import RunRecord, create_run
 from piip.tracking.connection import UnreachableError

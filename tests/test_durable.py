@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from journals import begin
 
-from piip.record.durable import copy_atomic, end_of_last_line, write_atomic
+from piip.durable import copy_atomic, end_of_last_line, write_atomic
 from piip.record.journal import Journal
 
 
@@ -50,6 +50,19 @@ def test_a_copy_is_on_disk_before_it_has_its_name_and_the_name_before_the_call_r
 
     assert of_what(said) == ["sync .to", "rename to", f"sync {tmp_path.name}"]
     assert digest == "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"  # sha256sum of "content"
+
+
+def test_a_small_file_that_finds_no_room_leaves_the_old_one_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "note").write_text("old")
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "note", "new")
+
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"note": "old"}
 
 
 def test_a_copy_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -58,11 +58,14 @@ def exclusive(path: Path) -> Iterator[int]:
 def write_atomic(path: Path, text: str) -> None:
     """Writes a small file so that a reader, and a crash, find the old content or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:  # a full disk leaves no half behind
+        temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
 
 
