@@ -6,7 +6,7 @@
 Expect 48.3 (AugReg) to 51.8 box AP (BEiT v2); 8 GPUs, about a day a row.
 """
 
-from piip.presets import AUGREG, BEITV2, DEIT, DINOV2, MAE, UNIPERCEIVER, mask_rcnn_1x, piip, speedup
+from piip.presets import AUGREG, BEITV2, DINOV2, MAE, SBL_LARGEST, UNIPERCEIVER, mask_rcnn_1x, piip, speedup
 from piip.spec import BranchSpec, PaperResult, PIIPSpec
 from piip.sweeps.cli import main
 
@@ -32,7 +32,7 @@ COCO_ROWS = [
         sbl(UNIPERCEIVER, "sbl_uniperceiver"), PaperResult(box_ap=48.8, mask_ap=42.9, config=config("uniperceiver"))
     ),
     mask_rcnn_1x(sbl(MAE, "sbl_mae"), PaperResult(box_ap=49.1, mask_ap=43.0, config=config("mae"))),
-    mask_rcnn_1x(sbl(DEIT, "sbl"), PaperResult(box_ap=50.0, mask_ap=44.4, config=config("deit"))),
+    SBL_LARGEST,  # DeiT
     mask_rcnn_1x(
         sbl(DINOV2, "sbl_dinov2"),
         PaperResult(

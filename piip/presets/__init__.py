@@ -31,6 +31,7 @@ from piip.presets.pico import (
     pico,
     upernet_pico,
 )
+from piip.presets.published import SBL, SBL_LARGEST, TSB
 from piip.presets.recipes import classifier_20ep, dino, mask_rcnn_1x, upernet_80k
 
 __all__ = [
@@ -53,6 +54,9 @@ __all__ = [
     "PICO_HEAD",
     "PICO_INTERACTION",
     "PICO_UPERNET",
+    "SBL",
+    "SBL_LARGEST",
+    "TSB",
     "UNIPERCEIVER",
     "classifier_20ep",
     "classifier_pico",
