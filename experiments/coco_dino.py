@@ -4,10 +4,21 @@
     python experiments/coco_dino.py --list            # the paper's rows and what they cost; 16 GPUs, days a row
 
 Expect 57.8 box AP from SBL and 60.0 from H6B. The released settings ask for a clipped gradient, which DeepSpeed never did: the
-printed AP belongs to unclipped training, as here. They train on crops at many scales, these rows at the one of their name.
+printed AP belongs to unclipped training, as here. All train on crops of many scales, DETR's way.
 """
 
-from piip.presets import DEIT_384, IMAGENET_PIXELS, INTERNVIT, dino, dino_pico, each_branch, pico, piip, speedup
+from piip.presets import (
+    DEIT_384,
+    IMAGENET_PIXELS,
+    INTERNVIT,
+    dino,
+    dino_pico,
+    each_branch,
+    on_crops,
+    pico,
+    piip,
+    speedup,
+)
 from piip.spec import InteractionSpec, PaperResult
 from piip.sweeps.cli import main
 
@@ -23,16 +34,16 @@ COCO_ROWS = [
         ),
         PaperResult(box_ap=57.8, config="dino_4scale_deit_384_sbl_1792_1120_672_fpn_3x_coco_bs32_ms"),
         epochs=36,
-    ).override({**UNUSED, "data.eval_scale": (2332, 1400)}),
+    ).override({**UNUSED, **on_crops(1792, pad_multiple=224)}),
     dino(
         piip(("H", "6B"), (1024, 768), branches=INTERNVIT),
         PaperResult(box_ap=60.0, config="dino_4scale_internvit_h6b_1024_768_fpn_1x_coco_bs32_ms"),
         epochs=12,
-    ).override({"data.pad_multiple": 64, "data.eval_scale": (1333, 800)}),
+    ).override(on_crops()),
     # a released configuration without printed figures
     dino(
         speedup(LH6B), PaperResult(config="dino_4scale_internvit_lh6b_1536_1024_512_fpn_2x_coco_bs32_ms"), epochs=24
-    ).override({**UNUSED, "data.pad_multiple": 64, "data.eval_scale": (1999, 1200)}),
+    ).override({**UNUSED, **on_crops(1536)}),
 ]
 
 # what a set of queries has to learn from nothing takes longer than a Mask R-CNN's anchors

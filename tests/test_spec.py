@@ -268,6 +268,8 @@ def test_the_digest_remembers_everything_else(spec):
             changed = value + 1 if ".branches.0." in name or ".branches." not in name else value - 1
         elif name in ("data.scale", "data.eval_scale"):
             changed = (64, 32)
+        elif name == "data.recipe":
+            changed = {"kind": "jitter"}
         elif name == "train.zero_stage":
             changed = 3 - value
         elif value == 0:
@@ -361,6 +363,17 @@ def _leaves(node, prefix=""):
 
 OUT_OF_RANGE = {
     "data.train_scales": ([], [0], [-1], [1, 0], [1e9]),
+    "data.recipe": (
+        {"kind": "crops", "short": []},
+        {"kind": "crops", "crop": [600, 384]},
+        {"kind": "scales", "short": [800, 640]},
+        {"kind": "jitter", "factors": [0, 2]},
+        {"kind": "slices", "overlap": 1},
+        {"kind": "lsj"},
+    ),
+    "data.mosaic": (-0.1, 1.1),
+    "data.copy_paste": (-0.1, 1.1),
+    "data.repeat_threshold": (-0.1, 1.1),
     "model.backbone.branches.0.std": ([0, 0, 0], [1, 1, -1], [1, 1, 1e9]),
     "model.backbone.branches.0.mean": ([-1, 0, 0], [0, 0, 256]),
     "model.backbone.branches.0.resolution": (10**9, 16, -224),

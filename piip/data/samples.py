@@ -51,10 +51,10 @@ class Batch:
     infos: list[ImageInfo]
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], pad_multiple: int) -> Self:
-        """Pads and stacks samples."""
+    def of(cls, samples: Sequence[Sample], pad_multiple: int, *, least: int = 0) -> Self:
+        """Pads and stacks samples, to sides of at least `least` pixels."""
         return cls(
-            images=transforms.pad([sample.image for sample in samples], pad_multiple),
+            images=transforms.pad([sample.image for sample in samples], pad_multiple, least=least),
             sizes=[(sample.image.shape[1], sample.image.shape[2]) for sample in samples],
             targets=[sample.target for sample in samples if sample.target is not None],
             infos=[sample.info for sample in samples],

@@ -46,6 +46,11 @@ def flipped(runs_R4: Tensor, width: int) -> Tensor:
     return torch.stack([number, row, width - end, width - start], dim=1)
 
 
+def moved(runs_R4: Tensor, down: int, right: int) -> Tensor:
+    """The same masks as many pixels further down and to the right."""
+    return runs_R4 + torch.tensor([0, down, right, right], dtype=runs_R4.dtype, device=runs_R4.device)
+
+
 def array_of(runs_R4: Tensor, objects: Tensor, size: Size) -> Tensor:
     """(K, *size) int8 of 0 and 1: the masks of some objects, (K,) int64 numbers that rise."""
     height, width = size

@@ -32,7 +32,7 @@ from piip.presets.pico import (
     upernet_pico,
 )
 from piip.presets.published import SBL, SBL_LARGEST, TSB
-from piip.presets.recipes import classifier_20ep, dino, mask_rcnn_1x, upernet_80k
+from piip.presets.recipes import PIIP_CROPS, classifier_20ep, dino, mask_rcnn_1x, on_crops, upernet_80k
 
 __all__ = [
     "AUGREG",
@@ -54,6 +54,7 @@ __all__ = [
     "PICO_HEAD",
     "PICO_INTERACTION",
     "PICO_UPERNET",
+    "PIIP_CROPS",
     "SBL",
     "SBL_LARGEST",
     "TSB",
@@ -66,6 +67,7 @@ __all__ = [
     "each_branch",
     "mask_rcnn_1x",
     "mask_rcnn_pico",
+    "on_crops",
     "pico",
     "piip",
     "speedup",

@@ -17,6 +17,20 @@ from piip.spec import (
     TrainSpec,
     UPerNetSpec,
 )
+from piip.spec.recipes import CropsSpec
+
+PIIP_CROPS = CropsSpec(last_crop=1024)
+"""Of the released configurations called "ms", for networks whose first branch sees 1024 pixels; longer for larger ones (`times`)."""
+
+
+def on_crops(resolution: int = 1024, *, pad_multiple: int = 64) -> dict[str, object]:
+    """What changes in a row that trains on crops, for a first branch of `resolution`; it is scored at 1333 x 800, or as much larger."""
+    factor = resolution / 1024
+    return {
+        "data.recipe": PIIP_CROPS.times(factor).model_dump(mode="json"),
+        "data.eval_scale": (int(1333 * factor), int(800 * factor)),
+        "data.pad_multiple": pad_multiple,
+    }
 
 
 def mask_rcnn_1x(backbone: Backbone, paper: PaperResult | None = None) -> ExperimentSpec:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from piip.contracts import Score
 from piip.spec.base import Added
 from piip.spec.places import DataName, DataSpec, Places
+from piip.spec.recipes import Recipe, SlicesSpec
 
 RAND_AUGMENT = r"^rand-m\d+(\.\d+)?(-n\d+)?(-mstd\d+(\.\d+)?)?-inc1$"
 
@@ -40,6 +41,16 @@ class CocoSpec(DataSpec):
     """The limits in evaluation, where they are others than in training (published scores of networks trained on crops)."""
     train_scales: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(default=(1.0,), min_length=1)
     """Training draws one of these factors per image and multiplies both limits by it."""
+    recipe: Annotated[Recipe | None, Added(None)] = None
+    """How large an image, or which part of it, training sees; None: as large as the limits allow, times `train_scales`."""
+    photometric: Annotated[bool, Added(False)] = False
+    """Brightness, contrast, saturation and hue vary in training."""
+    mosaic: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0, le=1)
+    """Probability that training sees four images in one square, of the long side's limit."""
+    copy_paste: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0, le=1)
+    """Probability that some objects of another image are pasted upon what training sees, by their masks."""
+    repeat_threshold: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0, le=1)
+    """LVIS's repeat factors: images of classes that fewer than this share of images have come several times an epoch; 0: none."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip in training."""
     pad_multiple: int = Field(default=224, gt=0)
@@ -59,8 +70,18 @@ class CocoSpec(DataSpec):
         larger `eval_scale`.
         """
         factor = max(1.0, *self.train_scales)
-        long, short = (int(side * factor + 0.5) for side in self.limits(resolution, training=True))
+        limits = self.limits(resolution, training=True)
+        long, short = self.recipe.largest(limits) if self.recipe else limits
+        if self.mosaic:
+            long = short = max(long, limits[0])
+        if self.recipe is None or isinstance(self.recipe, SlicesSpec):
+            long, short = (int(side * factor + 0.5) for side in (long, short))
         return _up(short, self.pad_multiple), _up(long, self.pad_multiple)
+
+    def square(self, resolution: int) -> int:
+        """Side in pixels of the square that every batch of training is padded to at least; 0: none."""
+        recipe = self.recipe
+        return recipe.largest(self.limits(resolution, training=True))[0] if recipe and recipe.square else 0
 
     @model_validator(mode="after")
     def _long_side_is_the_longer(self) -> Self:
@@ -68,6 +89,14 @@ class CocoSpec(DataSpec):
             limits = getattr(self, name)
             if limits and limits[0] < limits[1]:
                 raise ValueError(f"{name} is long side, then short side, in pixels, got {list(limits)}")
+        return self
+
+    @model_validator(mode="after")
+    def _scales_are_drawn_once(self) -> Self:
+        if self.recipe and not isinstance(self.recipe, SlicesSpec) and self.train_scales != (1.0,):
+            raise ValueError(
+                f"recipe {self.recipe.kind!r} draws sizes itself, train_scales {list(self.train_scales)} do, too. Leave one out"
+            )
         return self
 
 

@@ -13,7 +13,7 @@ OFFICIAL = json.loads((Path(__file__).parent.parent / "golden" / "official_recip
 RELEASED = {row.paper.config: row for row in all_rows().values() if row.paper and row.paper.config}
 DETECTION = [config for config in OFFICIAL if OFFICIAL[config]["task"] == "det"]
 TRAINED_ON_CROPS = [config for config in DETECTION if OFFICIAL[config]["train_scale"] is None]
-"""Of several scales (DETR's AutoAugment), which our data do not draw: their rows train at their resolution."""
+"""Of several scales (DETR's AutoAugment)."""
 
 
 def branches_of(config):
@@ -85,11 +85,29 @@ def test_images_are_trained_on_at_the_released_scale(config):
     assert list(row.data.limits(row.model.backbone.resolution, training=True)) == OFFICIAL[config]["train_scale"]
 
 
-def test_rows_whose_released_training_drew_crops_are_known():
+LONGER = {"dino_4scale_deit_384_sbl_1792_1120_672_fpn_3x_coco_bs32_ms": 1.75}
+"""Configuration -> factor on the lengths below, which are those of a first branch of 1024 pixels; those of LH6B are 1.5 times as long."""
+
+
+@pytest.mark.parametrize("config", TRAINED_ON_CROPS)
+def test_rows_of_crops_draw_the_released_sizes(config):
+    factor = LONGER.get(config, 1.5 if "lh6b" in config else 1)
+    row = RELEASED[config]
+    recipe = row.data.recipe
+
+    assert config.endswith(("_ms", "_ms_speedup"))
+    assert (recipe.kind, recipe.empty_crops, recipe.first_long) == ("crops", True, None)
+    assert recipe.short == tuple(side * factor for side in range(480, 801, 32))
+    assert recipe.first_short == (400 * factor, 500 * factor, 600 * factor)
+    assert recipe.crop == (384 * factor, 600 * factor)
+    assert recipe.last_crop == row.model.backbone.resolution == 1024 * factor
+    assert recipe.long == OFFICIAL[config]["test_scale"][0]
+
+
+def test_all_other_rows_train_at_one_scale():
     assert len(TRAINED_ON_CROPS) == 7
-    for config in TRAINED_ON_CROPS:
-        assert config.endswith(("_ms", "_ms_speedup"))
-        assert RELEASED[config].data.train_scales == (1.0,)
+    for config in set(DETECTION) - set(TRAINED_ON_CROPS):
+        assert (RELEASED[config].data.recipe, RELEASED[config].data.train_scales) == (None, (1.0,))
 
 
 @pytest.mark.parametrize("config", [config for config in OFFICIAL if OFFICIAL[config]["task"] == "seg"])

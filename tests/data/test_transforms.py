@@ -5,8 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from piip.data.runs import Cut
 from piip.data.transforms import detection as transforms
-from piip.ops.mask_runs import array_of, runs_of
+from piip.data.transforms.views import View
+from piip.ops.mask_runs import array_of, flipped
 from piip.spec import CocoSpec
 
 sides = st.integers(1, 400)
@@ -32,23 +34,22 @@ def test_flipping_twice_changes_nothing(case):
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
     masks = torch.randint(0, 2, (len(boxes), height, width), dtype=torch.uint8)
 
-    same_size = (height, width)
-    once = transforms.flip(transforms.resize_image(image, same_size), boxes, runs_of(masks))
-    twice = [plain(tensor) for tensor in transforms.flip(*once)]
+    mirror = View.of_all((height, width), (height, width), mirrored=True)
+    runs = mirror.mask_runs(Cut(mask.numpy(), 0, 0) for mask in masks)
 
-    assert torch.equal(twice[0], image)
-    torch.testing.assert_close(twice[1], plain(boxes), atol=1e-4, rtol=0)
-    assert torch.equal(array_of(twice[2], torch.arange(len(boxes)), same_size), masks)
+    assert torch.equal(plain(mirror.image(plain(mirror.image(image)))), image)
+    torch.testing.assert_close(plain(mirror.boxes(mirror.boxes(boxes))), plain(boxes), atol=1e-4, rtol=0)
+    assert torch.equal(array_of(flipped(runs, width), torch.arange(len(boxes)), (height, width)), masks)
 
 
 @given(boxes_in_image())
 def test_flipping_mirrors_boxes(case):
-    boxes, (_, width) = case
-    x0, y0, x1, y1 = boxes.unbind(1)
+    boxes, (height, width) = case
+    x0, y0, x1, y1 = plain(boxes).unbind(1)
 
-    _, flipped, _ = transforms.flip(torch.zeros(3, 1, 1), boxes, None)
+    mirrored = View.of_all((height, width), (height, width), mirrored=True).boxes(boxes)
 
-    torch.testing.assert_close(plain(flipped), torch.stack([width - x1, y0, width - x0, y1], 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(plain(mirrored), torch.stack([width - x1, y0, width - x0, y1], 1), atol=1e-4, rtol=0)
 
 
 @given(boxes_in_image(), sides, sides)

@@ -67,6 +67,11 @@ class ImageDataset(ABC):
         Where it cannot be used and is to be skipped, training gets the next one that can be, so that epochs keep their length, and
         evaluation an error of its own (see EvalLoader).
         """
+        image, learned, info = self._usable(index)
+        return self._augmented(image, learned, info, seed, index) if self.training else self.prepare(image, info)
+
+    def _usable(self, index: int) -> tuple[Tensor, Any, ImageInfo]:
+        """What `_read` gives of the image at `index`, or under `skip` in training of the next one that can be used; and which it is."""
         for offset in range(len(self)):
             at = (index + offset) % len(self)
             try:
@@ -76,8 +81,7 @@ class ImageDataset(ABC):
                     raise
                 self.note_broken(at, error)
                 continue
-            info = replace(self.infos[at], height=image.shape[1], width=image.shape[2])
-            return self._augmented(image, learned, info, seed, index) if self.training else self.prepare(image, info)
+            return image, learned, replace(self.infos[at], height=image.shape[1], width=image.shape[2])
         raise DataError(f"{self.source.images}: none of {len(self)} images can be used")
 
     def image_error(self, index: int) -> DataError | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -17,19 +18,22 @@ from piip.data.formats.coco_json import Document, classes_of, read_checked
 from piip.data.formats.coco_objects import Objects, objects_of
 from piip.data.formats.coco_results import Results
 from piip.data.images import find_images, nearly, read_image
-from piip.data.samples import ImageInfo, Sample
+from piip.data.repeats import repeated
+from piip.data.samples import Batch, ImageInfo, Sample
 from piip.data.sources import DataError, Source
-from piip.data.transforms import cuts
-from piip.data.transforms import detection as transforms
+from piip.data.transforms.pictures import Picture, cells_of, meeting_point, mosaic, pasted
+from piip.data.transforms.recipes import cell_view, drawn_view
+from piip.data.transforms.segmentation import photometric
+from piip.data.transforms.views import View
 from piip.metrics.coco import CocoAP, Truth
-from piip.ops.mask_runs import kept
 from piip.spec import CocoSpec
+from piip.spec.recipes import SlicesSpec
 
 log = logging.getLogger(__name__)
 
 
 class CocoDataset(CocoFormat, ImageDataset):
-    """The images of a source, resized as the spec says; in training with targets, flips and scale jitter.
+    """The images of a source, resized as the spec says; in training with targets, and changed as its recipe draws.
 
     Category ids may have gaps: label k (from 1) is `classes[k - 1]`, in order of id. Images without annotations
     stay: they teach what is background. Crowd regions are no training boxes (evaluation treats them as COCO does).
@@ -57,12 +61,19 @@ class CocoDataset(CocoFormat, ImageDataset):
         self._files = _existing(source, self.infos, required=spec.broken_images == "refuse")
         # evaluation keeps the document for the metric; of training's, twenty times as large, only what is learned stays
         self._document = None if training else document
+        self._masks = wanted.masks or (training and spec.copy_paste > 0)
         self._objects = self._learned(document) if training else {}
+        if training and spec.repeat_threshold:
+            labels = [
+                set(self._objects[i.image_id].labels) if i.image_id in self._objects else set() for i in self.infos
+            ]
+            order = repeated(labels, spec.repeat_threshold)
+            self.infos, self._files = [self.infos[i] for i in order], [self._files[i] for i in order]
 
     def _fingerprint(self) -> str:
         """Made of the annotations and of the names and sizes in bytes of the image files."""
         content = hashlib.sha256(self.source.annotations.read_bytes())
-        for info, path in zip(self.infos, self._files, strict=True):
+        for info, path in dict.fromkeys(zip(self.infos, self._files, strict=True)):  # once, however often it comes
             content.update(f"{info.file_name}\0{bytes_in(path)}\0".encode())
         return content.hexdigest()
 
@@ -86,7 +97,7 @@ class CocoDataset(CocoFormat, ImageDataset):
 
     def _learned(self, document: Document) -> dict[int, Objects]:
         try:
-            objects, left_out = objects_of(document, self.infos, self.classes, masks=self.wanted.masks)
+            objects, left_out = objects_of(document, self.infos, self.classes, masks=self._masks)
         except DataError as error:
             raise DataError(f"{self.source.annotations}: {error}") from None
         for why, count in left_out.items():
@@ -102,23 +113,50 @@ class CocoDataset(CocoFormat, ImageDataset):
         image = read_image(self._files[index], (info.height, info.width))
         return image, self._objects.get(info.image_id, Objects())
 
+    def collate(self, samples: Sequence[Sample], seed: int = 0) -> Batch:
+        """Pads and stacks; in training to the recipe's square, where it has one."""
+        del seed
+        least = self.spec.square(self.wanted.resolution) if self.training else 0
+        return Batch.of(samples, self.spec.pad_multiple, least=least)
+
     def _augmented(self, image: Tensor, learned: Objects, info: ImageInfo, seed: int, index: int) -> Sample:
         rng = np.random.default_rng([seed, index])
-        # Both draws always happen, so that one setting does not shift the other's numbers.
-        scale, flipped = float(rng.choice(self.spec.train_scales)), rng.random() < self.spec.flip
-        size = self._size(info, training=True, scale=scale)
-        image = transforms.resize_image(image, size)
-        boxes = transforms.resize_boxes(learned.boxes_in(info), size)
-        runs = None
+        limits = self.spec.limits(self.wanted.resolution, training=True)
+        view = drawn_view(self.spec, (info.height, info.width), limits, learned.boxes_in(info), rng)
+        picture = self._picture(view, image, learned, info)
+        # draws of their own: what mixes images shifts no other draw
+        mixing = np.random.default_rng([seed, index, 1])
+        mosaic, paste = mixing.random(2) < (self.spec.mosaic, self.spec.copy_paste)
+        if mosaic:
+            picture = self._mosaic((image, learned, info), limits[0], mixing)
+        if paste:
+            other = self._usable(int(mixing.integers(len(self))))
+            _, objects, whose = other
+            its_view = drawn_view(self.spec, (whose.height, whose.width), limits, objects.boxes_in(whose), mixing)
+            source = self._picture(its_view, *other)
+            picture = pasted(picture, source, torch.from_numpy(mixing.random(len(source.labels)) < 0.5))
+        seen = photometric(picture.image, rng) if self.spec.photometric else picture.image
+        target = {"boxes": picture.boxes, "labels": picture.labels}
         if self.wanted.masks:
-            runs = cuts.resized(learned.cuts_in(info), (info.height, info.width), size)
-        if flipped:
-            image, boxes, runs = transforms.flip(image, boxes, runs)
-        boxes, keep = transforms.usable(boxes)
-        target = {"boxes": boxes[keep], "labels": torch.tensor(learned.labels, dtype=torch.int64)[keep]}
-        if runs is not None:
-            target["mask_runs"] = kept(runs, keep)
-        return self._sample(image, target, info, size)
+            assert picture.runs is not None
+            target["mask_runs"] = picture.runs
+        return self._sample(seen, target, info, view.scale)
+
+    def _picture(self, view: View, image: Tensor, learned: Objects, info: ImageInfo) -> Picture:
+        share = self.spec.recipe.kept_share if isinstance(self.spec.recipe, SlicesSpec) else 0.0
+        labels = torch.tensor(learned.labels, dtype=torch.int64)
+        cuts = learned.cuts_in(info) if self._masks else None
+        return Picture.of(view, image, learned.boxes_in(info), labels, cuts, share)
+
+    def _mosaic(self, first: tuple[Tensor, Objects, ImageInfo], side: int, rng: np.random.Generator) -> Picture:
+        """An image above left, three others beside and below it."""
+        point = meeting_point(side, rng)
+        pictures = list[Picture]()
+        for cell in cells_of(side, point):
+            image, learned, info = self._usable(int(rng.integers(len(self)))) if pictures else first
+            view = cell_view((info.height, info.width), side, cell, rng, flip=self.spec.flip)
+            pictures.append(self._picture(view, image, learned, info))
+        return mosaic(pictures, side, point, self.wanted.mean)
 
 
 def _existing(source: Source, infos: list[ImageInfo], *, required: bool) -> list[Path]:

@@ -33,7 +33,9 @@ class CocoFormat:
     def prepare(self, image: Tensor, info: ImageInfo) -> Sample:
         """(3, H, W) uint8 as evaluation sees it."""
         size = self._size(info)
-        return self._sample(transforms.resize_image(image, size), None, info, size)
+        return self._sample(
+            transforms.resize_image(image, size), None, info, (size[0] / info.height, size[1] / info.width)
+        )
 
     def collate(self, samples: Sequence[Sample], seed: int = 0) -> Batch:
         """Pads and stacks."""
@@ -62,13 +64,13 @@ class CocoFormat:
         """The entries of an image; none where nothing was found."""
         return coco_results.from_table(table, info)
 
-    def _size(self, info: ImageInfo, *, training: bool = False, scale: float = 1.0) -> Size:
-        limits = self.spec.limits(self.wanted.resolution, training=training)
-        return transforms.resized_size(info.height, info.width, limits, scale=scale)
+    def _size(self, info: ImageInfo) -> Size:
+        limits = self.spec.limits(self.wanted.resolution, training=False)
+        return transforms.resized_size(info.height, info.width, limits)
 
-    def _sample(self, resized: Tensor, target: Target | None, info: ImageInfo, size: Size) -> Sample:
+    def _sample(self, seen: Tensor, target: Target | None, info: ImageInfo, scale: tuple[float, float]) -> Sample:
         return Sample(
-            image=transforms.normalise(resized, self.wanted.mean, self.wanted.std),
+            image=transforms.normalise(seen, self.wanted.mean, self.wanted.std),
             target=target,
-            info=replace(info, scale=(size[0] / info.height, size[1] / info.width)),
+            info=replace(info, scale=scale),
         )

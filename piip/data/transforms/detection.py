@@ -9,12 +9,11 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from piip.data.transforms.limits import MIN_SIDE
-from piip.ops.mask_runs import flipped
 
 # H W height and width in pixels, n objects of an image
 
 
-def resized_size(height: int, width: int, limits: tuple[int, int], *, scale: float = 1.0) -> tuple[int, int]:
+def resized_size(height: int, width: int, limits: tuple[float, float], *, scale: float = 1.0) -> tuple[int, int]:
     """Height and width after resizing with the proportions kept, as large as both limits allow.
 
     `limits`, times `scale`, are of the long and of the short side: a 480 x 640 image at (1568, 941) becomes 941 x 1255.
@@ -39,12 +38,6 @@ def resize_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return F.resize(boxes, list(size))
 
 
-def flip(image: Tensor, boxes: Tensor, mask_runs: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Left becomes right, in all three; masks may be none."""
-    mirrored = flipped(mask_runs, image.shape[-1]) if mask_runs is not None else None
-    return F.horizontal_flip(image), F.horizontal_flip(boxes), mirrored
-
-
 def usable(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Plain (n, 4) boxes clamped to their image, and a mask (n,) of those at least MIN_SIDE wide and high."""
     clamped = F.clamp_bounding_boxes(boxes).as_subclass(Tensor)
@@ -56,13 +49,13 @@ def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     return F.normalize(image.as_subclass(Tensor).float(), list(mean), list(std))
 
 
-def pad(images: Sequence[Tensor], multiple: int) -> Tensor:
-    """(B, 3, H', W') of normalised images; the sides are the least multiples of `multiple` that hold the largest.
+def pad(images: Sequence[Tensor], multiple: int, *, least: int = 0) -> Tensor:
+    """(B, 3, H', W') of normalised images; the sides are the least multiples of `multiple` that hold the largest, and `least` pixels.
 
     Zeros go right and below. They are the mean colour, as padding comes after normalisation.
     """
-    height = math.ceil(max(image.shape[1] for image in images) / multiple) * multiple
-    width = math.ceil(max(image.shape[2] for image in images) / multiple) * multiple
+    height = math.ceil(max(least, *(image.shape[1] for image in images)) / multiple) * multiple
+    width = math.ceil(max(least, *(image.shape[2] for image in images)) / multiple) * multiple
     batch = images[0].new_zeros((len(images), images[0].shape[0], height, width))
     for row, image in zip(batch, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
