@@ -1,70 +1,33 @@
-"""COCO's average precision of boxes and masks, matched image by image as results come (hotcoco; the tests' oracle is pycocotools)."""
+"""COCO's average precision of boxes, masks and keypoints, matched image by image as results come (hotcoco; tests: pycocotools)."""
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from hotcoco import StreamingEval
+from hotcoco import Params, StreamingEval
+
+from piip.metrics.coco_truth import Entry, Truth
 
 if TYPE_CHECKING:
     from piip.data.samples import ImageInfo
 
 log = logging.getLogger(__name__)
 
-KINDS: dict[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
+KINDS: dict[str, Literal["bbox", "segm", "keypoints"]] = {"box": "bbox", "mask": "segm", "keypoint": "keypoints"}
 """Our name -> COCO's."""
+FIELDS = {"mask": "segmentation", "keypoint": "keypoints"}
+"""What a result has of each kind besides its box."""
+BARE = ("image_id", "category_id", "score")
 NUMBERS = (
     "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
     "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large",
 )  # fmt: skip
 """In pycocotools' order. Small is below 32 x 32 pixels of the file, large from 96 x 96 on."""
-
-Entry = dict[str, Any]
-"""An image, an annotation or a result, as COCO's files have it."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What results are scored against; made once, shared by the metrics of a split."""
-
-    categories: list[Entry]
-    images: Mapping[int, Entry]
-    """Image id -> the file's entry."""
-    annotations: Mapping[int, list[Entry]]
-    """By image id, complete; ids count from 1, as 0 means "unmatched" to pycocotools."""
-    masks: bool
-    """Whether every annotation has one; else boxes alone are scored."""
-
-    @cached_property
-    def numbers(self) -> dict[str, dict[int, int]]:
-        """`image_id` and `category_id` -> id -> its number from 1, in order: scorers keep ids as doubles, whole up to 2**53 only."""
-        ids = {"image_id": list(self.images), "category_id": [category["id"] for category in self.categories]}
-        return {name: {given: k for k, given in enumerate(sorted(those), 1)} for name, those in ids.items()}
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any], image_ids: Iterable[int] | None = None, *, masks: bool = True) -> Self:
-        """From a parsed annotation file.
-
-        Args:
-            document: Free of faults (see piip/data/formats/coco_json.py).
-            image_ids: Only these images; None takes all.
-            masks: Whether masks are scored, where they are there.
-        """
-        wanted = None if image_ids is None else set(image_ids)
-        images = {image["id"]: image for image in document["images"] if wanted is None or image["id"] in wanted}
-        annotations: dict[int, list[Entry]] = {image_id: [] for image_id in images}
-        mine = (a for a in document["annotations"] if a["image_id"] in images)
-        total, lacking = 0, 0
-        for total, annotation in enumerate(mine, start=1):
-            lacking += not annotation.get("segmentation")
-            annotations[annotation["image_id"]].append(_complete(annotation, total, images[annotation["image_id"]]))
-        if masks and lacking:
-            log.warning("%d of %d annotations have no mask: boxes alone are scored", lacking, total)
-        return cls(document["categories"], images, annotations, masks=masks and not lacking)
+KEYPOINT_NUMBERS = ("ap", "ap50", "ap75", "ap_medium", "ap_large", "ar", "ar50", "ar75", "ar_medium", "ar_large")
+"""In pycocotools' order, of the 20 surest detections of an image."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +35,8 @@ class State:
     """What a metric has taken in: scores and matches, some 22 bytes a detection and kind; no boxes, no masks."""
 
     image_ids: list[int]
-    masks: bool | None
-    """Whether results had masks; None where nothing was found in any image."""
+    has: dict[str, bool | None]
+    """Kind -> whether results had such; None where nothing was found in any image."""
     matched: dict[str, bytes]
     """Kind -> hotcoco's state."""
 
@@ -85,23 +48,40 @@ class CocoAP:
         truth: What is there. Images without any result count as nothing found.
     """
 
+    task: ClassVar[str] = "coco"
+    numbers: ClassVar[dict[str, tuple[str, ...]]] = {"box": NUMBERS, "mask": NUMBERS, "keypoint": KEYPOINT_NUMBERS}
+
     def __init__(self, truth: Truth):
         self.truth = truth
         self._seen: set[int] = set()
-        self._masks: bool | None = None
-        categories = [
-            {"id": truth.numbers["category_id"][category["id"]], "name": category["name"]}
-            for category in sorted(truth.categories, key=lambda category: category["id"])
-        ]
-        self._matching = {
-            name: StreamingEval(categories, kind) for name, kind in KINDS.items() if truth.masks or name == "box"
-        }
+        self._has: dict[str, bool | None] = dict.fromkeys(FIELDS)
+        asked = {"box": True, "mask": truth.masks, "keypoint": bool(truth.sigmas)}
+        self._matching = {name: self._matcher(name) for name in self.numbers if asked[name]}
+
+    def _matcher(self, name: str) -> StreamingEval:
+        kind = KINDS[name]
+        params = Params(kind)
+        if name == "keypoint":
+            params.kpt_oks_sigmas = list(self.truth.sigmas)
+        return StreamingEval(self._categories(), kind, params=params)
+
+    def _categories(self) -> list[Entry]:
+        numbers = self.truth.numbers["category_id"]
+        ordered = sorted(self.truth.categories, key=lambda category: category["id"])
+        return [{"id": numbers[category["id"]], "name": category["name"]} for category in ordered]
+
+    def _image(self, image_id: int) -> Entry:
+        """What the scorer is to know of an image."""
+        image = self.truth.images[image_id]
+        return {"id": self.truth.numbers["image_id"][image_id], "height": image["height"], "width": image["width"]}
 
     def update(self, result: Sequence[Mapping[str, Any]], info: "ImageInfo") -> None:
-        """Match an image's result entries: image_id, category_id, bbox, score and, of a mask head, segmentation (compressed RLE).
+        """Match an image's result entries: image_id, category_id, bbox and score.
+
+        Of a mask head they have segmentation (compressed RLE), too, of a keypoint head keypoints (x, y, any number, for each).
 
         Raises:
-            ValueError: The image is not scored or came before, or only some results have masks.
+            ValueError: The image is not scored or came before, or only some results have masks or keypoints.
         """
         odd = {entry["image_id"] for entry in result} - {info.image_id}
         if odd or info.image_id not in self.truth.images:
@@ -110,14 +90,15 @@ class CocoAP:
             )
         if info.image_id in self._seen:
             raise ValueError(f"image {info.image_id} is scored already; each image comes once")
-        self._note_masks({"segmentation" in entry for entry in result})
+        for name, field in FIELDS.items():
+            self._note(name, {field in entry for entry in result})
         self._seen.add(info.image_id)
         self._match(self._matching, [info.image_id], result)
 
     def state(self) -> State:
         """All that has been taken in."""
         matched = {name: matching.to_bytes() for name, matching in self._matching.items()}
-        return State(sorted(self._seen), self._masks, matched)
+        return State(sorted(self._seen), dict(self._has), matched)
 
     def merge(self, states: Sequence[State]) -> None:
         """Take the place of the metrics whose states these are; the order changes no bit.
@@ -128,27 +109,30 @@ class CocoAP:
         ids = [image_id for state in states for image_id in state.image_ids]
         if not states or len(set(ids)) < len(ids):
             raise ValueError(f"{len(states)} states to merge, of {len(ids)} images, {len(set(ids))} of them different")
-        self._seen, self._masks = set(ids), None
-        self._note_masks({state.masks for state in states if state.masks is not None})
+        self._seen, self._has = set(ids), dict.fromkeys(FIELDS)
+        for name in FIELDS:
+            self._note(name, {state.has[name] for state in states} - {None})
         self._matching = {
             name: StreamingEval.merge([StreamingEval.from_bytes(state.matched[name]) for state in states])
-            for name in (KINDS if self.truth.masks and self._masks is not False else ("box",))
+            for name in self._matching
         }
 
     def compute(self) -> dict[str, float]:
-        """`coco/box_ap`, `coco/mask_ap50`, `coco/box_ar100`, ..: COCO's twelve numbers of boxes and of masks, 0..1.
+        """`coco/box_ap`, `coco/mask_ap50`, `coco/keypoint_ar`, ..: COCO's numbers of boxes, of masks and of keypoints, 0..1.
 
-        What no object is there for (say, large ones) is left out; masks are where truth has them, and results (or there are none).
+        What no object is there for (say, large ones) is left out; masks and keypoints are where truth has them, and results (or
+        there are none).
         """
         metrics: dict[str, float] = {}
         for name, found in self._finalized().items():
-            metrics |= {f"coco/{name}_{part}": float(n) for part, n in zip(NUMBERS, found.stats, strict=True) if n > -1}
+            numbers = zip(self.numbers[name], found.stats, strict=True)
+            metrics |= {f"{self.task}/{name}_{part}": float(number) for part, number in numbers if number > -1}
         if not metrics:
             log.warning("nothing to score: no objects in %d images", len(self.truth.images))
         return metrics
 
     def per_class(self) -> dict[int, dict[str, float]]:
-        """`box_ap` and `mask_ap` of each class that an object is there of, 0..1."""
+        """`box_ap`, `mask_ap` and `keypoint_ap` of each class that an object is there of, 0..1."""
         classes: dict[int, dict[str, float]] = {}
         ids = {number: given for given, number in self.truth.numbers["category_id"].items()}
         for name, found in self._finalized().items():
@@ -169,53 +153,31 @@ class CocoAP:
             evaluation.summary_lines()  # fills `stats`, as summarize() does, which prints
         return evaluations
 
-    def _note_masks(self, seen: set[bool | None]) -> None:
-        """Results of a network have masks or have none: without, they are scored as boxes alone."""
-        seen |= {self._masks} - {None}
+    def _note(self, name: str, seen: set[bool | None]) -> None:
+        """Results of a network have masks (keypoints) or have none: without, they are scored as boxes alone."""
+        seen = seen | ({self._has[name]} - {None})
         if len(seen) > 1:
             raise ValueError(
-                "some results have masks (segmentation) and some have none; a network gives the one or the other"
+                f"some results have {name}s ({FIELDS[name]}) and some have none; a network gives the one or the other"
             )
-        self._masks = next(iter(seen), None)
-        if self._masks is False:
-            self._matching.pop("mask", None)
+        self._has[name] = next(iter(seen), None)
+        if self._has[name] is False:
+            self._matching.pop(name, None)
 
     def _match(
         self, matching: Mapping[str, Any], image_ids: Sequence[int], result: Sequence[Mapping[str, Any]]
     ) -> None:
-        images = [
-            {"id": self.truth.numbers["image_id"][image_id]}
-            | {side: self.truth.images[image_id][side] for side in ("height", "width")}
-            for image_id in image_ids
-        ]
+        images = [self._image(image_id) for image_id in image_ids]
         annotations = [self._numbered(a) for image_id in image_ids for a in self.truth.annotations[image_id]]
         result = [self._numbered(entry) for entry in result]
         # rows as hotcoco takes them: image, x, y, width, height, score, category
         rows = [(entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"]) for entry in result]
         found = np.array(rows, dtype=np.float64).reshape(-1, 7)
-        # the result decides its own area, small or large, by what is scored: its mask, so it comes without its box, or its box
-        masked = [{k: v for k, v in entry.items() if k != "bbox"} for entry in result] if "mask" in matching else []
         for name, evaluation in matching.items():
-            evaluation.update(images, annotations, masked if name == "mask" else found)
+            # the result decides its own area, small or large, by what is scored, so its mask or keypoints come alone
+            alone = [{k: entry[k] for k in (*BARE, FIELDS[name])} for entry in result] if name in FIELDS else found
+            evaluation.update(images, annotations, alone)
 
     def _numbered(self, entry: Mapping[str, Any]) -> Entry:
         """An annotation or a result with the scorer's ids."""
         return dict(entry) | {name: number[entry[name]] for name, number in self.truth.numbers.items()}
-
-
-def _complete(annotation: Mapping[str, Any], number: int, image: Mapping[str, Any]) -> Entry:
-    """What COCO asks for, some of which users' files often lack, and nothing else: what more a file says, readers take differently."""
-    box = [float(value) for value in annotation["bbox"]]
-    area = annotation.get("area")
-    entry: Entry = {
-        "id": number,
-        "image_id": annotation["image_id"],
-        "category_id": annotation["category_id"],
-        "bbox": box,
-        "area": box[2] * box[3] if area is None else float(area),
-        "iscrowd": int(bool(annotation.get("iscrowd"))),
-    }
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, Mapping):
-        segmentation = {"size": [image["height"], image["width"]], "counts": segmentation["counts"]}
-    return entry | ({"segmentation": segmentation} if segmentation else {})

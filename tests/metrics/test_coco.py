@@ -14,7 +14,8 @@ from pycocotools.cocoeval import COCOeval
 from piip.data.formats.coco_json import read_checked
 from piip.data.masks import compressed, decoded
 from piip.data.samples import ImageInfo
-from piip.metrics.coco import NUMBERS, CocoAP, Truth
+from piip.metrics.coco import NUMBERS, CocoAP
+from piip.metrics.coco_truth import Truth
 
 SIDE = 128
 """Pixels of the made-up images: room for objects of all three areas."""

@@ -25,7 +25,8 @@ from piip.data.transforms.pictures import Picture, cells_of, meeting_point, mosa
 from piip.data.transforms.recipes import cell_view, drawn_view
 from piip.data.transforms.segmentation import photometric
 from piip.data.transforms.views import View
-from piip.metrics.coco import CocoAP, Truth
+from piip.metrics.coco import CocoAP
+from piip.metrics.coco_truth import Truth
 from piip.spec import CocoSpec
 from piip.spec.recipes import SlicesSpec
 
