@@ -27,10 +27,10 @@ def own_name(paths: Sequence[Path], taken: Collection[str] = ()) -> str:
         taken: Names that mean other data.
     """
     common = Path(os.path.commonpath(paths))
-    names = (
-        _telling(name) for name in (common.name, *(path.stem for path in paths), *(p.name for p in common.parents))
-    )
-    name = next(filter(None, names), OWN)
+    login = Path(os.path.expanduser("~")).name  # says nothing of data
+    folders = [folder.name for folder in (common, *common.parents)]
+    names = (folders[0], *(path.stem for path in paths), *folders[1:])
+    name = next(filter(None, (_telling(name) for name in names if name != login)), OWN)
     return f"own_{name}" if name in taken else name
 
 

@@ -16,8 +16,10 @@ from piip.data.own_name import own_name
         (("/d/coco/train.json", "/d/coco/train"), "own_coco"),
         (("/tmp/train", "/tmp/val"), "custom"),
         (("/1/2",), "custom"),
+        (("/home/bob/train_photos", "/home/bob/val_photos"), "custom"),
         ((f"/d/{'x' * 255}",), "x" * 40),
     ],
 )
-def test_data_are_called_as_the_folder_that_holds_them(paths, name):
+def test_data_are_called_as_the_folder_that_holds_them(paths, name, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/bob")
     assert own_name([Path(path) for path in paths], {"coco", "demo"}) == name
