@@ -122,10 +122,12 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
 def _train(specs: Sequence[ExperimentSpec], custom: Mapping[str, Source], experiment: str, options: Options) -> int:
     """Ray and PyTorch from here on: neither --help nor a wrong name, number or path waits for them."""
     from piip.data.demo.make import ensure_demo
+    from piip.sweeps.cluster import check_cluster
     from piip.sweeps.launch import Sweep, run_sweep
     from piip.sweeps.resources import Resources
     from piip.sweeps.summary import print_outcome
 
+    check_cluster()
     if any(spec.data.name == "demo" for spec in specs):
         ensure_demo(home.home() / "data" / "demo")
     sweep = Sweep(

@@ -87,12 +87,12 @@ def connected(*, num_cpus: int | None = None) -> Iterator[Joined]:
         ConnectionError: No cluster answers there.
         ValueError: A node does not see this machine's PIIP_HOME, or there is no place for Ray's sockets.
     """
-    address = os.environ.get(ADDRESS, "")
-    own = address in ("", "local")
+    address = _named()
+    own = address is None
     with own_folder() if own else nullcontext() as folder:
         try:
             options = _options(folder)
-            if own:
+            if address is None:
                 _start(num_cpus or os.cpu_count(), options)
             else:
                 _join(address, options)
@@ -100,6 +100,23 @@ def connected(*, num_cpus: int | None = None) -> Iterator[Joined]:
             yield Joined(ray.cluster_resources(), folder)
         finally:
             ray.shutdown()
+
+
+def check_cluster() -> None:
+    """Says before anything is drawn or read that the cluster which RAY_ADDRESS names is not there.
+
+    Raises:
+        ConnectionError: No cluster answers there.
+        ValueError: It is no address.
+    """
+    if address := _named():
+        _reach(address)
+
+
+def _named() -> str | None:
+    """The address of the cluster to join; None: a Ray of our own is wanted."""
+    address = os.environ.get(ADDRESS, "")
+    return None if address in ("", "local") else address
 
 
 def _options(folder: Folder | None) -> dict[str, Any]:
@@ -135,11 +152,15 @@ def _start(num_cpus: int | None, options: Mapping[str, Any]) -> None:
 
 def _join(address: str, options: Mapping[str, Any]) -> None:
     log.warning("joining the Ray cluster at %s", address)
+    _reach(address)
+    ray.init(address=address, **options)
+
+
+def _reach(address: str) -> None:
     if _has_token():
         # a cluster whose head found a token asks for it; Ray's own default here would not send it
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     reach(address)
-    ray.init(address=address, **options)
 
 
 def _has_token() -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from server import free_port
 from tiny import ROWS
 
 from piip.catalogue.listing import list_rows
@@ -280,3 +281,14 @@ def test_what_a_worker_may_take_is_passed_on(capsys, monkeypatch):
 
     (sweep,) = launched
     assert (sweep.resources.workers, sweep.resources.loader_processes) == (2, 3)
+
+
+def test_a_cluster_that_is_gone_is_said_before_data_are_drawn(capsys, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    monkeypatch.setattr("piip.data.demo.make.ensure_demo", lambda folder: pytest.fail("drew first"))
+
+    with pytest.raises(SystemExit) as ended:
+        main(ROWS, experiment="tiny", description="", arguments=[])
+
+    assert ended.value.code == 1
+    assert "no Ray cluster answers at RAY_ADDRESS" in capsys.readouterr().err
