@@ -50,8 +50,9 @@ class Options:
     """CPU threads that each worker computes with; as many load images ahead."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
     """1 gives each worker a GPU; 0 trains on the CPU."""
-    loader_processes: Annotated[int, Field(ge=0, le=256)] = 0
-    """Processes that load images for each worker, where threads are too slow for its GPU; the numbers stay the same."""
+    loader_processes: Annotated[int, Field(ge=0, le=256)] | None = None
+    """Processes that load images for each worker; the numbers stay the same. Not given: all but one of the cores of a worker that has a
+    GPU and more than two, else 0: threads."""
     concurrent: Count | None = None
     """Trials at once; not given: as many as fit."""
     asha: bool = False
@@ -124,7 +125,7 @@ def _train(specs: Sequence[ExperimentSpec], custom: Mapping[str, Source], experi
     from piip.data.demo.make import ensure_demo
     from piip.sweeps.cluster import check_cluster
     from piip.sweeps.launch import Sweep, run_sweep
-    from piip.sweeps.resources import Resources
+    from piip.sweeps.resources import Resources, loading_processes
     from piip.sweeps.summary import print_outcome
 
     check_cluster()
@@ -133,7 +134,10 @@ def _train(specs: Sequence[ExperimentSpec], custom: Mapping[str, Source], experi
     sweep = Sweep(
         specs, experiment,
         resources=Resources(
-            options.workers, options.cpus_per_worker, options.gpus_per_worker, options.loader_processes
+            options.workers, options.cpus_per_worker, options.gpus_per_worker,
+            loader_processes=loading_processes(options.cpus_per_worker, options.gpus_per_worker)
+            if options.loader_processes is None
+            else options.loader_processes,
         ),
         concurrent=options.concurrent, asha=options.asha, fresh=options.fresh,
         max_eval_images=options.max_eval_images, custom=custom,

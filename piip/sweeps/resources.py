@@ -21,6 +21,15 @@ class Resources:
         return {name: amount for name, amount in need.items() if amount}
 
 
+def loading_processes(cpus_per_worker: int, gpus_per_worker: int) -> int:
+    """Processes that load images for a worker of so many cores, where nobody says how many.
+
+    Threads share the lock with the thread that drives the GPU and are enough for a core or two; on the CPU a step takes a hundred times
+    as long as its images (experiments/benchmarks/RESULTS.md, the data loader).
+    """
+    return cpus_per_worker - 1 if gpus_per_worker and cpus_per_worker > 2 else 0
+
+
 def concurrency(resources: Resources, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
     """Trials that fit at once, each with all its workers.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from piip.data import images as reading
 from piip.data.formats.ade20k_files import read_map, size_of
@@ -168,7 +168,7 @@ def test_whatever_a_decoder_raises_names_the_image(error, tmp_path, monkeypatch)
     def broken(*_, **__):
         raise error
 
-    monkeypatch.setattr(Image.Image, "convert", broken)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", broken)
     with pytest.raises(DataError, match=r"a\.png: cannot be decoded"):
         read_image(path)
     monkeypatch.setattr(Image, "open", broken)

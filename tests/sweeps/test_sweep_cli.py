@@ -267,7 +267,17 @@ def _home() -> str:
     return os.environ["PIIP_HOME"]
 
 
-def test_what_a_worker_may_take_is_passed_on(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "processes"),
+    [
+        (["--loader-processes", "3"], 3),
+        (["--gpus-per-worker", "1", "--cpus-per-worker", "8"], 7),
+        (["--gpus-per-worker", "1", "--cpus-per-worker", "8", "--loader-processes", "0"], 0),
+        (["--gpus-per-worker", "1", "--cpus-per-worker", "2"], 0),
+        (["--cpus-per-worker", "8"], 0),
+    ],
+)
+def test_what_a_worker_may_take_is_passed_on(arguments, processes, capsys, monkeypatch):
     launched = []
     monkeypatch.setattr("piip.data.demo.make.ensure_demo", lambda folder: folder)
     monkeypatch.setattr(
@@ -277,10 +287,10 @@ def test_what_a_worker_may_take_is_passed_on(capsys, monkeypatch):
     monkeypatch.setattr("piip.sweeps.summary.print_outcome", lambda *_, **__: None)
 
     with pytest.raises(SystemExit):
-        main(ROWS, experiment="tiny", description="", arguments=["--workers", "2", "--loader-processes", "3"])
+        main(ROWS, experiment="tiny", description="", arguments=["--workers", "2", *arguments])
 
     (sweep,) = launched
-    assert (sweep.resources.workers, sweep.resources.loader_processes) == (2, 3)
+    assert (sweep.resources.workers, sweep.resources.loader_processes) == (2, processes)
 
 
 def test_a_cluster_that_is_gone_is_said_before_data_are_drawn(capsys, monkeypatch):

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from piip.contracts import Size
 from piip.data.runs import Cut
-from piip.ops.mask_runs import runs_of
 
 BLOCK = 64
 """Output pixels computed at once: few enough that the weights, zero but for a band, are mostly not."""
+FEW = 5
+"""Pixels before that one after is made of, up to which they are added up one by one: enlarged, or down to half the size."""
 
 # I O pixels of an axis before and after, K pixels before that one after is made of, M pixels of the other axis
 
@@ -56,9 +57,19 @@ def resized(cuts: Iterable[Cut], before: Size, after: Size) -> Tensor:
         if cut.mask.size:
             left, covered = _along(cut.mask.T, cut.left, before[1], after[1], full=1)
             top, covered = _along(covered.T, cut.top, before[0], after[0], full=255)
-            runs = runs_of(torch.from_numpy(covered >= 128)[None])
-            found.append(runs + torch.tensor([number, top, left, left], dtype=torch.int32))
+            found.append(
+                torch.from_numpy(_runs_of(covered >= 128) + np.array([number, top, left, left], dtype=np.int32))
+            )
     return torch.cat(found)
+
+
+def _runs_of(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """What `piip.ops.mask_runs.runs_of` gives of a single (H, W) mask; small ones in a quarter of the time."""
+    inside = np.zeros((mask.shape[0], mask.shape[1] + 2), dtype=np.bool_)
+    inside[:, 1:-1] = mask
+    edges = np.flatnonzero(inside[:, 1:] != inside[:, :-1]).reshape(-1, 2)  # where a run starts, where it ends
+    rows, columns = np.divmod(edges, mask.shape[1] + 1)
+    return np.stack([np.zeros_like(rows[:, 0]), rows[:, 0], *columns.T], axis=1).astype(np.int32)
 
 
 def _along(part: NDArray[np.uint8], first: int, before: int, after: int, *, full: int) -> tuple[int, NDArray[np.uint8]]:
@@ -78,6 +89,9 @@ def _along(part: NDArray[np.uint8], first: int, before: int, after: int, *, full
     # pixels afterwards that are made of some of the part
     begin = int(np.searchsorted(starts, first - width, side="right"))
     end = int(np.searchsorted(starts, first + len(part)))
+    if width <= FEW:
+        sums = _few(part, starts[begin:end] - first, weights[begin:end].astype(np.int32)) * (255 // full)
+        return begin, np.minimum((sums + (1 << (bits - 1))) >> bits, 255).astype(np.uint8)
     found = np.empty((end - begin, part.shape[1]), dtype=np.uint8)
     for block in range(begin, end, BLOCK):
         stop = min(block + BLOCK, end)
@@ -91,3 +105,17 @@ def _along(part: NDArray[np.uint8], first: int, before: int, after: int, *, full
         sums = (matrix @ part[low - first : high - first].astype(matrix.dtype)).astype(np.int64) * (255 // full)
         found[block - begin : stop - begin] = np.minimum((sums + (1 << (bits - 1))) >> bits, 255)
     return begin, found
+
+
+def _few(part: NDArray[np.uint8], starts: NDArray[np.int64], weights: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(o, M) weighted sums of the few rows of `part` that begin at `starts` (o,); rows outside it are zero.
+
+    The sums are below 2**25, whole numbers.
+    """
+    width = weights.shape[1]
+    rows = np.zeros((len(part) + 2 * (width - 1), part.shape[1]), dtype=np.uint8)
+    rows[width - 1 : width - 1 + len(part)] = part
+    sums = np.zeros((len(starts), part.shape[1]), dtype=np.int32)
+    for k in range(width):
+        sums += rows[starts + (width - 1 + k)] * weights[:, k, None]
+    return sums

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from piip.data import memory
 from piip.data.transforms.limits import MIN_SIDE
 
 # H W height and width in pixels, n objects of an image
@@ -46,7 +48,8 @@ def usable(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(3, H, W) uint8 to float32, by mean and std in 0..255."""
-    return F.normalize(image.as_subclass(Tensor).float(), list(mean), list(std))
+    pixels = memory.empty(tuple(image.shape), torch.float32).copy_(image.as_subclass(Tensor))
+    return F.normalize(pixels, list(mean), list(std), inplace=True)
 
 
 def pad(images: Sequence[Tensor], multiple: int, *, least: int = 0) -> Tensor:
@@ -56,7 +59,11 @@ def pad(images: Sequence[Tensor], multiple: int, *, least: int = 0) -> Tensor:
     """
     height = math.ceil(max(least, *(image.shape[1] for image in images)) / multiple) * multiple
     width = math.ceil(max(least, *(image.shape[2] for image in images)) / multiple) * multiple
-    batch = images[0].new_zeros((len(images), images[0].shape[0], height, width))
+    if len(images) == 1 and images[0].shape[1:] == (height, width):
+        return images[0][None]
+    batch = memory.empty((len(images), images[0].shape[0], height, width), images[0].dtype)
     for row, image in zip(batch, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
+        row[:, image.shape[1] :] = 0
+        row[:, : image.shape[1], image.shape[2] :] = 0
     return batch
