@@ -63,7 +63,7 @@ def show(found: dict[str, Path]) -> None:
     print(f"python {scripts}/sweep_resolutions.py   trains and compares; README.md begins with it\n")
     for name, file in found.items():
         about = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        print(f"piip {name.replace('.', ' '):11} {re.split(END, about)[0]}")
+        print(f"piip {name.replace('.', ' '):12} {re.split(END, about)[0]}")
     print("\nEach takes --help, and is python -m piip.VERB too (python -m piip.data.check).")
 
 

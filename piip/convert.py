@@ -105,15 +105,15 @@ def categories_of(spec: "ExperimentSpec", annotations: Path | None) -> list[dict
 
 
 def _known_classes(spec: "ExperimentSpec", annotations: Path | None) -> list[dict[str, Any]]:
-    from piip.data import sources
+    from piip.data import open_dataset, sources
     from piip.data.formats import coco_classes
     from piip.data.formats.coco_json import read_classes
-    from piip.spec import Ade20kSpec, CocoSpec, ImageNetSpec
+    from piip.spec import Ade20kSpec, CocoSpec, DetectionSpec, ImageNetSpec, KeypointsSpec, LvisSpec
 
     match spec.data:
         case CocoSpec(name="coco") if annotations is None:
             return coco_classes.COCO
-        case CocoSpec():
+        case CocoSpec() | LvisSpec() | KeypointsSpec():
             return read_classes(annotations or sources.locate(spec.data, "val").annotations)
         case Ade20kSpec():
             from piip.data.formats import ade20k_files
@@ -129,6 +129,10 @@ def _known_classes(spec: "ExperimentSpec", annotations: Path | None) -> list[dic
             from piip.data.formats.folder_listing import classes_of as folders_of
 
             return folders_of(annotations or sources.locate(spec.data, "val").annotations)
+        case DetectionSpec():
+            here = sources.locate(spec.data, "val")
+            given = annotations and sources.Source(annotations, here.images, here.names)
+            return open_dataset(spec.data, given or here, spec.model.input).classes
         case _:
             assert_never(spec.data)
 

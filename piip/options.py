@@ -120,6 +120,15 @@ def _folder(path: Path) -> Path:
     return path
 
 
+def _new_file(path: Path) -> Path:
+    _folder(path.expanduser().parent)
+    if len(path.name.encode()) > 240:  # what is being made has a longer one
+        raise ValueError(f"the name {_shown(path.name)} is too long for a file: at most 240 bytes")
+    if path.expanduser().is_dir() or not path.name:
+        raise ValueError("is a folder, a file is wanted")
+    return path
+
+
 def given_file(path: Path) -> Path:
     """A file that is there.
 
@@ -164,6 +173,8 @@ RunId = Annotated[str, AfterValidator(_run_id)]
 OutFolder = Annotated[Path, AfterValidator(_folder)]
 """A folder that is there or can be made."""
 GivenFolder = Annotated[Path, AfterValidator(_given_folder)]
+NewFile = Annotated[Path, AfterValidator(_new_file)]
+"""A file that is there or can be made."""
 GivenPath = Annotated[Path, AfterValidator(_there)]
 """A file or a folder, where only the data's kind says which is wanted."""
 Digest = Annotated[str, AfterValidator(_digest)]

@@ -4,11 +4,27 @@
 """
 
 from collections.abc import Sequence
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from piip.contracts import Dataset, Format, Input
-from piip.data.sources import Source
-from piip.spec import Ade20kSpec, CocoSpec, Data, ImageNetSpec
+from piip.data.sources import DataError, Source
+from piip.spec import (
+    Ade20kSpec,
+    CityscapesSpec,
+    CocoSpec,
+    CrowdHumanSpec,
+    Data,
+    ImageNetSpec,
+    KeypointsSpec,
+    LvisSpec,
+    OpenImagesSpec,
+    VocSpec,
+    YoloSpec,
+)
+
+if TYPE_CHECKING:
+    from piip.data.formats.coco_json import Document
+    from piip.data.formats.reading import ReadDocument
 
 
 def _kind(spec: Data) -> tuple[Any, Any]:
@@ -26,8 +42,57 @@ def _kind(spec: Data) -> tuple[Any, Any]:
             from piip.data.formats import folders
 
             return folders.FolderFormat, folders.FolderDataset
+        case YoloSpec():
+            from piip.data.formats import coco_format, yolo
+
+            return coco_format.CocoFormat, yolo.YoloDataset
+        case VocSpec():
+            from piip.data.formats import coco_format, voc
+
+            return coco_format.CocoFormat, voc.VocDataset
+        case LvisSpec():
+            from piip.data.formats import coco_format, lvis
+
+            return coco_format.CocoFormat, lvis.LvisDataset
+        case CrowdHumanSpec():
+            from piip.data.formats import coco_format, crowdhuman
+
+            return coco_format.CocoFormat, crowdhuman.CrowdHumanDataset
+        case OpenImagesSpec():
+            from piip.data.formats import coco_format, openimages
+
+            return coco_format.CocoFormat, openimages.OpenImagesDataset
+        case CityscapesSpec():
+            from piip.data.formats import cityscapes, coco_format
+
+            return coco_format.CocoFormat, cityscapes.CityscapesDataset
+        case KeypointsSpec():
+            from piip.data.formats import coco_format, keypoints
+
+            return coco_format.CocoFormat, keypoints.KeypointsDataset
         case _:
             assert_never(spec)
+
+
+def read_document(spec: Data, source: Source) -> "Document":
+    """A split of detection data as a COCO-shaped document, free of faults.
+
+    Raises:
+        DataError: Something is wrong with it, or it is not detection data.
+    """
+    from piip.data.formats.coco import CocoDataset
+
+    dataset = _kind(spec)[1]
+    if not issubclass(dataset, CocoDataset):
+        raise DataError(
+            f"{source.annotations}: data for {spec.task} ({spec.kind}) have no boxes; only detection data have"
+        )
+    return dataset.document(source, spec)
+
+
+def looked_at(spec: Data, source: Source) -> "ReadDocument":
+    """The same, with faults: of formats other than COCO's JSON."""
+    return _kind(spec)[1].reader(source, spec)
 
 
 def open_format(spec: Data, wanted: Input, classes: Sequence[dict[str, Any]]) -> Format:

@@ -3,6 +3,10 @@
     python -m piip.data.check JSON IMAGES                                          detection, COCO-format
     python -m piip.data.check MAPS IMAGES --kind segmentation --names classes.txt  label maps
     python -m piip.data.check FOLDER --kind classification                         a folder of images for each class
+    python -m piip.data.check data.yaml --kind yolo --split val                    YOLO; voc, lvis, crowdhuman, openimages, cityscapes
+
+Of data laid out as its download one path is enough: that of data.yaml, or of the folder that holds all. `--row NAME` says besides
+how large objects are as a row's network sees them, in pixels and in patches of each branch.
 
 Prints each kind of problem with its count and first examples, then what training will see of the split, what is left out
 and why, and what scoring will count. Exits with 1 if training or evaluation would refuse the data, a split that teaches
@@ -10,31 +14,32 @@ nothing too; what loading copes with is listed and forgiven. A flipped bit insid
 is not found.
 """
 
-import json
 import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from pydantic import AfterValidator, Field
 
-from piip.console import one_line, run_verb
+from piip.catalogue.rows import find_row
+from piip.console import run_verb
+from piip.data.check_words import as_json, as_text
+from piip.data.layouts import splits_in
 from piip.data.problems import Looked, Problem, Report, Seen
 from piip.data.sources import DataError, Source, check_form
-from piip.options import GivenPath, UsageError, given_file
-from piip.spec import Ade20kSpec, CocoSpec, Data, ImageNetSpec
-from piip.spec.data import kinds_called, words_for
+from piip.options import GivenPath, SplitName, UsageError, given_file
+from piip.spec import Ade20kSpec, CocoSpec, Data, DetectionSpec, ExperimentSpec, ImageNetSpec
+from piip.spec.data import Kind, kinds_called, named_kind, words_for
 
 if TYPE_CHECKING:
     from piip.contracts import Dataset
 
-EXAMPLES = 3
 SECONDS_BETWEEN_LINES = 5.0
 OWN_NAMES = "ade20k"
 """Instead of a file of names: the data set whose classes are known without one."""
@@ -42,9 +47,17 @@ OWN_NAMES = "ade20k"
 
 def check(
     annotations: Path, images: Path, *, data: Data = CocoSpec(name="custom"), names: Path | None = None,  # noqa: B008 (frozen)
-    progress: bool = False,
+    row: ExperimentSpec | None = None, progress: bool = False,
 ) -> Report:  # fmt: skip
-    """Looks at everything; `progress` says how far it is on stderr.
+    """Looks at everything.
+
+    Args:
+        annotations: A file or a folder, as `data` has it.
+        images: The folder of images.
+        data: What the files are.
+        names: The file that names the classes, where annotations do not.
+        row: Object sizes are told as its network sees them.
+        progress: Says how far it is on stderr.
 
     Raises:
         DataError: Something is missing, or not of this kind of data, so that nothing can be listed.
@@ -54,7 +67,7 @@ def check(
     check_form(images, data, what="images")
     if not images.is_dir():
         raise DataError(f"image folder not found: {images}")
-    if not isinstance(data, CocoSpec) and not annotations.is_dir():
+    if not annotations.exists() and not next(iter(data.places.values())).one_file:
         raise DataError(f"folder not found: {annotations}")
     looked = _look_at(Source(annotations, images, names), data)
     report = Report(looked.images, looked.annotations, looked.categories, looked.seen)
@@ -65,7 +78,19 @@ def check(
             print(f"{number} of {report.images} images", file=sys.stderr)
     if not report.usable:
         report.seen = Seen()
+    elif row is not None:
+        report.asks = _asked(Source(annotations, images, names), data, row)
     return report
+
+
+def _asked(source: Source, data: Data, row: ExperimentSpec) -> list[str]:
+    """A line for each branch of the row's network."""
+    from piip.data import read_document
+    from piip.data.demands import demands
+
+    if not isinstance(data, DetectionSpec):
+        raise UsageError(f"--row {row.name}: sizes of objects are told of detection data, not of {words_for(data)}")
+    return [demand.words for demand in demands(read_document(data, source), row)]
 
 
 def _look_at(source: Source, data: Data) -> Looked:
@@ -74,6 +99,10 @@ def _look_at(source: Source, data: Data) -> Looked:
             from piip.data.formats import coco_check
 
             return coco_check.look_at(source)
+        case DetectionSpec():
+            from piip.data.formats import detected_check
+
+            return detected_check.look_at(source, data)
         case Ade20kSpec():
             from piip.data.formats import ade20k_check
 
@@ -131,36 +160,14 @@ def command_of(source: Source, data: Data) -> str:
     words = [str(source.annotations)]
     words += [str(source.images)] if source.images != source.annotations else []
     words += ["--kind", data.kind] if data.kind != "coco" else []
+    if isinstance(data, DetectionSpec) and source.names:
+        words += ["--names", str(source.names)]
     if isinstance(data, Ade20kSpec):
         names = OWN_NAMES if data.name == OWN_NAMES else source.names
         words += ["--names", str(names)] if names else []
         words += [] if data.reduce_zero_label else ["--no-reduce-zero-label"]
         words += ["--ignore-value", str(data.ignore_value)] if data.ignore_value != Options.ignore_value else []
     return shlex.join(["python", "-m", "piip.data.check", *words])
-
-
-def _as_text(report: Report) -> str:
-    lines = [f"{report.images} images, {report.annotations} annotations, {report.categories} categories"]
-    for kind, found in report.problems.items():
-        lines.append(f"{len(found)} x {kind}" + ("" if found[0].fatal else " (forgiven)"))
-        lines += [f"    {one_line(problem.message)}" for problem in found[:EXAMPLES]]
-        if len(found) > EXAMPLES:
-            lines.append(f"    and {len(found) - EXAMPLES} more")
-    for what, counts in (("training sees", report.seen.training), ("scoring counts", report.seen.scoring)):
-        if counts:
-            lines.append(f"{what}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    lines.append("good" if report.usable else "not usable as it is")
-    return "\n".join(lines)
-
-
-def _as_json(report: Report) -> str:
-    problems = {
-        kind: {"count": len(found), "fatal": found[0].fatal, "examples": [p.message for p in found[:EXAMPLES]]}
-        for kind, found in report.problems.items()
-    }
-    counts = {"images": report.images, "annotations": report.annotations, "categories": report.categories}
-    seen = {"training": report.seen.training, "scoring": report.seen.scoring}
-    return json.dumps({"usable": report.usable, **counts, **seen, "problems": problems})
 
 
 def _names(path: Path) -> Path:
@@ -172,11 +179,16 @@ class Options:
     """What `python -m piip.data.check` is told."""
 
     annotations: Annotated[tyro.conf.Positional[GivenPath], tyro.conf.arg(metavar="ANNOTATIONS")]
-    """A COCO-format JSON file, the folder of label maps, or that of class folders."""
+    """A COCO-format JSON file, the folder of label maps, that of class folders; what the kind of data has.
+    Without IMAGES: YOLO's data.yaml, or the folder that holds a data set laid out as its download."""
     images: Annotated[tyro.conf.Positional[GivenPath | None], tyro.conf.arg(metavar="IMAGES")] = None
     """The folder of the images; class folders are their own."""
-    kind: Literal["detection", "segmentation", "classification", "coco", "ade20k", "imagenet"] = "coco"
-    """The task, or the kind of data by name: detection is coco, segmentation is ade20k, classification is imagenet."""
+    kind: Kind = "coco"
+    """The kind of data, or the task: detection is coco, segmentation is ade20k, classification is imagenet."""
+    split: SplitName | None = None
+    """Of one path that holds several: train, val or test; not given: train."""
+    row: str | None = None
+    """A row whose network's view of the objects is told: how large they are, in pixels and patches of each branch."""
     names: Annotated[Path, AfterValidator(_names)] | None = None
     """Segmentation: the file that names the classes, a line each, the first one of number 0; the word ade20k: that data set's own 150.
     Not given: classes.txt beside the maps."""
@@ -191,16 +203,38 @@ class Options:
 def main(options: Options) -> int:
     """Run the verb."""
     data = _spec(options)
-    if options.images is None and next(iter(data.places.values())).apart:
-        raise UsageError(f"data for {words_for(data)} need the folder of their images, too: check ANNOTATIONS IMAGES")
-    images = options.images or options.annotations
-    report = check(options.annotations, images, data=data, names=options.names, progress=True)
-    print(_as_json(report) if options.json else _as_text(report))
+    row = find_row(options.row) if options.row else None
+    source = given_source(options.annotations, options.images, options.names, options.split, data)
+    report = check(source.annotations, source.images, data=data, names=source.names, row=row, progress=True)
+    print(as_json(report) if options.json else as_text(report))
     return 0 if report.usable else 1
 
 
+def given_source(annotations: Path, images: Path | None, names: Path | None, split: str | None, data: Data) -> Source:
+    """A split as a verb's words name it: by two paths, or by one that holds several splits.
+
+    Args:
+        annotations: A file or a folder; the one path, where `images` is None.
+        images: The folder of images.
+        names: The file that names the classes.
+        split: Of one path; None: train.
+        data: What they are.
+
+    Raises:
+        UsageError: The folder of images is missing, or there is no such split.
+    """
+    if images is not None or not next(iter(data.places.values())).apart:
+        return Source(annotations, images or annotations, names)
+    if annotations.is_file() and annotations.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"data for {words_for(data)} need the folder of their images, too: ANNOTATIONS IMAGES")
+    splits, wanted = splits_in(annotations, data), split or "train"
+    if wanted not in splits:
+        raise UsageError(f"--split {wanted}: {annotations} has {', '.join(splits)}")
+    return replace(splits[wanted], names=names or splits[wanted].names)
+
+
 def _spec(options: Options) -> Data:
-    (kind,) = kinds_called(options.kind)
+    kind = kinds_called(options.kind)[0]
     match kind:
         case "ade20k":
             name = OWN_NAMES if str(options.names) == OWN_NAMES else "custom"
@@ -209,7 +243,7 @@ def _spec(options: Options) -> Data:
         case "imagenet":
             return ImageNetSpec(name="custom")
         case _:
-            return CocoSpec(name="custom")
+            return named_kind(kind, "custom")
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:

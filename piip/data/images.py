@@ -2,7 +2,8 @@
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -110,6 +111,30 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
         upright = stored if turn is None else stored.transpose(turn)
         pixels = np.array(_rgb(upright, path))
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image as `read_image` gives it, by its header alone.
+
+    Raises:
+        DataError: As `opened`.
+    """
+    with opened(path) as stored:
+        turn = TURNS.get(_orientation(stored))
+        return _size(stored) if turn is None else _turned(_size(stored), turn)
+
+
+def upright_sizes(paths: Sequence[Path]) -> list[tuple[int, int] | DataError]:
+    """Of each image its `upright_size`, or why it has none; headers are read by several threads."""
+
+    def size_or_error(path: Path) -> tuple[int, int] | DataError:
+        try:
+            return upright_size(path)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(size_or_error, paths))
 
 
 def _orientation(stored: Image.Image) -> int:

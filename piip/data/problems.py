@@ -50,6 +50,8 @@ class Report:
     seen: Seen
     problems: dict[str, list[Problem]] = field(default_factory=dict)
     """The problems found, by their kind."""
+    asks: list[str] = field(default_factory=list)
+    """What objects ask of a row's network, a line a branch."""
 
     @property
     def usable(self) -> bool:

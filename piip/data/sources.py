@@ -21,7 +21,7 @@ class Source:
     """The files of a split."""
 
     annotations: Path
-    """A COCO-format JSON; a folder of label maps; the folder of class folders."""
+    """The file or the folder that the kind of data `holds` its annotations in; the folder of class folders."""
     images: Path
     """The folder that names of images are relative to."""
     names: Path | None = None
@@ -69,7 +69,9 @@ def check_form(path: Path, data: Data, *, what: Literal["annotations", "images"]
     """
     place = next(iter(data.places.values()))
     file = what == "annotations" and place.one_file
-    if not os.path.exists(path) or os.path.isdir(path) != file:  # of os.path: no name is too long for it
+    folder = os.path.isdir(path)  # of os.path: no name is too long for it
+    fits = not place.refuses(folder=folder) if what == "annotations" else folder
+    if fits or not os.path.exists(path):
         return
     given, wanted = ("folder", "file") if file else ("file", "folder")
     holds = f" with {data.holds}" if what == "annotations" or not place.apart else " of images"
@@ -84,8 +86,9 @@ def _placed(data: Data, split: str) -> tuple[Source, str]:
     demo = data.name == "demo"
     root = home() / "data" if demo else data_root()
     part = {"train": "training", "val": "validation"}.get(split, split)
+    voc = {"train": "trainval", "val": "test"}.get(split, split)
     annotations, images, names = (
-        root / place.format(split=split, part=part) if place else None for place in data.places[data.name]
+        root / place.format(split=split, part=part, voc=voc) if place else None for place in data.places[data.name][:3]
     )
     assert annotations is not None
     assert images is not None

@@ -20,7 +20,15 @@ def read_text(path: Path, what: str = "file") -> str:
     """
     if not path.is_file():
         raise DataError(f"{what} not found: {path}")
-    content = path.read_bytes()
+    return decoded(path.read_bytes(), path)
+
+
+def decoded(content: bytes, path: Path) -> str:
+    """The text of a file's bytes, as `read_text` gives it.
+
+    Raises:
+        DataError: It is no text.
+    """
     try:
         # by the byte order mark, or by the zeros among the first four bytes
         return content.decode(json.detect_encoding(content)).removeprefix("\ufeff")

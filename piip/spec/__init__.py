@@ -3,6 +3,16 @@
 from piip.spec.backbones import Backbone, BranchSpec, CNNSpec, Family, InteractionSpec, PIIPSpec
 from piip.spec.base import Spec
 from piip.spec.data import Ade20kSpec, CocoSpec, Data, ImageNetSpec
+from piip.spec.detection import (
+    CityscapesSpec,
+    CrowdHumanSpec,
+    DetectionSpec,
+    KeypointsSpec,
+    LvisSpec,
+    OpenImagesSpec,
+    VocSpec,
+    YoloSpec,
+)
 from piip.spec.detectors import (
     CascadeMaskRCNNSpec,
     CascadeRCNNSpec,
@@ -30,10 +40,13 @@ __all__ = [
     "CascadeMaskRCNNSpec",
     "CascadeRCNNSpec",
     "CascadeSpec",
+    "CityscapesSpec",
     "ClassifierSpec",
     "CocoSpec",
+    "CrowdHumanSpec",
     "DINOSpec",
     "Data",
+    "DetectionSpec",
     "ExperimentSpec",
     "Family",
     "FasterRCNNSpec",
@@ -41,9 +54,12 @@ __all__ = [
     "ImageNetSpec",
     "InteractionSpec",
     "InternImageSpec",
+    "KeypointsSpec",
+    "LvisSpec",
     "MaskBranchSpec",
     "MaskRCNNSpec",
     "ModelSpec",
+    "OpenImagesSpec",
     "OptimSpec",
     "PIIPSpec",
     "PaperResult",
@@ -53,4 +69,6 @@ __all__ = [
     "TrainSpec",
     "TwoStageSpec",
     "UPerNetSpec",
+    "VocSpec",
+    "YoloSpec",
 ]

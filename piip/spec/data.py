@@ -1,103 +1,24 @@
 """Data sets, one class a kind of data. Where the files are is not in the spec (see piip/data)."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from piip.contracts import Score
-from piip.spec.base import Added
+from piip.spec.detection import (
+    CityscapesSpec,
+    CocoSpec,
+    CrowdHumanSpec,
+    KeypointsSpec,
+    LvisSpec,
+    OpenImagesSpec,
+    VocSpec,
+    YoloSpec,
+)
 from piip.spec.places import DataName, DataSpec, Places
-from piip.spec.recipes import Recipe, SlicesSpec
 
 RAND_AUGMENT = r"^rand-m\d+(\.\d+)?(-n\d+)?(-mstd\d+(\.\d+)?)?-inc1$"
-
-
-Limits = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-"""The most that the long side and the short side may have, in pixels."""
-
-
-class CocoSpec(DataSpec):
-    """COCO-format detection data: boxes and masks in one JSON a split."""
-
-    task: ClassVar[str] = "detection"
-    holds: ClassVar[str] = "COCO-format JSON, with the lists images, annotations and categories"
-    scores: ClassVar[tuple[Score, ...]] = (Score("coco/box_ap", "box AP"), Score("coco/mask_ap", "mask AP"))
-    places: ClassVar[dict[str, Places]] = {
-        "coco": Places("coco/annotations/instances_{split}2017.json", "coco/{split}2017"),
-        "demo": Places("demo/annotations/instances_{split}.json", "demo/{split}"),
-    }
-
-    kind: Literal["coco"] = "coco"
-    name: DataName = "coco"
-    """`coco` (under PIIP_DATA), `demo` (made under PIIP_HOME); any other: what you call your own files (on the command line)."""
-    short_ratio: float = Field(default=800 / 1333, gt=0, le=1)
-    """The short side is at most floor(resolution * short_ratio); the long side at most `resolution`."""
-    scale: Annotated[Limits | None, Added(None)] = None
-    """Limits of the long and the short side in pixels that take the place of those two: images larger than the first branch's
-    resolution, which then is a name and a ratio (networks with ConvNeXt branches)."""
-    eval_scale: Annotated[Limits | None, Added(None)] = None
-    """The limits in evaluation, where they are others than in training (published scores of networks trained on crops)."""
-    train_scales: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(default=(1.0,), min_length=1)
-    """Training draws one of these factors per image and multiplies both limits by it."""
-    recipe: Annotated[Recipe | None, Added(None)] = None
-    """How large an image, or which part of it, training sees; None: as large as the limits allow, times `train_scales`."""
-    photometric: Annotated[bool, Added(False)] = False
-    """Brightness, contrast, saturation and hue vary in training."""
-    mosaic: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0, le=1)
-    """Probability that training sees four images in one square, of the long side's limit."""
-    copy_paste: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0, le=1)
-    """Probability that some objects of another image are pasted upon what training sees, by their masks."""
-    repeat_threshold: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0, le=1)
-    """LVIS's repeat factors: images of classes that fewer than this share of images have come several times an epoch; 0: none."""
-    flip: float = Field(default=0.5, ge=0, le=1)
-    """Probability of a horizontal flip in training."""
-    pad_multiple: int = Field(default=224, gt=0)
-    """Images are zero padded, right and bottom, to a multiple of this."""
-    broken_images: Literal["refuse", "skip"] = "refuse"
-    """What training does with an image that cannot be decoded."""
-
-    def limits(self, resolution: int, *, training: bool) -> Limits:
-        """What an image's long and short side are at most after resizing, in pixels."""
-        in_training = self.scale or (resolution, math.floor(resolution * self.short_ratio))
-        return in_training if training else self.eval_scale or in_training
-
-    def largest_input(self, resolution: int) -> tuple[int, int]:
-        """Height and width of the largest landscape image of training, padded: at the aspect limit and the largest of `train_scales`.
-
-        Cost and a step's memory are counted of it. Evaluation, one image at a time and without gradients, takes less also at a
-        larger `eval_scale`.
-        """
-        factor = max(1.0, *self.train_scales)
-        limits = self.limits(resolution, training=True)
-        long, short = self.recipe.largest(limits) if self.recipe else limits
-        if self.mosaic:
-            long = short = max(long, limits[0])
-        if self.recipe is None or isinstance(self.recipe, SlicesSpec):
-            long, short = (int(side * factor + 0.5) for side in (long, short))
-        return _up(short, self.pad_multiple), _up(long, self.pad_multiple)
-
-    def square(self, resolution: int) -> int:
-        """Side in pixels of the square that every batch of training is padded to at least; 0: none."""
-        recipe = self.recipe
-        return recipe.largest(self.limits(resolution, training=True))[0] if recipe and recipe.square else 0
-
-    @model_validator(mode="after")
-    def _long_side_is_the_longer(self) -> Self:
-        for name in ("scale", "eval_scale"):
-            limits = getattr(self, name)
-            if limits and limits[0] < limits[1]:
-                raise ValueError(f"{name} is long side, then short side, in pixels, got {list(limits)}")
-        return self
-
-    @model_validator(mode="after")
-    def _scales_are_drawn_once(self) -> Self:
-        if self.recipe and not isinstance(self.recipe, SlicesSpec) and self.train_scales != (1.0,):
-            raise ValueError(
-                f"recipe {self.recipe.kind!r} draws sizes itself, train_scales {list(self.train_scales)} do, too. Leave one out"
-            )
-        return self
 
 
 class Ade20kSpec(DataSpec):
@@ -202,20 +123,46 @@ class ImageNetSpec(DataSpec):
 
 
 Data = Annotated[
-    CocoSpec | Ade20kSpec | ImageNetSpec, Field(discriminator="kind"),
+    CocoSpec | Ade20kSpec | ImageNetSpec | YoloSpec | VocSpec | LvisSpec | CrowdHumanSpec | OpenImagesSpec | CityscapesSpec | KeypointsSpec,
+    Field(discriminator="kind"),
 ]  # fmt: skip
+
+
+_KINDS: tuple[Any, ...] = get_args(get_args(Data)[0])
+Kind = Literal[
+    "detection", "segmentation", "classification",
+    "coco", "ade20k", "imagenet", "yolo", "voc", "lvis", "crowdhuman", "openimages", "cityscapes", "keypoints",
+]  # fmt: skip
+"""What people call their data: a task, which means the first kind of data that has it, or a kind."""
+
+
+def named_kind(kind: str, name: str, **fields: Any) -> Data:
+    """A spec of this kind of data, called `name`."""
+    return TypeAdapter(Data).validate_python({"kind": kind, "name": name, **fields})
+
+
+def of_kind(data: Data, kind: str) -> Data:
+    """Data of another kind with the same task, prepared in the same way; called as that kind's own.
+
+    Raises:
+        ValueError: The task is another.
+    """
+    other = kinds_called(kind)[0]
+    chosen = next(spec for spec in _KINDS if spec.model_fields["kind"].default == other)
+    if data.kind == other:
+        return data
+    if chosen.task != data.task:
+        raise ValueError(f"--kind {kind} is {chosen.task}, and the row is for {words_for(data)}")
+    shared = {name for name in chosen.model_fields if name in type(data).model_fields} - {"kind", "name"}
+    return named_kind(other, chosen.model_fields["name"].default, **data.model_dump(include=shared))
 
 
 def kinds_called(word: str) -> list[str]:
     """The kinds of data that a word names: a kind (`ade20k`) itself, a task (`segmentation`) all that have it."""
-    known = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(Data)[0])}
+    known = {kind.model_fields["kind"].default: kind for kind in _KINDS}
     return [word] if word in known else [kind for kind, spec in known.items() if spec.task == word]
 
 
 def words_for(data: Data) -> str:
     """A kind of data for people, task first: `segmentation (ade20k)`."""
     return f"{data.task} ({data.kind})"
-
-
-def _up(side: int, multiple: int) -> int:
-    return -(-side // multiple) * multiple

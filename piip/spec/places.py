@@ -1,6 +1,7 @@
 """What all kinds of data say: which data sets of it there are and where their files lie, what ranks runs, what is the user's own."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
@@ -8,18 +9,25 @@ from pydantic import Field
 from piip.contracts import Score
 from piip.spec.base import Spec
 
+FILES = (".json", ".odgt", ".csv", ".txt")
+"""Endings of annotations that are one file."""
 OWN = "custom"
 """The name of data of the user's own that have no other."""
 DataName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}$")]
 
 
 class Places(NamedTuple):
-    """Where a named data set's files lie below its root; `{split}` is train or val, `{part}` training or validation."""
+    """Where a named data set's files lie below its root.
+
+    `{split}` is train or val, `{part}` training or validation, `{voc}` trainval or test.
+    """
 
     annotations: str
     images: str
     names: str | None = None
     """The file that names the classes, where annotations do not."""
+    either: bool = False
+    """Whether a split's annotations may be a folder as well as a file."""
 
     @property
     def apart(self) -> bool:
@@ -29,7 +37,11 @@ class Places(NamedTuple):
     @property
     def one_file(self) -> bool:
         """Whether the annotations of a split are one file, not a folder."""
-        return self.annotations.endswith(".json")
+        return PurePath(self.annotations).suffix in FILES
+
+    def refuses(self, *, folder: bool) -> bool:
+        """Whether a split's annotations cannot be a folder, or a file."""
+        return not self.either and folder == self.one_file
 
 
 class DataSpec(Spec):

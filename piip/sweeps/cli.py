@@ -20,7 +20,7 @@ from piip.data.sources import Source
 from piip.nearest import nearest
 from piip.options import Count, ExperimentName, Positive, UsageError
 from piip.spec import ExperimentSpec
-from piip.sweeps.own_data import OwnData, check_there, own_named, own_sources
+from piip.sweeps.own_data import OwnData, check_there, of_own_kind, own_named, own_sources
 from piip.tracking import address
 
 Rows = Mapping[str, Sequence[ExperimentSpec]]
@@ -99,8 +99,8 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     place_home()
     scale, why = choose_scale(rows, options.scale, own_data=bool(options.own.given))
     specs = select(rows[scale], options)
-    custom = own_sources(options.own, specs)
     check_there(options.own, specs)
+    custom = own_sources(options.own, specs)
     print(f"scale {scale}: {why}", file=sys.stderr)
     check_device(specs, options.gpus_per_worker)
     over = over_budget(
@@ -187,7 +187,7 @@ def select(rows: Sequence[ExperimentSpec], options: Options) -> list[ExperimentS
     for name in options.rows:
         if name not in by_name:
             raise UsageError(f"no row {name!r}. {nearest(name, by_name)} All rows: --list")
-    specs = [overridden(by_name[name], options.set) for name in options.rows or by_name]
+    specs = [overridden(of_own_kind(options.own, by_name[name]), options.set) for name in options.rows or by_name]
     return own_named(options.own, specs, said=any(text.startswith("data.name=") for text in options.set))
 
 

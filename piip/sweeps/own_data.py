@@ -1,23 +1,28 @@
 """The user's own files on an experiment's command line, for every kind of data."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from piip.data.layouts import splits_in
 from piip.data.own_name import own_name
 from piip.data.sources import Source, check_form
 from piip.options import UsageError
 from piip.spec import CocoSpec, Data, ExperimentSpec
-from piip.spec.data import words_for
+from piip.spec.data import Kind, of_kind, words_for
 
 
 @dataclass
 class OwnData:
     """Flags of the user's own data; every experiment has them."""
 
+    kind: Kind | None = None
+    """What your own data are, where they are not what the rows read: yolo, voc, lvis, crowdhuman, openimages or cityscapes."""
+    data: Path | None = None
+    """All of your own data by one path, instead of the next four: YOLO's data.yaml, a folder laid out as the download of its kind."""
     train_annotations: Path | None = None
-    """Your own data for training. Detection: a COCO-format JSON. Segmentation: the folder of label maps.
+    """Your own data for training. Detection: a COCO-format JSON, or what --kind has. Segmentation: the folder of label maps.
     Classification needs none: folders name the classes."""
     train_images: Path | None = None
     """The folder of its images; classification: a folder of images for each class."""
@@ -26,7 +31,7 @@ class OwnData:
     val_images: Path | None = None
     """The folder of its images."""
     names: Path | None = None
-    """Segmentation: a file that names the classes, a line each."""
+    """The file that names the classes, where annotations do not: a line each; openimages' CSV of names."""
 
     @property
     def given(self) -> dict[str, Path]:
@@ -34,7 +39,8 @@ class OwnData:
         flags = {
             f"--{split}-{what}": f"{split}_{what}" for split in ("train", "val") for what in ("annotations", "images")
         }
-        paths = {flag: getattr(self, field) for flag, field in flags.items()} | {"--names": self.names}
+        paths = {flag: getattr(self, field) for flag, field in flags.items()}
+        paths |= {"--names": self.names, "--data": self.data}
         return {flag: path.expanduser().absolute() for flag, path in paths.items() if path is not None}
 
 
@@ -54,6 +60,8 @@ def own_sources(own: OwnData, specs: Sequence[ExperimentSpec]) -> dict[str, Sour
             f"{', '.join(given)}: these rows read data of {len(kinds)} kinds: {named}. Name rows of one kind"
         )
     (data,) = kinds.values()
+    if own.data is not None:
+        return _by_one_path(given, data)
     wanted, possible = _flags(data)
     if missing := [flag for flag in wanted if flag not in given]:
         raise UsageError(
@@ -70,6 +78,31 @@ def own_sources(own: OwnData, specs: Sequence[ExperimentSpec]) -> dict[str, Sour
     }
 
 
+def _by_one_path(given: Mapping[str, Path], data: Data) -> dict[str, Source]:
+    if others := [flag for flag in given if flag not in ("--data", "--names")]:
+        raise UsageError(f"--data names all of your data; {', '.join(others)} as well leaves open which is meant")
+    splits = splits_in(given["--data"], data)
+    if missing := [split for split in ("train", "val") if split not in splits]:
+        raise UsageError(f"--data {given['--data']}: no split {' and '.join(missing)} in it, only {', '.join(splits)}")
+    names = given.get("--names")
+    return {split: replace(source, names=names or source.names) for split, source in splits.items()}
+
+
+def of_own_kind(own: OwnData, row: ExperimentSpec) -> ExperimentSpec:
+    """The row, reading data of the kind that --kind says, prepared as its own are.
+
+    Raises:
+        UsageError: The row is for another task.
+    """
+    if own.kind is None:
+        return row
+    try:
+        data = of_kind(row.data, own.kind)
+    except ValueError as error:
+        raise UsageError(f"{row.name}: {error}") from None
+    return row.override({"data": data.model_dump(mode="json")})
+
+
 def own_named(own: OwnData, specs: Sequence[ExperimentSpec], *, said: bool) -> list[ExperimentSpec]:
     """The rows, reading the user's own files under a name of theirs; unchanged where no file is given.
 
@@ -82,6 +115,7 @@ def own_named(own: OwnData, specs: Sequence[ExperimentSpec], *, said: bool) -> l
         UsageError: They say the name of other data.
     """
     paths = [path for flag, path in sorted(own.given.items(), reverse=True) if flag != "--names"]
+    paths = [path.parent if path.suffix in (".yaml", ".yml") else path for path in paths]
     if not paths:
         return list(specs)
     taken = {place for spec in specs for place in spec.data.places}
@@ -102,9 +136,12 @@ def check_there(own: OwnData, specs: Sequence[ExperimentSpec]) -> None:
     """
     data = specs[0].data if specs else CocoSpec()
     for flag, path in own.given.items():
-        file = flag == "--names" or (next(iter(data.places.values())).one_file and flag.endswith("annotations"))
+        place = next(iter(data.places.values()))
+        file = flag == "--names" or (place.one_file and flag.endswith("annotations"))
         if not os.path.exists(path):  # of os.path: no name is too long for it
             raise UsageError(f"{flag} {path}: no such {'file' if file else 'folder'}")
+        if flag == "--data":
+            continue
         if flag != "--names":
             check_form(path, data, what="annotations" if flag.endswith("annotations") else "images", said=flag)
         elif os.path.isdir(path):

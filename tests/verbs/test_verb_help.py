@@ -66,7 +66,7 @@ class TestListOfVerbs:
             if 'if __name__ == "__main__":' in file.read_text() and file != ROOT / "piip" / "__main__.py"
         }
 
-        assert {name.strip() for name in re.findall(r"^piip (.{11}) [A-Z]\w+ ", said.out, re.MULTILINE)} == runnable
+        assert {name.strip() for name in re.findall(r"^piip (.{12}) [A-Z]\w+ ", said.out, re.MULTILINE)} == runnable
         assert say(all_verbs.cli, "--help").out == said.out
         assert said.code == 0
 
@@ -128,9 +128,15 @@ class TestVerbsWithASpace:
         ("typed", "answer"),
         [
             (["evla", "--run-id", "x"], "error: no verb 'evla'. Nearest: 'eval'. All: piip --help"),
-            (["data"], "error: 'data' takes one word more: piip data check, piip data demo"),
-            (["data", "chekc", "x"], "error: no verb 'data chekc'. There are: piip data check, piip data demo"),
-            (["data", "--help"], "error: 'data' takes one word more: piip data check, piip data demo"),
+            (["data"], "error: 'data' takes one word more: piip data check, piip data convert, piip data demo"),
+            (
+                ["data", "chekc", "x"],
+                "error: no verb 'data chekc'. There are: piip data check, piip data convert, piip data demo",
+            ),
+            (
+                ["data", "--help"],
+                "error: 'data' takes one word more: piip data check, piip data convert, piip data demo",
+            ),
             (["--run-id", "x"], "error: no verb '--run-id'. There are: convert, cost, eval"),
         ],
     )

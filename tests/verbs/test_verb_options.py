@@ -23,6 +23,7 @@ NEEDED = {
     "convert": [__file__],
     "data.check": [__file__, "."],
     "data.demo": ["demo"],
+    "data.convert": [__file__, ".", "--out", "new.json"],
 }
 """What a verb does not go without; what it knows by its place comes first."""
 APART = {
@@ -47,6 +48,7 @@ PLACES = {
     "_given_folder": [*GONE, __file__],
     "_there": GONE,
     "function _folder": [__file__, f"{__file__}/below", "x" * 300],
+    "_new_file": [".", f"{__file__}/below/x.json", "x" * 300],
 }
 """By what checks an option, as its type says."""
 
@@ -197,7 +199,12 @@ class TestOwnFiles:
     def test_every_one_is_tried(self):
         tried = {f"--{split}-{what}" for split in ("train", "val") for what in ("annotations", "images")}
 
-        assert {f"--{field.name.replace('_', '-')}" for field in fields(OwnData)} == {*tried, "--names"}
+        assert {f"--{field.name.replace('_', '-')}" for field in fields(OwnData)} == {
+            *tried,
+            "--names",
+            "--data",
+            "--kind",
+        }
 
     @pytest.mark.parametrize("path", ["gone.txt", "x" * 300, "."])
     def test_names_are_a_file(self, say, monkeypatch, tmp_path, path):

@@ -24,12 +24,22 @@ def words(trained, copied, tmp_path) -> dict[str, dict[str, Path | str]]:
     shutil.copytree(trained.checkpoints / "step_00000004", weights)
     maps, pictures = tmp_path / "maps", tmp_path / "pictures"
     maps.mkdir()
+    labels = tmp_path / "labels"
+    labels.mkdir()
     shutil.copytree(images, pictures)
     return {
         "eval": {"--run-id": trained.run_id, "--split": "test", "--annotations": annotations, "--images": images},
         "predict": {"IMAGE": photo, "--run-id": trained.run_id, "--out": tmp_path / "drawn"},
         "convert": {"FILE": weights, "--row": "mask_rcnn_piip_tb_192_128_pico94", "--annotations": annotations},
         "data.check": {"ANNOTATIONS": annotations, "IMAGES": images},
+        "data.convert": {"ANNOTATIONS": annotations, "IMAGES": images, "--out": tmp_path / "new.json"},
+        "data.convert --names": {
+            "ANNOTATIONS": labels,
+            "IMAGES": images,
+            "--kind": "yolo",
+            "--names": names,
+            "--out": tmp_path / "x.json",
+        },
         "data.check --names": {"ANNOTATIONS": maps, "IMAGES": pictures, "--kind": "ade20k", "--names": names},
     }
 

@@ -5,12 +5,13 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from piip.contracts import Input
+from piip.contracts import Input, Metric
 from piip.data.files import bytes_in
 from piip.data.formats.base import ImageDataset
 from piip.data.formats.coco_format import CocoFormat
@@ -27,7 +28,7 @@ from piip.data.transforms.segmentation import photometric
 from piip.data.transforms.views import View
 from piip.metrics.coco import CocoAP
 from piip.metrics.coco_truth import Truth
-from piip.spec import CocoSpec
+from piip.spec import DetectionSpec
 from piip.spec.recipes import SlicesSpec
 
 log = logging.getLogger(__name__)
@@ -53,9 +54,12 @@ class CocoDataset(CocoFormat, ImageDataset):
 
     eval_batch = 1
 
-    def __init__(self, source: Source, spec: CocoSpec, wanted: Input, *, training: bool, max_images: int | None = None):
+    def __init__(
+        self, source: Source, spec: DetectionSpec, wanted: Input, *, training: bool, max_images: int | None = None
+    ):
         ImageDataset.__init__(self, source, spec.broken_images, training=training)
-        document = read_checked(source.annotations)
+        document = self.document(source, spec)
+        self._read_digest = document.digest
         CocoFormat.__init__(self, spec, wanted, classes_of(document))
         images = sorted(document["images"], key=lambda image: image["id"])[:max_images]
         self.infos = [ImageInfo(i["id"], i["file_name"], i["height"], i["width"]) for i in images]
@@ -71,14 +75,34 @@ class CocoDataset(CocoFormat, ImageDataset):
             order = repeated(labels, spec.repeat_threshold)
             self.infos, self._files = [self.infos[i] for i in order], [self._files[i] for i in order]
 
+    @classmethod
+    def document(cls, source: Source, spec: Any) -> Document:
+        """All there is of a split, free of faults.
+
+        Raises:
+            DataError: With the first fault, and how many there are.
+        """
+        del spec
+        return read_checked(source.annotations)
+
     def _fingerprint(self) -> str:
         """Made of the annotations and of the names and sizes in bytes of the image files."""
-        content = hashlib.sha256(self.source.annotations.read_bytes())
+        content = hashlib.sha256(self._read_digest or self.source.annotations.read_bytes())
         for info, path in dict.fromkeys(zip(self.infos, self._files, strict=True)):  # once, however often it comes
             content.update(f"{info.file_name}\0{bytes_in(path)}\0".encode())
         return content.hexdigest()
 
-    def metric(self) -> CocoAP:
+    @property
+    def image_ids(self) -> list[int]:
+        """Of the images of this split, each once."""
+        return list(dict.fromkeys(info.image_id for info in self.infos))
+
+    @cached_property
+    def whole(self) -> Document:
+        """All there is of the split."""
+        return self._document or self.document(self.source, self.spec)
+
+    def metric(self) -> Metric:
         """COCO's numbers over the images of this split."""
         return CocoAP(self._truth)
 
@@ -93,8 +117,7 @@ class CocoDataset(CocoFormat, ImageDataset):
 
     @cached_property
     def _truth(self) -> Truth:
-        document = self._document or read_checked(self.source.annotations)
-        return Truth.of(document, (info.image_id for info in self.infos), masks=self.wanted.masks)
+        return Truth.of(self.whole, self.image_ids, masks=self.wanted.masks)
 
     def _learned(self, document: Document) -> dict[int, Objects]:
         try:

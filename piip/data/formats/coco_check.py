@@ -1,7 +1,7 @@
 """Looks at all of a COCO-format data set: its annotations and every image."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,18 @@ def look_at(source: Source) -> Looked:
     """
     document, seen = read(source.annotations), Seen()
     images, annotations, categories = (len(document[part]) for part in ("images", "annotations", "categories"))
-    problems = chain(_of_document(document, seen), _image_files(document, source.images))
+    problems = chain(_of_document(document, seen), image_files(document, source.images))
     return Looked(images, annotations, categories, problems, seen)
 
 
 def _of_document(document: Document, seen: Seen) -> Iterator[list[Problem]]:
     found = list(find_problems(document))
     yield found
+    yield from counted(document, seen, found)
+
+
+def counted(document: Document, seen: Seen, found: Sequence[Problem]) -> Iterator[list[Problem]]:
+    """Fills `seen`, where nothing that was found is fatal; gives what is found on the way."""
     if not any(problem.fatal for problem in found):
         yield list(_count(document, seen))
 
@@ -49,8 +54,11 @@ def _count(document: Document, seen: Seen) -> Iterator[Problem]:
         has_pixels = masked and area(annotation["segmentation"], *size) > 0
         masks["masks" if has_pixels else "masks without a pixel" if masked else "boxes without a mask"] += 1
         if masked and not has_pixels:
-            who = f"annotation {annotation['id']} of image {annotation['image_id']}"
-            yield Problem("mask without a pixel", f"{who}: its box is learned, its mask is not", fatal=False)
+            yield Problem(
+                "mask without a pixel",
+                f"{document.where(annotation)}: its box is learned, its mask is not",
+                fatal=False,
+            )
     total, crowds = len(document["annotations"]), left_out["left out: crowds"]
     boxes, scored = total - left_out.total(), masks.pop("scored")
     seen.training = {
@@ -64,7 +72,7 @@ def _count(document: Document, seen: Seen) -> Iterator[Problem]:
     seen.scoring |= {"ignored: crowds": crowds} if crowds else {}
 
 
-def _image_files(document: Document, folder: Path) -> Iterator[list[Problem]]:
+def image_files(document: Document, folder: Path) -> Iterator[list[Problem]]:
     """Decodes every image."""
     from piip.data.images import find_images  # with PyTorch: neither --help nor a wrong path waits for it
 

@@ -4,7 +4,7 @@ pycocotools accepts annotations of unknown images, duplicate ids, negative boxes
 scores on less than one thinks. Here they are found when a file is opened, for training and for scoring alike.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from piip.console import one_line
@@ -22,11 +22,25 @@ ROUNDING = 1.0
 """Pixels that boxes reach over the edge without a word: tools round, and some count a box's last pixel."""
 
 
-def find_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
-    """Every problem of a document that `coco_json.read` returned, in file order."""
+Where = Callable[[Mapping[str, Any]], str]
+"""Says which annotation it is, for who looks for it in the files."""
+
+
+def by_id(annotation: Mapping[str, Any]) -> str:
+    """As COCO's files have it."""
+    return f"annotation {_short(_get(annotation, 'id'))} of image {_short(_get(annotation, 'image_id'))}"
+
+
+def find_problems(document: Mapping[str, Any], where: Where = by_id) -> Iterator[Problem]:
+    """Every problem of a document that `coco_json.read` returned, in file order.
+
+    Args:
+        document: COCO's, or what a reader of another format made.
+        where: How annotations are called.
+    """
     fatal = False
     fates = Fates()
-    for problem in _problems(document, fates):
+    for problem in _problems(document, where, fates):
         fatal |= problem.fatal
         yield problem
     if not fatal and (nothing := fates.nothing_to_learn()):
@@ -41,7 +55,7 @@ def category_problems(categories: list[Any]) -> Iterator[Problem]:
     yield from _names(categories)
 
 
-def _problems(document: Mapping[str, Any], fates: Fates) -> Iterator[Problem]:
+def _problems(document: Mapping[str, Any], where: Where, fates: Fates) -> Iterator[Problem]:
     yield from category_problems(document["categories"])
     yield from _ids(document["images"], "image")
     yield from _images(document["images"])
@@ -52,7 +66,7 @@ def _problems(document: Mapping[str, Any], fates: Fates) -> Iterator[Problem]:
     categories = {_get(category, "id") for category in document["categories"] if _is_id(_get(category, "id"))}
     yield from _ids(document["annotations"], "annotation")
     for annotation in document["annotations"]:
-        yield from _annotation_problems(annotation, images, sizes, categories, fates)
+        yield from _annotation_problems(annotation, where, images, sizes, categories, fates)
 
 
 def _get(node: Any, key: str) -> Any:
@@ -117,7 +131,7 @@ def _size_of(image: Any) -> bool:
 
 
 def _annotation_problems(
-    annotation: Any, images: set[int], sizes: Sizes, categories: set[int], fates: Fates
+    annotation: Any, where: Where, images: set[int], sizes: Sizes, categories: set[int], fates: Fates
 ) -> Iterator[Problem]:
     who = f"annotation {_short(_get(annotation, 'id'))}"
     image_id, category_id, box = (_get(annotation, key) for key in ("image_id", "category_id", "bbox"))
@@ -126,7 +140,7 @@ def _annotation_problems(
         return
     if not _is_id(category_id) or category_id not in categories:
         yield Problem("unknown category", f"{who} has category {_short(category_id)}, which is not in categories")
-    who = f"{who} of image {image_id}"
+    who = where(annotation)
     if is_crowd(annotation) is None:
         yield Problem("bad iscrowd", f"{who} has iscrowd {_short(annotation['iscrowd'])}; 0 or 1 is needed")
     area = _get(annotation, "area")

@@ -15,7 +15,7 @@ from piip.data.formats.coco_results import Results
 from piip.data.masks import results_of
 from piip.data.samples import Batch, ImageInfo, Sample, Target
 from piip.data.transforms import detection as transforms
-from piip.spec import CocoSpec
+from piip.spec import DetectionSpec
 
 
 class CocoFormat:
@@ -27,7 +27,7 @@ class CocoFormat:
         classes: {"id", "name"} in order of label.
     """
 
-    def __init__(self, spec: CocoSpec, wanted: Input, classes: list[dict[str, Any]]):
+    def __init__(self, spec: DetectionSpec, wanted: Input, classes: list[dict[str, Any]]):
         self.spec, self.wanted, self.classes = spec, wanted, classes
 
     def prepare(self, image: Tensor, info: ImageInfo) -> Sample:

@@ -5,7 +5,7 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,13 @@ log = logging.getLogger(__name__)
 
 class Document(dict[str, Any]):
     """The parsed JSON: `images`, `annotations`, `categories`. Shared by all who read the file (see `read_checked`): never changed."""
+
+    digest: bytes | None = None
+    """Of all files it was read from, where these are not one file of JSON."""
+
+    def where(self, annotation: Mapping[str, Any]) -> str:
+        """Which annotation it is, for who looks for it in the files."""
+        return f"annotation {annotation['id']} of image {annotation['image_id']}"
 
 
 SMALL = 64 * 2**20
@@ -117,7 +124,7 @@ def read_classes(path: Path) -> list[dict[str, Any]]:
         DataError: With the first problem of its categories.
     """
     document = read(path)
-    _require(path, category_problems(document["categories"]))
+    require(path, category_problems(document["categories"]))
     return classes_of(document)
 
 
@@ -129,17 +136,26 @@ def forget() -> None:
 def _checked(path: Path) -> Document:
     document = read(path)
     with collection_paused():
-        _require(path, find_problems(document))
+        require(path, find_problems(document))
     return document
 
 
-def _require(path: Path, problems: Iterable[Problem]) -> None:
-    """Refuses what is fatal; of what is forgiven, says what nobody would see in a figure."""
+def require(path: Path, problems: Iterable[Problem], check: str = "python -m piip.data.check {path} IMAGES") -> None:
+    """Refuses what is fatal; of what is forgiven, says what nobody would see in a figure.
+
+    Args:
+        path: Where the annotations are.
+        problems: Of them.
+        check: What shows all of them.
+
+    Raises:
+        DataError: With the first fatal problem, and how many there are.
+    """
     found = [problem for problem in problems if problem.fatal or problem.kind in UNSEEN]
     for kind in UNSEEN:
         if told := [problem.message for problem in found if problem.kind == kind]:
             log.warning("%s: %d x %s, first: %s", path, len(told), kind, told[0])
     fatal = [problem for problem in found if problem.fatal]
     if fatal:
-        more = f" ({len(fatal) - 1} more: python -m piip.data.check {path} IMAGES)" if len(fatal) > 1 else ""
+        more = f" ({len(fatal) - 1} more: {check.format(path=path)})" if len(fatal) > 1 else ""
         raise DataError(f"{path}: {fatal[0].message}{more}")

@@ -67,7 +67,7 @@ def objects_of(
             objects[image_id].boxes.append(annotation["bbox"])
             objects[image_id].labels.append(labels[annotation["category_id"]])
             if masks:
-                objects[image_id].segmentations.append(_compact(annotation))
+                objects[image_id].segmentations.append(_compact(annotation, document))
     if masks and objects and not _any_pixel(objects, sizes):
         raise DataError(f"none of the masks of {sum(len(o.boxes) for o in objects.values())} objects has a pixel")
     return dict(objects), left_out
@@ -78,12 +78,12 @@ def _any_pixel(objects: Mapping[int, Objects], sizes: Mapping[int, tuple[int, in
     return any(area(mask, *sizes[image_id]) for image_id, those in objects.items() for mask in those.segmentations)
 
 
-def _compact(annotation: Mapping[str, Any]) -> Any:
+def _compact(annotation: Mapping[str, Any], document: Document) -> Any:
     """The segmentation; polygons as arrays: COCO's 850,000 take a fifth of the memory of Python numbers."""
     segmentation = annotation.get("segmentation")
     if not segmentation:
         raise DataError(
-            f"annotation {annotation['id']} of image {annotation['image_id']} has a box and no mask (segmentation); Mask R-CNN learns "
-            "masks. Add them, or train a head that learns boxes alone; scoring needs none."
+            f"{document.where(annotation)} has a box and no mask (segmentation); Mask R-CNN learns masks. Add them, or train a head "
+            "that learns boxes alone; scoring needs none."
         )
     return [np.asarray(polygon) for polygon in segmentation] if isinstance(segmentation, list) else segmentation

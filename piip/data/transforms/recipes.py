@@ -9,7 +9,7 @@ from torch import Tensor
 from piip.contracts import Size
 from piip.data.transforms.detection import resized_size
 from piip.data.transforms.views import View
-from piip.spec import CocoSpec
+from piip.spec import DetectionSpec
 from piip.spec.recipes import CropsSpec, JitterSpec, Part, ScalesSpec, SlicesSpec, parts_of
 
 MOSAIC_FACTORS = (0.4, 1.0)
@@ -45,7 +45,9 @@ class _Seen:
         return View(before, (top, left, height, width), self.size, mirrored)
 
 
-def drawn_view(spec: CocoSpec, before: Size, limits: tuple[int, int], boxes: Tensor, rng: np.random.Generator) -> View:
+def drawn_view(
+    spec: DetectionSpec, before: Size, limits: tuple[int, int], boxes: Tensor, rng: np.random.Generator
+) -> View:
     """What training sees of an image.
 
     Args:

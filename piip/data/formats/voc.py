@@ -1,0 +1,214 @@
+"""PASCAL VOC: an XML file an image, and lists of the images of a split.
+
+VOC2012/Annotations/*.xml, VOC2012/JPEGImages/*.jpg, VOC2012/ImageSets/Main/train.txt: an id in every line (lists of one class have a
+number behind it, -1 where the class is not there). A user's own: a folder of XML files, one of images. Boxes are the first and the last
+pixel, counted from 1 (the development kit's documentation, section 4), so x is xmin - 1 and the width xmax - xmin + 1.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from piip.console import one_line
+from piip.data.files import files_below, require_text
+from piip.data.formats.detected import ReadDataset
+from piip.data.formats.reading import ReadDocument, Reading, number, shown
+from piip.data.sources import DataError, Source
+from piip.data.text import is_text, read_text
+from piip.metrics.voc import VocAP
+from piip.spec import VocSpec
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike",
+    "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def read(source: Source, spec: VocSpec) -> ReadDocument:
+    """The images that the list or the folder names, with their objects.
+
+    Raises:
+        DataError: No XML files, or a list that names none.
+    """
+    reading = Reading(source, line="object", skip=spec.broken_images == "skip")
+    known = _known(source, spec)
+    labels = _Labels(known)
+    images = _images(source.images)
+    files = list(_files(source))
+    trees = ((file, _tree(reading, file)) for file in files)
+    entries = [(file, tree) for file, tree in trees if tree is not None]
+    lacking = [name for file, tree in entries if _size(tree) is None for name in (_image_name(tree, file, images),)]
+    sizes = reading.sizes(lacking)
+    for file, tree in entries:
+        name = _image_name(tree, file, images)
+        if size := _size(tree) or sizes.get(name):
+            reading.begin(file)
+            image_id = reading.add_image(name, *size)
+            for place, entry in enumerate(tree.iter("object"), start=1):
+                _add(reading, place, image_id, entry, labels, spec)
+    if known is None:
+        _of_all(source, files, labels)
+    reading.more(repr(labels.names).encode())
+    return reading.document(labels.settled(reading.annotations))
+
+
+class VocDataset(ReadDataset):
+    """A split of PASCAL VOC."""
+
+    reader = staticmethod(read)
+
+    def metric(self) -> VocAP:
+        """As VOC's development kit scores."""
+        return VocAP(self.whole, self.image_ids)
+
+
+class _Labels:
+    """Names of classes: those that are known, or all that are met, in order of the alphabet."""
+
+    def __init__(self, known: list[str] | None) -> None:
+        self.names = list(known or ())
+        self._closed = known is not None
+        self._numbers = {name: k for k, name in enumerate(self.names, start=1)}
+
+    def number(self, name: str) -> int | None:
+        """From 1; None of one that is not known."""
+        if name not in self._numbers and not self._closed:
+            self.names.append(name)
+            self._numbers[name] = len(self.names)
+        return self._numbers.get(name)
+
+    def settled(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The categories; what was met without an order gets one, here and in the annotations."""
+        if not self._closed:
+            ordered = sorted(self.names)
+            places = {self._numbers[name]: k for k, name in enumerate(ordered, start=1)}
+            for annotation in annotations:
+                annotation["category_id"] = places[annotation["category_id"]]
+            self.names = ordered
+        return [{"id": k, "name": name} for k, name in enumerate(self.names, start=1)]
+
+
+def _known(source: Source, spec: VocSpec) -> list[str] | None:
+    """The classes of a file of names, or of VOC itself; None: those of the XML files."""
+    if source.names is not None:
+        lines = [one_line(line) for line in read_text(source.names, "names").rstrip().splitlines()]
+        if not lines or not all(lines):
+            raise DataError(f"{source.names}: a name in every line is wanted")
+        return lines
+    return list(CLASSES) if spec.name in spec.places else None
+
+
+def _images(folder: Path) -> dict[str, str]:
+    """Name without its ending, and whole name -> path below the folder."""
+    paths = [path for path in files_below(folder) if os.path.splitext(path)[1].lower() in IMAGES]
+    require_text(folder, paths)
+    names = [Path(path).relative_to(folder).as_posix() for path in paths]
+    return {os.path.splitext(name)[0]: name for name in names} | {name: name for name in names}
+
+
+def _files(source: Source) -> Iterator[Path]:
+    """The XML files of a split."""
+    if source.annotations.is_dir():
+        found = [path for path in files_below(source.annotations) if path.lower().endswith(".xml")]
+        require_text(source.annotations, found)
+        if not found:
+            raise DataError(f"{source.annotations}: no XML files")
+        yield from map(Path, found)
+        return
+    folder = _folder_of_list(source.annotations)
+    words = [line.split() for line in read_text(source.annotations, "list of images").splitlines() if line.strip()]
+    names = [row[0] for row in words if row[1:] != ["-1"]]
+    if not names:
+        raise DataError(f"{source.annotations}: names no image; an id in every line is wanted, of a file in {folder}")
+    for name in dict.fromkeys(names):
+        yield folder / f"{name.removesuffix('.xml')}.xml"
+
+
+def _folder_of_list(path: Path) -> Path:
+    """The folder Annotations that belongs to a list: beside ImageSets, or beside the list."""
+    for folder in path.absolute().parents[:3]:
+        if (folder / "Annotations").is_dir():
+            return folder / "Annotations"
+    raise DataError(f"{path}: there is no folder Annotations beside it or up to two folders above")
+
+
+def _tree(reading: Reading, file: Path) -> ElementTree.Element | None:
+    try:
+        content = reading.bytes_of(file)
+    except DataError as error:
+        reading.begin(file)
+        reading.fault("annotations not found", None, f"{error}; the list names it")
+        return None
+    try:
+        tree = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        reading.fault("broken XML", None, f"no complete XML ({error}; the file has {len(content)} bytes)")
+        return None
+    if tree.tag != "annotation":
+        reading.fault("broken XML", None, f"its outermost element is <{tree.tag}>; <annotation> is wanted")
+        return None
+    return tree
+
+
+def _image_name(tree: ElementTree.Element, file: Path, images: dict[str, str]) -> str:
+    """The image of an XML file: that it names, or that is called as it; tools rename images and forget the XML."""
+    said = _text(tree, "filename").replace("\\", "/").rpartition("/")[2]
+    said = said if is_text(said) else ""
+    return images.get(said) or images.get(file.stem) or said or f"{file.stem}.jpg"
+
+
+def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
+    """Height and width as the file says; None where it says none, or nought, as some tools do."""
+    sides = [number(_text(tree, f"size/{side}")) for side in ("height", "width")]
+    height, width = (int(side) if side and side == int(side) and side > 0 else 0 for side in sides)
+    return (height, width) if height and width else None
+
+
+def _add(
+    reading: Reading, place: int, image_id: int, entry: ElementTree.Element, labels: _Labels, spec: VocSpec
+) -> None:
+    name, said = one_line(_text(entry, "name")), _text(entry, "difficult") or "0"
+    corners = {side: number(_text(entry, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")}
+    lacking = [f"{side} {shown(_text(entry, f'bndbox/{side}'))}" for side, value in corners.items() if value is None]
+    if lacking:
+        reading.fault("bad box", place, f"bndbox has {', '.join(lacking)}; four numbers are wanted")
+    elif not name:
+        reading.fault("object without name", place, "it has no name")
+    elif said not in ("0", "1"):
+        reading.fault("bad difficult", place, f"difficult is {shown(said)}; 0 or 1 is wanted")
+    elif (label := labels.number(name)) is None:
+        reading.fault("unknown category", place, f"{shown(name)} is none of the {len(labels.names)} classes")
+    else:
+        left, top, right, bottom = (value or 0.0 for value in corners.values())
+        first = 1.0 if spec.inclusive else 0.0
+        box = (left - first, top - first, right - left + first, bottom - top + first)
+        if min(box[2:]) < 0:
+            reading.fault(
+                "bad box", place, f"it ends before it begins: x {left:g} to {right:g}, y {top:g} to {bottom:g}"
+            )
+            return
+        ignored = said == "1" and spec.difficult == "ignored"
+        reading.add(place, image_id, label, box, iscrowd=int(ignored), difficult=int(said))
+
+
+def _of_all(source: Source, read_already: list[Path], labels: _Labels) -> None:
+    """Learns the classes of the folder's other files, too: a list's images need not have all of them."""
+    if source.annotations.is_dir():
+        return
+    known = set(read_already)
+    for path in map(Path, files_below(_folder_of_list(source.annotations))):
+        if path.suffix.lower() == ".xml" and path not in known:
+            try:
+                tree = ElementTree.fromstring(path.read_bytes())
+            except (ElementTree.ParseError, ValueError, LookupError):
+                continue  # none of this split; whose it is, is told of it
+            for entry in tree.iter("object"):
+                if name := one_line(_text(entry, "name")):
+                    labels.number(name)
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    return (element.findtext(path) or "").strip()

@@ -1,0 +1,221 @@
+"""Detection data, one class a format that people have; how an image is prepared is the same for all."""
+
+import math
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from piip.contracts import Score
+from piip.spec.base import Added
+from piip.spec.places import DataName, DataSpec, Places
+from piip.spec.recipes import Recipe, SlicesSpec
+
+Limits = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+"""The most that the long side and the short side may have, in pixels."""
+_LISTS = "VOCdevkit/VOC{}/ImageSets/Main"
+
+
+class DetectionSpec(DataSpec):
+    """What all detection data say: objects with boxes, and masks where the format has them."""
+
+    task: ClassVar[str] = "detection"
+    scores: ClassVar[tuple[Score, ...]] = (Score("coco/box_ap", "box AP"), Score("coco/mask_ap", "mask AP"))
+
+    short_ratio: float = Field(default=800 / 1333, gt=0, le=1)
+    """The short side is at most floor(resolution * short_ratio); the long side at most `resolution`."""
+    scale: Annotated[Limits | None, Added(None)] = None
+    """Limits of the long and the short side in pixels that take the place of those two: images larger than the first branch's
+    resolution, which then is a name and a ratio (networks with ConvNeXt branches)."""
+    eval_scale: Annotated[Limits | None, Added(None)] = None
+    """The limits in evaluation, where they are others than in training (published scores of networks trained on crops)."""
+    train_scales: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(default=(1.0,), min_length=1)
+    """Training draws one of these factors per image and multiplies both limits by it."""
+    recipe: Annotated[Recipe | None, Added(None)] = None
+    """How large an image, or which part of it, training sees; None: as large as the limits allow, times `train_scales`."""
+    photometric: Annotated[bool, Added(False)] = False
+    """Brightness, contrast, saturation and hue vary in training."""
+    mosaic: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0, le=1)
+    """Probability that training sees four images in one square, of the long side's limit."""
+    copy_paste: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0, le=1)
+    """Probability that some objects of another image are pasted upon what training sees, by their masks."""
+    repeat_threshold: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0, le=1)
+    """LVIS's repeat factors: images of classes that fewer than this share of images have come several times an epoch; 0: none."""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability of a horizontal flip in training."""
+    pad_multiple: int = Field(default=224, gt=0)
+    """Images are zero padded, right and bottom, to a multiple of this."""
+    broken_images: Literal["refuse", "skip"] = "refuse"
+    """What training does with an image that cannot be decoded."""
+
+    def limits(self, resolution: int, *, training: bool) -> Limits:
+        """What an image's long and short side are at most after resizing, in pixels."""
+        in_training = self.scale or (resolution, math.floor(resolution * self.short_ratio))
+        return in_training if training else self.eval_scale or in_training
+
+    def largest_input(self, resolution: int) -> tuple[int, int]:
+        """Height and width of the largest landscape image of training, padded: at the aspect limit and the largest of `train_scales`.
+
+        Cost and a step's memory are counted of it. Evaluation, one image at a time and without gradients, takes less also at a
+        larger `eval_scale`.
+        """
+        factor = max(1.0, *self.train_scales)
+        limits = self.limits(resolution, training=True)
+        long, short = self.recipe.largest(limits) if self.recipe else limits
+        if self.mosaic:
+            long = short = max(long, limits[0])
+        if self.recipe is None or isinstance(self.recipe, SlicesSpec):
+            long, short = (int(side * factor + 0.5) for side in (long, short))
+        return _up(short, self.pad_multiple), _up(long, self.pad_multiple)
+
+    def square(self, resolution: int) -> int:
+        """Side in pixels of the square that every batch of training is padded to at least; 0: none."""
+        recipe = self.recipe
+        return recipe.largest(self.limits(resolution, training=True))[0] if recipe and recipe.square else 0
+
+    @model_validator(mode="after")
+    def _long_side_is_the_longer(self) -> Self:
+        for name in ("scale", "eval_scale"):
+            limits = getattr(self, name)
+            if limits and limits[0] < limits[1]:
+                raise ValueError(f"{name} is long side, then short side, in pixels, got {list(limits)}")
+        return self
+
+    @model_validator(mode="after")
+    def _scales_are_drawn_once(self) -> Self:
+        if self.recipe and not isinstance(self.recipe, SlicesSpec) and self.train_scales != (1.0,):
+            raise ValueError(
+                f"recipe {self.recipe.kind!r} draws sizes itself, train_scales {list(self.train_scales)} do, too. Leave one out"
+            )
+        return self
+
+
+class CocoSpec(DetectionSpec):
+    """COCO-format detection data: boxes and masks in one JSON a split."""
+
+    holds: ClassVar[str] = "COCO-format JSON, with the lists images, annotations and categories"
+    places: ClassVar[dict[str, Places]] = {
+        "coco": Places("coco/annotations/instances_{split}2017.json", "coco/{split}2017"),
+        "demo": Places("demo/annotations/instances_{split}.json", "demo/{split}"),
+    }
+
+    kind: Literal["coco"] = "coco"
+    name: DataName = "coco"
+    """`coco` (under PIIP_DATA), `demo` (made under PIIP_HOME); any other: what you call your own files (on the command line)."""
+
+
+class YoloSpec(DetectionSpec):
+    """YOLO's folders: a text file an image, a line an object: its class and its box or polygon in parts of the image's sides."""
+
+    holds: ClassVar[str] = "YOLO labels, a text file for each image, named as it"
+    places: ClassVar[dict[str, Places]] = {
+        "yolo": Places("yolo/labels/{split}", "yolo/images/{split}", "yolo/data.yaml"),
+    }
+
+    kind: Literal["yolo"] = "yolo"
+    name: DataName = "yolo"
+    """`yolo` (under PIIP_DATA); any other: what you call your own files."""
+
+
+class VocSpec(DetectionSpec):
+    """PASCAL VOC: an XML an image, and lists of images (ImageSets) where not all of a folder's are meant."""
+
+    holds: ClassVar[str] = (
+        "XML files, or a list of their names (ImageSets/Main/train.txt) beside the folder Annotations"
+    )
+    places: ClassVar[dict[str, Places]] = {
+        "voc2007": Places(f"{_LISTS.format(2007)}/{{voc}}.txt", "VOCdevkit/VOC2007/JPEGImages", "VOCdevkit/names.txt", either=True),
+        "voc2012": Places(f"{_LISTS.format(2012)}/{{split}}.txt", "VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/names.txt", either=True),
+    }  # fmt: skip
+
+    scores: ClassVar[tuple[Score, ...]] = (
+        Score("voc/box_ap50", "VOC AP50"),
+        Score("voc/box_ap50_11point", "AP50 of 11 points"),
+    )
+
+    kind: Literal["voc"] = "voc"
+    name: DataName = "voc2012"
+    """`voc2007` (trainval and test), `voc2012` (train and val) under PIIP_DATA; any other: what you call your own files."""
+    difficult: Literal["ignored", "learned"] = "ignored"
+    """Objects marked difficult: not learned, or learned as the others. Scored they never are, as in VOC."""
+    inclusive: bool = True
+    """Boxes name their first and last pixel, counted from 1, as VOC's do; False: edges, counted from 0 (of some tools)."""
+
+
+class LvisSpec(DetectionSpec):
+    """LVIS v1: COCO's JSON with 1203 classes, of which only some are annotated in each image."""
+
+    holds: ClassVar[str] = "LVIS v1 JSON, with the lists images, annotations and categories"
+    places: ClassVar[dict[str, Places]] = {"lvis": Places("lvis/annotations/lvis_v1_{split}.json", "coco")}
+
+    kind: Literal["lvis"] = "lvis"
+    name: DataName = "lvis"
+    """`lvis` (under PIIP_DATA, its images in coco/train2017 and coco/val2017); any other: what you call your own files."""
+
+
+class CrowdHumanSpec(DetectionSpec):
+    """CrowdHuman: a line of JSON an image, with three boxes a person: all of the body, what is seen of it, the head."""
+
+    holds: ClassVar[str] = "CrowdHuman's odgt, a JSON object in every line"
+    places: ClassVar[dict[str, Places]] = {
+        "crowdhuman": Places("crowdhuman/annotation_{split}.odgt", "crowdhuman/Images")
+    }
+
+    scores: ClassVar[tuple[Score, ...]] = (
+        Score("crowdhuman/box_ap50", "person AP50"), Score("crowdhuman/mr", "miss rate", "min"), Score("crowdhuman/ji", "Jaccard index"),
+    )  # fmt: skip
+
+    kind: Literal["crowdhuman"] = "crowdhuman"
+    name: DataName = "crowdhuman"
+    """`crowdhuman` (under PIIP_DATA); any other: what you call your own files."""
+    box: Literal["fbox", "vbox", "hbox"] = "fbox"
+    """Which of a person's boxes is an object: full, visible, head."""
+
+
+class OpenImagesSpec(DetectionSpec):
+    """Open Images: CSV files of boxes in parts of the image's sides, of class names and of a hierarchy of classes."""
+
+    holds: ClassVar[str] = "Open Images' boxes as CSV, with the columns ImageID, LabelName, XMin, XMax, YMin, YMax"
+    places: ClassVar[dict[str, Places]] = {
+        "openimages": Places(
+            "openimages/annotations/{split}-annotations-bbox.csv", "openimages/{split}",
+            "openimages/annotations/class-descriptions-boxable.csv",
+        )
+    }  # fmt: skip
+
+    scores: ClassVar[tuple[Score, ...]] = (Score("openimages/box_ap50", "Open Images AP50"),)
+
+    kind: Literal["openimages"] = "openimages"
+    name: DataName = "openimages"
+    """`openimages` (under PIIP_DATA); any other: what you call your own files."""
+    groups: Literal["ignored", "learned"] = "ignored"
+    """Boxes of groups (IsGroupOf): neither learned nor wrong where something is found in them, or objects as the others."""
+
+
+class CityscapesSpec(DetectionSpec):
+    """Cityscapes' folders: images below leftImg8bit, and below gtFine maps of instances, class * 1000 + number in every pixel."""
+
+    holds: ClassVar[str] = "instance maps, a *_instanceIds.png for each image"
+    places: ClassVar[dict[str, Places]] = {
+        "cityscapes": Places("cityscapes/gtFine/{split}", "cityscapes/leftImg8bit/{split}", "cityscapes/classes.txt")
+    }
+
+    kind: Literal["cityscapes"] = "cityscapes"
+    name: DataName = "cityscapes"
+    """`cityscapes` (under PIIP_DATA); any other: what you call your own files."""
+
+
+class KeypointsSpec(DetectionSpec):
+    """COCO's JSON of persons with keypoints (person_keypoints_*.json), or a user's own with keypoints of one class or more."""
+
+    holds: ClassVar[str] = "COCO-format JSON with keypoints"
+    places: ClassVar[dict[str, Places]] = {
+        "coco": Places("coco/annotations/person_keypoints_{split}2017.json", "coco/{split}2017")
+    }
+
+    kind: Literal["keypoints"] = "keypoints"
+    name: DataName = "coco"
+    """`coco` (under PIIP_DATA); any other: what you call your own files."""
+
+
+def _up(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple
