@@ -4,7 +4,7 @@ Types choose code by `match`, in one place each: `models.build_model`, `data.ope
 `Tokens`, data sets and tables in `Score`, data sets and networks in `Input`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from piip.data.samples import Batch, ImageInfo, Sample
     from piip.data.sources import DataError, Source
+
+    Seen = tuple[dict[str, Tensor], ImageInfo]
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -192,6 +194,19 @@ class Format(Protocol):
 
     def from_table(self, table: "pa.Table", info: "ImageInfo") -> Any:
         """The result of one image back from a table; without rows of it: that of an image in which nothing was found."""
+        ...
+
+
+@runtime_checkable
+class SeveralViews(Protocol):
+    """What a format may have besides: an image is seen in several views, where `Batch.files` has it (piip/spec/views.py)."""
+
+    def views(self, file: "Tensor", info: "ImageInfo") -> "Iterator[tuple[Any, Batch]]":
+        """Views of an image (3, H, W) uint8 one after the other, each a batch of its own: images of other sizes would be padded."""
+        ...
+
+    def merged(self, seen: "Sequence[tuple[Any, Mapping[str, Tensor]]]", info: "ImageInfo") -> "Seen":
+        """Predictions of these views as one, and the info that `to_file` takes with it."""
         ...
 
 

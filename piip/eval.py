@@ -7,6 +7,7 @@ are shared out over a Ray cluster ($RAY_ADDRESS, else one on this machine); the 
 Examples:
   python -m piip.eval --run-id 546c935d8a7f4c1e9d20
   python -m piip.eval --run-id 546c935d8a7f4c1e9d20 --checkpoint best --json
+  python -m piip.eval --run-id 546c935d8a7f4c1e9d20 --views flip --views slices=640
   python -m piip.eval --run-id 546c935d8a7f4c1e9d20 --workers 8 --gpus-per-worker 1
   python -m piip.eval --run-id 546c935d8a7f4c1e9d20 --split test --annotations my.json --images my_images/
 """
@@ -14,10 +15,11 @@ Examples:
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import tyro
 from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
@@ -25,11 +27,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from piip import home
+from piip.catalogue.overrides import seen_in
 from piip.console import run_verb
 from piip.data.scorable import refuse_unscored
 from piip.data.sources import DataError, Source
-from piip.options import Count, GivenFolder, GivenPath, OutFolder, RunId, SplitName, UsageError
+from piip.options import Count, GivenFolder, GivenPath, OutFolder, RunId, SplitName, UsageError, ViewWord
 from piip.spec import Data
+from piip.spec.views import ViewsSpec
 
 if TYPE_CHECKING:
     from piip.contracts import Dataset
@@ -56,6 +60,9 @@ class Options:
     Needs --images, and a --split other than val."""
     images: GivenFolder | None = None
     """The folder its images are in; class folders are named by this alone."""
+    views: tyro.conf.UseAppendAction[tuple[ViewWord, ...]] = ()
+    """Of a detector: see each image in several views and merge what is found, e.g. --views flip --views slices=640; also scales=0.8,1,1.2,
+    overlap=0.2, whole=false, merge=nms|soft_nms|nmm, threshold=0.5. These figures are logged under a name of their own."""
     max_images: Count | None = None
     """Score only the first so many images; these figures are logged nowhere."""
     workers: Count | None = None
@@ -85,6 +92,7 @@ def main(options: Options) -> int:
     from piip.evaluation.score import compared, digest_of, digest_tag, open_split, with_names, write_predictions
 
     rebuilt = rebuild(store, run_id, options.checkpoint)
+    rebuilt = replace(rebuilt, spec=seen_in(rebuilt.spec, options.views))
     data = open_split(rebuilt, options.split, given, max_images=options.max_images)
     if options.max_images:
         refuse_unscored(data, "--max-images")
@@ -92,7 +100,7 @@ def main(options: Options) -> int:
     if not found.metrics:
         raise DataError(f"nothing to score in the {len(data)} images of {options.split!r} that were looked at")
     digest = digest_of(rebuilt, data) if options.max_images is None else None
-    scored = compared(store, rebuilt, options.split, found.metrics, digest)
+    scored = compared(store, rebuilt, name_of(options.split, options.views), found.metrics, digest)
     folder = options.out or home.home() / "eval" / run_id / f"{scored.name}-{rebuilt.step}"
     assert found.table is not None
     files = write_predictions(with_names(found.table, data.classes), found.classes, folder)
@@ -123,6 +131,11 @@ def evaluated(options: Options, rebuilt: "Rebuilt", data: "Dataset") -> "Evaluat
 
         resources = Resources(options.workers, options.cpus_per_worker, options.gpus_per_worker)
         return evaluate_on_ray(rebuilt.spec, rebuilt.checkpoint, data, resources, progress=progress)
+
+
+def name_of(split: str, views: Sequence[str]) -> str:
+    """What a split's figures are logged under: its name, with the views that were asked for."""
+    return f"{split}-{ViewsSpec.of_words(views).label}" if views else split
 
 
 def given_source(options: Options, data: Data) -> Mapping[str, Source]:

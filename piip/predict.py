@@ -12,17 +12,18 @@ Examples:
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from piip.catalogue.overrides import seen_in
 from piip.console import run_verb
 from piip.data.files import is_seen
 from piip.data.sources import DataError
 from piip.durable import write_atomic
-from piip.options import GivenPath, OutFolder, RunId, Share, UsageError
+from piip.options import GivenPath, OutFolder, RunId, Share, UsageError, ViewWord
 
 if TYPE_CHECKING:
     from piip.evaluation.rebuild import Rebuilt
@@ -45,6 +46,8 @@ class Options:
     """last: the newest. best: that of the best validation score so far."""
     score_threshold: Share = 0.5
     """Only predictions at least this sure are drawn; predictions.json has them all."""
+    views: tyro.conf.UseAppendAction[tuple[ViewWord, ...]] = ()
+    """Of a detector: see each image in several views, as `piip eval` has them, e.g. --views slices=640."""
     json: bool = False
     """One JSON document on stdout: file -> predictions."""
 
@@ -60,6 +63,7 @@ def main(options: Options) -> int:
     from piip.evaluation.rebuild import rebuild
 
     rebuilt = rebuild(store, run_id, options.checkpoint)
+    rebuilt = replace(rebuilt, spec=seen_in(rebuilt.spec, options.views))
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {}
     broken: list[DataError] = []

@@ -270,6 +270,8 @@ def test_the_digest_remembers_everything_else(spec):
             changed = (64, 32)
         elif name == "data.recipe":
             changed = {"kind": "jitter"}
+        elif name == "data.views":
+            changed = {"flip": True}
         elif name == "train.zero_stage":
             changed = 3 - value
         elif value == 0:

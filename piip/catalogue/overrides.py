@@ -1,4 +1,4 @@
-"""`--set`: a row with other values in some of its fields."""
+"""`--set` and `--views`: a row with other values in some of its fields."""
 
 import json
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from typing import Any
 
 from piip.options import UsageError
 from piip.spec import ExperimentSpec
+from piip.spec.views import ViewsSpec
 
 
 def overridden(row: ExperimentSpec, given: Sequence[str]) -> ExperimentSpec:
@@ -30,3 +31,19 @@ def parse_override(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, {"None": None, "True": True, "False": False}.get(value, value)
+
+
+def seen_in(row: ExperimentSpec, words: Sequence[str]) -> ExperimentSpec:
+    """A row whose images evaluation sees as --views says: `flip`, `slices=640`, `scales=0.8,1,1.2`; without words: as it is.
+
+    Raises:
+        UsageError: It is no such view, or the row's kind of data has none.
+    """
+    if not words:
+        return row
+    if "views" not in type(row.data).model_fields:
+        raise UsageError(f"--views: they are of detectors, and {row.name} is of {row.data.task}")
+    try:
+        return row.override({"data.views": ViewsSpec.of_words(words).model_dump(mode="json")})
+    except ValueError as error:
+        raise UsageError(f"--views {' '.join(words)}: {error}") from None

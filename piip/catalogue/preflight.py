@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from piip.catalogue.counted import counted
-from piip.counting.costs import Cost
+from piip.counting.costs import Cost, added
 from piip.data.sources import Source, locate
 from piip.spec import ExperimentSpec, UPerNetSpec
 
@@ -104,8 +104,9 @@ def over_budget(
 
 
 def cost_of(spec: ExperimentSpec, size: tuple[int, int] | None = None) -> Cost:
-    """What a row's network costs at `size` (height, width); None: its largest input."""
-    return counted(spec.model, *(size or largest_input(spec)))
+    """What a row's network costs at `size` (height, width); None: at its largest input, or at all the views it takes of an image."""
+    sizes = [size] if size else spec.data.view_sizes(spec.model.backbone.resolution) or [largest_input(spec)]
+    return added([counted(spec.model, *each) for each in sizes])
 
 
 def memory_of(spec: ExperimentSpec, workers: int = 1, size: tuple[int, int] | None = None) -> "Memory":

@@ -1,6 +1,7 @@
 """What a network costs, as it was counted. Needs no PyTorch: figures that are kept are shown at once."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,9 @@ class Cost:
     def backbone_params_m(self) -> float:
         """Without the head."""
         return sum(params for name, (_, params) in self.parts.items() if name not in self.of_head)
+
+
+def added(costs: Sequence[Cost]) -> Cost:
+    """What one network costs that sees several inputs for one image: compute adds up, part by part, its size stays."""
+    parts = {name: (sum(cost.parts[name][0] for cost in costs), params) for name, (_, params) in costs[0].parts.items()}
+    return replace(costs[0], gflops=sum(cost.gflops for cost in costs), parts=parts)

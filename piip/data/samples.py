@@ -1,7 +1,7 @@
 """What data hands to a model: an image's identity, a sample, a batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -36,6 +36,8 @@ class Sample:
     target: Target | None
     """None in evaluation."""
     info: ImageInfo
+    file: Tensor | None = None
+    """(3, H, W) uint8, the whole image in the file's pixels: where evaluation takes several views of it (`SeveralViews`)."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Batch:
     targets: list[Target]
     """Empty in evaluation."""
     infos: list[ImageInfo]
+    files: list[Tensor] = field(default_factory=list)
+    """`Sample.file` of each, where evaluation takes several views; they stay where they were made."""
 
     @classmethod
     def of(cls, samples: Sequence[Sample], pad_multiple: int, *, least: int = 0) -> Self:
@@ -58,6 +62,7 @@ class Batch:
             sizes=[(sample.image.shape[1], sample.image.shape[2]) for sample in samples],
             targets=[sample.target for sample in samples if sample.target is not None],
             infos=[sample.info for sample in samples],
+            files=[sample.file for sample in samples if sample.file is not None],
         )
 
     def pin_memory(self) -> Self:
@@ -67,6 +72,7 @@ class Batch:
             sizes=self.sizes,
             targets=[{k: v.pin_memory() for k, v in target.items()} for target in self.targets],
             infos=self.infos,
+            files=self.files,
         )
 
     def to(self, device: torch.device | str) -> Self:
@@ -76,4 +82,5 @@ class Batch:
             sizes=self.sizes,
             targets=[{k: v.to(device, non_blocking=True) for k, v in target.items()} for target in self.targets],
             infos=self.infos,
+            files=self.files,
         )

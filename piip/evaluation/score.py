@@ -22,6 +22,7 @@ from piip.durable import write_atomic
 from piip.evaluation.rebuild import Rebuilt, source_of
 from piip.scratch import scratch
 from piip.tracking.store import Store
+from piip.training.evaluate import predicted
 
 log = logging.getLogger(__name__)
 
@@ -169,10 +170,9 @@ def predict_file(rebuilt: Rebuilt, form: Format, path: Path) -> tuple[Image.Imag
     image = read_image(path)
     height, width = image.shape[1:]
     sample = form.prepare(image, ImageInfo(0, path.name, height, width))
-    batch = form.collate([sample]).to(device())
     with torch.inference_mode():
-        (prediction,) = rebuilt.model.to(device())(batch.images, batch.sizes)
-    return Image.fromarray(image.permute(1, 2, 0).numpy()), sample.info, form.to_file(prediction, sample.info)
+        ((prediction, info),) = predicted(rebuilt.model.to(device()), form.collate([sample]), form, device())
+    return Image.fromarray(image.permute(1, 2, 0).numpy()), info, form.to_file(prediction, info)
 
 
 def device() -> torch.device:

@@ -5,10 +5,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from piip.contracts import Score
+from piip.contracts import Score, Size
 from piip.spec.base import Added
 from piip.spec.places import DataName, DataSpec, Places
 from piip.spec.recipes import Recipe, SlicesSpec
+from piip.spec.views import ViewsSpec
 
 Limits = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 """The most that the long side and the short side may have, in pixels."""
@@ -42,6 +43,8 @@ class DetectionSpec(DataSpec):
     """LVIS's repeat factors: images of classes that fewer than this share of images have come several times an epoch; 0: none."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability of a horizontal flip in training."""
+    views: Annotated[ViewsSpec | None, Added(None)] = None
+    """Views that evaluation and `piip predict` take of an image; None: the image alone."""
     pad_multiple: int = Field(default=224, gt=0)
     """Images are zero padded, right and bottom, to a multiple of this."""
     broken_images: Literal["refuse", "skip"] = "refuse"
@@ -66,6 +69,11 @@ class DetectionSpec(DataSpec):
         if self.recipe is None or isinstance(self.recipe, SlicesSpec):
             long, short = (int(side * factor + 0.5) for side in (long, short))
         return _up(short, self.pad_multiple), _up(long, self.pad_multiple)
+
+    def view_sizes(self, resolution: int) -> list[Size]:
+        """Height and width, padded, of the views that evaluation takes of an image of `views.image`, or of the limits' proportions."""
+        limits = self.limits(resolution, training=False)
+        return self.views.padded_sizes(limits, self.pad_multiple) if self.views else []
 
     def square(self, resolution: int) -> int:
         """Side in pixels of the square that every batch of training is padded to at least; 0: none."""

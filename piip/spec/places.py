@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from piip.contracts import Score
+from piip.contracts import Score, Size
 from piip.spec.base import Spec
 
 FILES = (".json", ".odgt", ".csv", ".txt")
@@ -60,6 +60,11 @@ class DataSpec(Spec):
         """As of any spec; but what people call their own data decides nothing: the digest of the files does (see `trial_key`)."""
         named = super().identity()
         return named if named["name"] in self.places else named | {"name": OWN}
+
+    def view_sizes(self, resolution: int) -> list[Size]:
+        """Height and width, padded, of each of several views that evaluation takes of an image; empty: it takes one, the image."""
+        del resolution
+        return []
 
     def reading(self, classes: Sequence[Mapping[str, Any]]) -> str:
         """How files are read, in a line, where people may take it otherwise; empty where they cannot.

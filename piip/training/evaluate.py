@@ -1,17 +1,17 @@
 """Score a model on a split: every image alone, so that batch size and number of workers never change a number."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
-from piip.contracts import Dataset, Metric, PerClass
+from piip.contracts import Dataset, Format, Metric, PerClass, SeveralViews
 from piip.data.loader import EvalLoader
-from piip.data.samples import ImageInfo
+from piip.data.samples import Batch, ImageInfo
 
 Results = list[tuple[ImageInfo, Any]]
 """Images and what `Dataset.to_file` gave for them."""
@@ -94,8 +94,7 @@ def score(
     with torch.inference_mode():
         done = 0
         for batch in loader:
-            predictions = model(batch.images.to(device), batch.sizes)
-            for prediction, info in zip(predictions, batch.infos, strict=True):
+            for prediction, info in predicted(model, batch, dataset, device):
                 result = dataset.to_file(prediction, info)
                 metric.update(result, info)
                 results.append((info, result))
@@ -104,6 +103,26 @@ def score(
                 progress(done, len(loader))
     model.train(was_training)
     return metric, results
+
+
+def predicted(
+    model: nn.Module, batch: Batch, form: Format, device: torch.device
+) -> Iterator[tuple[Mapping[str, Tensor], ImageInfo]]:
+    """What the model says of each image, with what `Format.to_file` needs to write it; several views of an image are merged.
+
+    Args:
+        model: In evaluation mode, on `device`.
+        batch: As `form` made it.
+        form: Of the data.
+        device: Where to compute.
+    """
+    if not batch.files:
+        yield from zip(model(batch.images.to(device), batch.sizes), batch.infos, strict=True)
+        return
+    assert isinstance(form, SeveralViews)
+    for file, info in zip(batch.files, batch.infos, strict=True):
+        seen = [(view, model(one.images.to(device), one.sizes)[0]) for view, one in form.views(file, info)]
+        yield form.merged(seen, info)
 
 
 def in_order(tables: Sequence[pa.Table], dataset: Dataset) -> pa.Table:

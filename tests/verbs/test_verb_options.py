@@ -40,7 +40,8 @@ NAMES = ["", " ", "..", "a\nb", "a\x1b[31mb", "x" * 300, "ä" * 100]
 SPLITS = ["", " ", "a/b", "../up", "täst", "x" * 300, "a\nb", "best"]
 DIGESTS = ["", "xyz", "0" * 65, "ä", "12 34"]
 IDS = ["", "a/b", "../up", "a.b", "täst", "x" * 300, "a b", "run'; drop table runs"]
-TEXTS = {"experiment_name": NAMES, "split_name": SPLITS, "_run_id": IDS, "_digest": DIGESTS}
+VIEWS = ["", "sliced", "slices", "slices=0", "scales=1,x", "merge=wbf", "image=3", "x" * 300, "a\nb"]
+TEXTS = {"experiment_name": NAMES, "split_name": SPLITS, "_run_id": IDS, "_digest": DIGESTS, "view_word": VIEWS}
 GONE = ["gone", "x" * 300, "ä/../ä\n", f"{__file__}/below"]
 PLACES = {
     "given_file": [*GONE, "."],

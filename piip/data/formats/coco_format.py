@@ -1,6 +1,6 @@
 """COCO-format detection without files: how an image goes into a network, and what comes out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +13,10 @@ from piip.data.drawing import draw_predictions
 from piip.data.formats import coco_results
 from piip.data.formats.coco_results import Results
 from piip.data.masks import results_of
+from piip.data.merging import merged
 from piip.data.samples import Batch, ImageInfo, Sample, Target
 from piip.data.transforms import detection as transforms
+from piip.data.transforms.views import View
 from piip.spec import DetectionSpec
 
 
@@ -32,10 +34,24 @@ class CocoFormat:
 
     def prepare(self, image: Tensor, info: ImageInfo) -> Sample:
         """(3, H, W) uint8 as evaluation sees it."""
-        size = self._size(info)
-        return self._sample(
-            transforms.resize_image(image, size), None, info, (size[0] / info.height, size[1] / info.width)
-        )
+        view = View.of_all((info.height, info.width), self._size(info.height, info.width))
+        sample = self._sample(view.image(image), None, info, view.scale)
+        return replace(sample, file=image) if self.spec.views else sample
+
+    def views(self, file: Tensor, info: ImageInfo) -> Iterator[tuple[View, Batch]]:
+        """What `data.views` says, each resized by the limits of evaluation."""
+        assert self.spec.views is not None
+        for seen in self.spec.views.of(info.height, info.width):
+            size = self._size(*seen.part[2:], scale=seen.scale)
+            view = View((info.height, info.width), seen.part, size, seen.mirrored)
+            yield view, Batch.of([self._sample(view.image(file), None, info, view.scale)], self.spec.pad_multiple)
+
+    def merged(
+        self, seen: Sequence[tuple[View, Mapping[str, Tensor]]], info: ImageInfo
+    ) -> tuple[dict[str, Tensor], ImageInfo]:
+        """Detections in the file's own pixels."""
+        assert self.spec.views is not None
+        return merged(seen, self.spec.views), replace(info, scale=(1.0, 1.0))
 
     def collate(self, samples: Sequence[Sample], seed: int = 0) -> Batch:
         """Pads and stacks."""
@@ -64,9 +80,9 @@ class CocoFormat:
         """The entries of an image; none where nothing was found."""
         return coco_results.from_table(table, info)
 
-    def _size(self, info: ImageInfo) -> Size:
+    def _size(self, height: int, width: int, *, scale: float = 1.0) -> Size:
         limits = self.spec.limits(self.wanted.resolution, training=False)
-        return transforms.resized_size(info.height, info.width, limits)
+        return transforms.resized_size(height, width, limits, scale=scale)
 
     def _sample(self, seen: Tensor, target: Target | None, info: ImageInfo, scale: tuple[float, float]) -> Sample:
         return Sample(
