@@ -27,11 +27,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from piip import home
-from piip.catalogue.overrides import seen_in
+from piip.catalogue.overrides import ViewWord, seen_in
 from piip.console import run_verb
 from piip.data.scorable import refuse_unscored
 from piip.data.sources import DataError, Source
-from piip.options import Count, GivenFolder, GivenPath, OutFolder, RunId, SplitName, UsageError, ViewWord
+from piip.options import Count, GivenFolder, GivenPath, OutFolder, RunId, SplitName, UsageError
 from piip.spec import Data
 from piip.spec.views import ViewsSpec
 

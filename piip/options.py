@@ -11,8 +11,6 @@ from urllib.parse import quote
 import tyro
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from piip.spec.views import ViewsSpec
-
 NAME_LENGTH = 250
 """Characters of a name that becomes a folder's; file systems take 255 bytes."""
 
@@ -131,16 +129,6 @@ def _new_file(path: Path) -> Path:
     return path
 
 
-def view_word(text: str) -> str:
-    """A word of `--views`: `flip`, or a field of `ViewsSpec` with its value.
-
-    Raises:
-        ValueError: It is no such field, or its value is refused.
-    """
-    ViewsSpec.of_words([text] if text.startswith("slices") else ["slices=640", text])
-    return text
-
-
 def given_file(path: Path) -> Path:
     """A file that is there.
 
@@ -189,7 +177,6 @@ NewFile = Annotated[Path, AfterValidator(_new_file)]
 """A file that is there or can be made."""
 GivenPath = Annotated[Path, AfterValidator(_there)]
 """A file or a folder, where only the data's kind says which is wanted."""
-ViewWord = Annotated[str, AfterValidator(view_word)]
 Digest = Annotated[str, AfterValidator(_digest)]
 
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from piip.catalogue.overrides import seen_in
+from piip.catalogue.overrides import ViewWord, seen_in
 from piip.console import run_verb
 from piip.data.files import is_seen
 from piip.data.sources import DataError
 from piip.durable import write_atomic
-from piip.options import GivenPath, OutFolder, RunId, Share, UsageError, ViewWord
+from piip.options import GivenPath, OutFolder, RunId, Share, UsageError
 
 if TYPE_CHECKING:
     from piip.evaluation.rebuild import Rebuilt

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from piip.options import UsageError
 from piip.spec import ExperimentSpec
@@ -47,3 +49,16 @@ def seen_in(row: ExperimentSpec, words: Sequence[str]) -> ExperimentSpec:
         return row.override({"data.views": ViewsSpec.of_words(words).model_dump(mode="json")})
     except ValueError as error:
         raise UsageError(f"--views {' '.join(words)}: {error}") from None
+
+
+def view_word(text: str) -> str:
+    """A word of `--views`: `flip`, or a field of `ViewsSpec` with its value.
+
+    Raises:
+        ValueError: It is no such field, or its value is refused.
+    """
+    ViewsSpec.of_words([text] if text.startswith("slices") else ["slices=640", text])
+    return text
+
+
+ViewWord = Annotated[str, AfterValidator(view_word)]
