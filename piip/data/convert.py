@@ -20,6 +20,7 @@ from pydantic import AfterValidator
 
 from piip.console import run_verb
 from piip.data.check import given_source
+from piip.data.sources import DataError, check_form
 from piip.options import GivenPath, NewFile, SplitName, UsageError, given_file
 from piip.scratch import scratch
 from piip.spec.data import Kind, kinds_called, named_kind
@@ -80,6 +81,10 @@ def main(options: Options) -> int:
         raise UsageError(f"--out {options.out} is there already; --overwrite writes over it")
     data = named_kind(kinds_called(options.kind)[0], "custom")
     source = given_source(options.annotations, options.images, options.names, options.split, data)
+    check_form(source.annotations, data, what="annotations")
+    check_form(source.images, data, what="images")
+    if not source.images.is_dir():
+        raise DataError(f"image folder not found: {source.images}")
     from piip.data import read_document
 
     document = read_document(data, source)

@@ -53,4 +53,4 @@ def require_text(folder: Path, paths: list[str]) -> None:
 
 def bytes_in(path: Path) -> int:
     """Size of a file; -1 where there is none, which whoever reads it says."""
-    return path.stat().st_size if path.is_file() else -1
+    return path.stat().st_size if os.path.isfile(path) else -1

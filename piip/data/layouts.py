@@ -1,5 +1,6 @@
 """The splits of data that one path holds: a folder laid out as the data set's download, or YOLO's data.yaml."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -63,7 +64,7 @@ def _of_yaml(file: Path) -> dict[str, Source]:
 
     said = read_yaml(file)
     root = file.parent / str(said.get("path") or "")
-    if not root.is_dir():
+    if not os.path.isdir(root):  # of os.path: no name is too long for it
         root = file.parent  # the machine it was written on had another place
     found = {split: _folder(file, root, split, said[split]) for split in SPLITS if said.get(split)}
     if not found:
@@ -78,4 +79,4 @@ def _folder(file: Path, root: Path, split: str, said: Any) -> Path:
             f"{file}: {split} is {str(said)[:80]!r}; one folder of images is wanted (lists of files are not read)"
         )
     places = [root / said, root / said.removeprefix("../")]
-    return next((place for place in places if place.is_dir()), places[0])
+    return next((place for place in places if os.path.isdir(place)), places[0])

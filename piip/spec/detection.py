@@ -155,6 +155,8 @@ class LvisSpec(DetectionSpec):
     holds: ClassVar[str] = "LVIS v1 JSON, with the lists images, annotations and categories"
     places: ClassVar[dict[str, Places]] = {"lvis": Places("lvis/annotations/lvis_v1_{split}.json", "coco")}
 
+    scores: ClassVar[tuple[Score, ...]] = (Score("lvis/box_ap", "box AP"), Score("lvis/mask_ap", "mask AP"))
+
     kind: Literal["lvis"] = "lvis"
     name: DataName = "lvis"
     """`lvis` (under PIIP_DATA, its images in coco/train2017 and coco/val2017); any other: what you call your own files."""

@@ -8,6 +8,7 @@ Images have no file_name but a `coco_url`, which ends in `train2017/000000391895
 import hashlib
 from typing import Any
 
+from piip.data.formats.coco_faults import by_id
 from piip.data.formats.coco_json import Document
 from piip.data.formats.coco_json import read as read_json
 from piip.data.formats.coco_shapes import is_whole
@@ -16,6 +17,7 @@ from piip.data.formats.reading import ReadDocument, Reading, shown
 from piip.data.problems import Problem
 from piip.data.sources import Source
 from piip.data.text import is_text
+from piip.metrics.lvis import LvisAP
 from piip.spec import LvisSpec
 
 FREQUENCIES = ("r", "c", "f")
@@ -40,6 +42,10 @@ class LvisDataset(ReadDataset):
 
     reader = staticmethod(read)
 
+    def metric(self) -> LvisAP:
+        """As LVIS' authors score."""
+        return LvisAP(self._truth)
+
 
 def whole(document: Document, problems: list[Problem], source: Source) -> ReadDocument:
     """A document that came from COCO-shaped JSON, with what a reader found in it."""
@@ -54,7 +60,7 @@ class ByIdDocument(ReadDocument):
 
     def where(self, annotation: Any) -> str:
         """By its id."""
-        return Document.where(self, annotation)
+        return by_id(annotation)
 
 
 def _categories(document: Document, source: Source) -> Any:

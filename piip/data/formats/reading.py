@@ -6,6 +6,7 @@ formats have in common (boxes outside their image, ids, masks) is looked at in t
 
 import hashlib
 import math
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ class Reading:
 
     def bytes_of(self, path: Path, what: str = "annotations") -> bytes:
         """An annotation file; where objects are added from here on."""
-        if not path.is_file():
+        if not os.path.isfile(path):  # of os.path: no name is too long for it
             raise DataError(f"{what} not found: {path}")
         content = path.read_bytes()
         self.begin(path, content)
