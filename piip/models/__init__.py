@@ -12,6 +12,7 @@ from piip.models.branches.build import build_branch
 from piip.models.heads.cascade import Cascade
 from piip.models.heads.classifier import Classifier, MapClassifier
 from piip.models.heads.dino.head import DINO
+from piip.models.heads.keypoints import KeypointRoIHeads
 from piip.models.heads.rcnn import RCNN
 from piip.models.heads.retinanet import RetinaNet
 from piip.models.heads.roi_heads import build_roi_heads
@@ -26,6 +27,7 @@ from piip.spec import (
     DINOSpec,
     FasterRCNNSpec,
     InternImageSpec,
+    KeypointRCNNSpec,
     MaskRCNNSpec,
     ModelSpec,
     PIIPSpec,
@@ -71,6 +73,8 @@ def build_model(spec: ModelSpec, *, pretrained: bool = True) -> Network:
     match spec.head:
         case FasterRCNNSpec() | MaskRCNNSpec():
             head = RCNN(backbone.out_channels, spec.head, build_roi_heads)
+        case KeypointRCNNSpec():
+            head = RCNN(backbone.out_channels, spec.head, KeypointRoIHeads)
         case CascadeSpec():
             head = RCNN(backbone.out_channels, spec.head, Cascade)
         case RetinaNetSpec():

@@ -90,6 +90,8 @@ class HeadSpec(Spec):
 
     learns_masks: ClassVar[bool] = False
     """Whether training needs the masks of objects, not boxes alone."""
+    learns_keypoints: ClassVar[bool] = False
+    """Whether training needs the keypoints of objects."""
     samples: ClassVar[bool] = False
     """Whether it samples maps at places that it learns, by an operator that `speed.kernel` chooses."""
 

@@ -59,6 +59,20 @@ class MaskRCNNSpec(MaskBranchSpec, TwoStageSpec):
     kind: Literal["mask_rcnn"] = "mask_rcnn"
 
 
+class KeypointRCNNSpec(TwoStageSpec):
+    """Keypoint R-CNN, boxes and keypoints of objects: as in Detectron's `e2e_keypoint_rcnn_R-50-FPN`, on torchvision's parts."""
+
+    learns_keypoints: ClassVar[bool] = True
+
+    kind: Literal["keypoint_rcnn"] = "keypoint_rcnn"
+    num_classes: int = Field(default=1, gt=0)
+    """Foreground classes; all of them have the same keypoints."""
+    num_keypoints: int = Field(default=17, gt=0)
+    """Of an object, in the data's order; COCO's persons have 17."""
+    keypoint_convs: int = Field(default=8, ge=1)
+    keypoint_channels: int = Field(default=512, gt=0)
+
+
 class CascadeSpec(TwoStageSpec):
     """Box heads in a row, as in mmdetection's `cascade_rcnn_r50_fpn`; InternImage's form is in presets/families.py."""
 

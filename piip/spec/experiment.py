@@ -74,6 +74,12 @@ class ExperimentSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _keypoints_are_there(self) -> Self:
+        if self.model.head.learns_keypoints and not self.data.has_keypoints:
+            raise ValueError(f"head {self.model.head.kind!r} learns keypoints, data of kind {self.data.kind!r} have none")
+        return self
+
+    @model_validator(mode="after")
     def _has_a_kernel(self) -> Self:
         if self.speed.kernel == "triton" and isinstance(self.model.backbone, InternImageSpec):
             raise ValueError(

@@ -10,6 +10,7 @@ from piip.spec.detectors import (
     CascadeMaskRCNNSpec,
     CascadeRCNNSpec,
     FasterRCNNSpec,
+    KeypointRCNNSpec,
     MaskRCNNSpec,
     RetinaNetSpec,
 )
@@ -129,6 +130,6 @@ class ClassifierSpec(HeadSpec):
 
 
 Head = Annotated[
-    FasterRCNNSpec | MaskRCNNSpec | CascadeRCNNSpec | CascadeMaskRCNNSpec | RetinaNetSpec
+    FasterRCNNSpec | MaskRCNNSpec | KeypointRCNNSpec | CascadeRCNNSpec | CascadeMaskRCNNSpec | RetinaNetSpec
     | DINOSpec | UPerNetSpec | ClassifierSpec, Field(discriminator="kind"),
 ]  # fmt: skip

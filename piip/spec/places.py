@@ -53,6 +53,8 @@ class DataSpec(Spec):
     """Name -> where its files lie. Data of any other name are the user's own."""
     task: ClassVar[str] = ""
     """What is learned from it, in the word people use."""
+    has_keypoints: ClassVar[bool] = False
+    """Whether objects have keypoints to learn."""
     holds: ClassVar[str] = ""
     """What its annotations hold, for who gives something else."""
 

@@ -19,6 +19,7 @@ from piip.spec import (
     Head,
     InteractionSpec,
     InternImageSpec,
+    KeypointRCNNSpec,
     MaskRCNNSpec,
     ModelSpec,
     RetinaNetSpec,
@@ -37,6 +38,7 @@ BACKBONES = {
 HEADS = {
     "faster_rcnn": FasterRCNNSpec(**_TWO_STAGE),
     "mask_rcnn": MaskRCNNSpec(**_TWO_STAGE, **_MASKS),
+    "keypoint_rcnn": KeypointRCNNSpec(**_TWO_STAGE, num_keypoints=3, keypoint_convs=1, keypoint_channels=8),
     "cascade_rcnn": CascadeRCNNSpec(**_TWO_STAGE),
     "cascade_mask_rcnn": CascadeMaskRCNNSpec(
         **_TWO_STAGE, **_MASKS, box_convs=1, class_agnostic=False, box_loss="giou"
@@ -62,6 +64,7 @@ def target():
     masks[0, 4:40, 4:40], masks[1, 30:60, 10:50] = 1, 1
     return {
         "boxes": torch.tensor([[4.0, 4, 40, 40], [10, 30, 50, 60]]), "labels": torch.tensor([1, CLASSES]), "mask_runs": runs_of(masks),
+        "keypoints": torch.tensor([[[4.0, 4, 2], [39, 4, 1], [0, 0, 0]], [[10, 30, 2], [49, 59, 2], [30, 45, 1]]]),
     }  # fmt: skip
 
 
@@ -99,3 +102,4 @@ def test_they_go_together_or_say_why_not(backbone, head):
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
     assert len(predictions) == 2
     assert ("masks" in predictions[0]) == HEADS[head].learns_masks
+    assert ("keypoints" in predictions[0]) == HEADS[head].learns_keypoints

@@ -71,7 +71,7 @@ class Cascade(nn.Module):
         for number, (stage, weight) in enumerate(zip(self.stages, self.spec.stage_weights, strict=True), 1):
             samples = stage.sampled(proposals, targets)
             logits, deltas = stage.boxes(features, samples.boxes)
-            own = self._box_losses(stage, samples, logits, deltas) | stage.mask_losses(
+            own = self._box_losses(stage, samples, logits, deltas) | stage.inside_losses(
                 features, samples, image_shapes, targets
             )
             losses |= {f"{name}_{number}": weight * loss for name, loss in own.items()}

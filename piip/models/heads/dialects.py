@@ -50,6 +50,9 @@ class Dialect:
     soft_masks: bool = False
     """Mask targets keep the values between 0 and 1 that cutting gives."""
 
+    zero_border: bool = False
+    """Keypoint maps are doubled by a fixed transposed convolution, for which zeros lie around them, instead of bilinearly."""
+
     def nms(self, threshold: float) -> float:
         """The threshold that overlaps have to be above of for torchvision's NMS to drop a box."""
         return math.nextafter(threshold, 0) if self.ties_suppress else threshold
@@ -60,7 +63,7 @@ DIALECTS = {
     "detectron2": Dialect(rpn_normaliser="wanted", level_eps=(4e-8, 0.0)),
     "detectron": Dialect(
         rpn_beta=1 / 9, box_beta=1.0, rpn_normaliser="wanted", anchors="pixels", anchors_inside=True, pooled=True, ties_suppress=True,
-        aligned=False, sampling_ratio=2, last_pixel=True, level_eps=(4e-6, 0.0),
+        aligned=False, sampling_ratio=2, last_pixel=True, level_eps=(4e-6, 0.0), zero_border=True,
     ),
     "torchvision": Dialect(
         rpn_beta=1 / 9, box_beta=1 / 9, anchors="rounded", training_proposals=2, aligned=False, sampling_ratio=2,

@@ -40,6 +40,12 @@ class Samples:
     are_objects: list[Tensor]
     """(k,) bool: no proposal, but an object's own box that was put beside them."""
 
+    def positive(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Boxes (k, 4) of those that are no background, and the objects (k,) they are compared with."""
+        index = [torch.where(label > 0)[0] for label in self.labels]
+        boxes, matched = ([v[i] for v, i in zip(those, index, strict=True)] for those in (self.boxes, self.matched))
+        return boxes, matched
+
 
 class RoIHeads(TorchvisionRoIHeads):
     """Classes and boxes of proposals, and masks where there is a mask branch. Matching, drawing and postprocessing are torchvision's.
@@ -96,7 +102,7 @@ class RoIHeads(TorchvisionRoIHeads):
             truth = torch.cat(self.box_coder.encode(samples.truth, samples.boxes))
             labels = torch.cat(samples.labels)
             losses = box_losses(logits, deltas, labels, truth, beta=self.dialect.box_beta)
-            return [], losses | self.mask_losses(features, samples, image_shapes, targets or [])
+            return [], losses | self.inside_losses(features, samples, image_shapes, targets or [])
         logits, deltas = self.boxes(features, proposals)
         found = self.postprocess_detections(logits, deltas, proposals, image_shapes)
         return predictions(*found, self.masks(features, found[0], found[2])), {}
@@ -139,15 +145,13 @@ class RoIHeads(TorchvisionRoIHeads):
             pooled = pooled.contiguous(memory_format=torch.channels_last)
         return at_least_fp32(self.mask_predictor(self.mask_head(pooled)))
 
-    def mask_losses(
+    def inside_losses(
         self, features: Sequence[Tensor], samples: Samples, sizes: Sequence[Size], targets: list[Target]
     ) -> dict[str, Tensor]:
-        """`loss_mask` of the positive samples; nothing without a mask branch."""
+        """What is learned inside the boxes of the positive samples: `loss_mask`; nothing without a mask branch."""
         if not self.has_mask():
             return {}
-        positive = [torch.where(label > 0)[0] for label in samples.labels]
-        boxes = [b[index] for b, index in zip(samples.boxes, positive, strict=True)]
-        objects = [m[index] for m, index in zip(samples.matched, positive, strict=True)]
+        boxes, objects = samples.positive()
         logits = self.mask_logits(features, boxes)
         dialect = self.dialect
         loss = mask_loss(logits, boxes, targets, objects, sizes, aligned=dialect.aligned, soft=dialect.soft_masks)
