@@ -74,6 +74,8 @@ class Input:
     """RGB, in 0..255."""
     masks: bool = True
     """Whether the head learns the masks of objects: training data without are refused; else none are made."""
+    keypoints: int = 0
+    """How many keypoints of an object the head learns: data of other numbers are refused; 0: none are made."""
 
 
 class Backbone(Protocol):

@@ -19,6 +19,11 @@ FILL = 0.38
 """How much of a mask's colour covers the image."""
 MARGIN = 3
 """Pixels around a mask that painting it looks at: enlarging and the line along the edge reach no farther."""
+PERSON_LINES = (
+    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10), (1, 2), (0, 1), (0, 2),
+    (1, 3), (2, 4), (3, 5), (4, 6),
+)  # fmt: skip
+"""Pairs of COCO's 17 keypoints of a person, counted from 0, between which lines are drawn."""
 
 
 def draw_predictions(
@@ -33,7 +38,8 @@ def draw_predictions(
     Args:
         image: The picture in original pixels.
         predictions: COCO results or annotations in original pixels: `category_id`, `bbox` (x, y, width, height),
-            optionally `score` (none: ground truth, always drawn) and `segmentation` (RLE, polygons or an (H, W) array).
+            optionally `score` (none: ground truth, always drawn), `segmentation` (RLE, polygons or an (H, W) array) and `keypoints`
+            (x, y, visibility of each; those of 0 are not there).
         names: Category id to name.
         score_threshold: Predictions below it are left out; a line says so where that leaves none.
     """
@@ -49,11 +55,29 @@ def draw_predictions(
     for prediction in kept:
         x, y, width, height = (v * factor for v in prediction["bbox"])
         pen.rectangle((x, y, x + width, y + height), outline=color_of(prediction["category_id"]), width=line)
+    for prediction in kept:
+        _draw_keypoints(pen, prediction, factor, line)
     _write_labels(pen, kept, names, factor, canvas.size)
     if predictions and not kept:
         top = max(p["score"] for p in predictions)
         tag(pen, (0, 0), f"nothing above {score_threshold:.2f} (highest {top:.2f})", (40, 40, 40), canvas.size)
     return canvas
+
+
+def _draw_keypoints(pen: ImageDraw.ImageDraw, prediction: Mapping[str, Any], factor: int, line: int) -> None:
+    """A dot a keypoint; a person's 17 joined as COCO joins them, a ring of other ones."""
+    points = np.array(prediction.get("keypoints") or [], dtype=np.float64).reshape(-1, 3)
+    count, color = len(points), color_of(prediction["category_id"])
+    pairs = PERSON_LINES if count == 17 else [(k, (k + 1) % count) for k in range(count)]
+    places = [(float(x) * factor, float(y) * factor) for x, y, _ in points]
+    for start, stop in pairs:
+        if points[start, 2] > 0 and points[stop, 2] > 0:
+            pen.line((*places[start], *places[stop]), fill=color, width=line)
+    for (x, y), visible in zip(places, points[:, 2], strict=True):
+        if visible > 0:
+            pen.ellipse(
+                (x - 2 * line, y - 2 * line, x + 2 * line, y + 2 * line), fill="white", outline=color, width=line
+            )
 
 
 def draw_lines(image: Image.Image, lines: Sequence[tuple[str, int]]) -> Image.Image:

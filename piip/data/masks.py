@@ -69,12 +69,12 @@ def results_of(
 
     Args:
         prediction: boxes (K, 4) xyxy in input pixels, labels (K,) from 1, scores (K,) and, from a mask head, masks
-            (K, 1, 28, 28) probabilities inside the boxes.
+            (K, 1, 28, 28) probabilities inside the boxes, from a keypoint head keypoints (K, P, 3) x, y in input pixels, 1.
         info: The image, with the scale that made it the input.
         categories: In order of label.
 
     Returns:
-        Dicts of image_id, category_id, bbox (x, y, width, height), score and segmentation (compressed RLE); boxes that
+        Dicts of image_id, category_id, bbox (x, y, width, height), score, segmentation (compressed RLE) and keypoints; boxes that
         have no part inside the image are left out.
     """
     scale_y, scale_x = info.scale
@@ -84,6 +84,11 @@ def results_of(
     if outside := sorted({label for label in labels if not 1 <= label <= len(categories)}):
         raise ValueError(f"labels go from 1 to {len(categories)}, the head predicts {outside[:3]}")
     masks = prediction["masks"].detach().float().cpu().numpy() if "masks" in prediction else None
+    points = (
+        prediction["keypoints"].detach().double().cpu().numpy() / (scale_x, scale_y, 1)
+        if "keypoints" in prediction
+        else None
+    )
     results = []
     for number, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
         if x1 <= x0 or y1 <= y0:
@@ -97,5 +102,7 @@ def results_of(
         if masks is not None:
             cut = pasted(masks[number, 0], (x0, y0, x1, y1), info.height, info.width)
             result["segmentation"] = compressed_cut(cut, info.height, info.width)
+        if points is not None:
+            result["keypoints"] = points[number].ravel().tolist()
         results.append(result)
     return results

@@ -11,7 +11,7 @@ from piip.data.transforms import detection as transforms
 
 Target = dict[str, Tensor]
 """boxes (n, 4) float32 xyxy in input pixels, labels (n,) int64 from 1; where masks are learned mask_runs (R, 4) int32, as
-piip/ops/mask_runs.py reads them."""
+piip/ops/mask_runs.py reads them; where keypoints are, keypoints (n, K, 3) float32 x, y in input pixels, visible above 0."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from piip.spec import (
     FasterRCNNSpec,
     ImageNetSpec,
     InteractionSpec,
+    KeypointRCNNSpec,
+    KeypointsSpec,
     MaskRCNNSpec,
     ModelSpec,
     OptimSpec,
@@ -54,6 +56,7 @@ PICO_DETECTORS = {
     "mask_rcnn": PICO_HEAD,
     "cascade_rcnn": CascadeRCNNSpec(**_SMALL),
     "cascade_mask_rcnn": CascadeMaskRCNNSpec(**_SMALL, mask_convs=1, mask_channels=96),
+    "keypoint_rcnn": KeypointRCNNSpec(**_SMALL, num_keypoints=4, keypoint_convs=2, keypoint_channels=96),
     "retinanet": RetinaNetSpec(num_classes=12, fpn_channels=96, anchor_scale=2, pre_nms=250),
 }
 """Anchors begin at 16 pixels in all of them: the demo's objects are small."""
@@ -66,10 +69,11 @@ def mask_rcnn_pico(backbone: Backbone, *, steps: int, lr: float = 1e-3) -> Exper
 
 def detector_pico(head: str, backbone: Backbone, *, steps: int, lr: float = 1e-3) -> ExperimentSpec:
     """A detector of `PICO_DETECTORS` on the demo data, as `mask_rcnn_pico`."""
+    data = KeypointsSpec if PICO_DETECTORS[head].learned_keypoints else CocoSpec
     return ExperimentSpec(
         name=f"{head}_{backbone.row_name}_pico{steps}",
         model=ModelSpec(backbone=backbone, head=PICO_DETECTORS[head]),
-        data=CocoSpec(name="demo", short_ratio=1.0, pad_multiple=32),
+        data=data(name="demo", short_ratio=1.0, pad_multiple=32),
         optim=OptimSpec(lr=lr, layer_decay=1.0, warmup_steps=30, schedule="cosine", clip_norm=1.0),
         train=TrainSpec(batch_size=4, steps=steps, log_every=5),
     )

@@ -90,10 +90,13 @@ class HeadSpec(Spec):
 
     learns_masks: ClassVar[bool] = False
     """Whether training needs the masks of objects, not boxes alone."""
-    learns_keypoints: ClassVar[bool] = False
-    """Whether training needs the keypoints of objects."""
     samples: ClassVar[bool] = False
     """Whether it samples maps at places that it learns, by an operator that `speed.kernel` chooses."""
+
+    @property
+    def learned_keypoints(self) -> int:
+        """Keypoints of an object that training needs; 0: none."""
+        return 0
 
     @classmethod
     def words(cls) -> str:

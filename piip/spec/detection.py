@@ -119,6 +119,8 @@ class YoloSpec(DetectionSpec):
         "yolo": Places("yolo/labels/{split}", "yolo/images/{split}", "yolo/data.yaml"),
     }
 
+    has_keypoints: ClassVar[bool] = True
+
     kind: Literal["yolo"] = "yolo"
     name: DataName = "yolo"
     """`yolo` (under PIIP_DATA); any other: what you call your own files."""
@@ -219,12 +221,18 @@ class KeypointsSpec(DetectionSpec):
 
     holds: ClassVar[str] = "COCO-format JSON with keypoints"
     places: ClassVar[dict[str, Places]] = {
-        "coco": Places("coco/annotations/person_keypoints_{split}2017.json", "coco/{split}2017")
+        "coco": Places("coco/annotations/person_keypoints_{split}2017.json", "coco/{split}2017"),
+        "demo": Places("demo/annotations/keypoints_{split}.json", "demo/{split}"),
     }
+    scores: ClassVar[tuple[Score, ...]] = (
+        Score("coco/box_ap", "box AP"), Score("coco/keypoint_ap", "keypoint AP"), Score("coco/mask_ap", "mask AP"),
+    )  # fmt: skip
+    """Boxes first, as every detector has them."""
+    has_keypoints: ClassVar[bool] = True
 
     kind: Literal["keypoints"] = "keypoints"
     name: DataName = "coco"
-    """`coco` (under PIIP_DATA); any other: what you call your own files."""
+    """`coco` (under PIIP_DATA), `demo` (made under PIIP_HOME); any other: what you call your own files."""
 
 
 def _up(side: int, multiple: int) -> int:

@@ -62,8 +62,6 @@ class MaskRCNNSpec(MaskBranchSpec, TwoStageSpec):
 class KeypointRCNNSpec(TwoStageSpec):
     """Keypoint R-CNN, boxes and keypoints of objects: as in Detectron's `e2e_keypoint_rcnn_R-50-FPN`, on torchvision's parts."""
 
-    learns_keypoints: ClassVar[bool] = True
-
     kind: Literal["keypoint_rcnn"] = "keypoint_rcnn"
     num_classes: int = Field(default=1, gt=0)
     """Foreground classes; all of them have the same keypoints."""
@@ -71,6 +69,11 @@ class KeypointRCNNSpec(TwoStageSpec):
     """Of an object, in the data's order; COCO's persons have 17."""
     keypoint_convs: int = Field(default=8, ge=1)
     keypoint_channels: int = Field(default=512, gt=0)
+
+    @property
+    def learned_keypoints(self) -> int:
+        """All of them."""
+        return self.num_keypoints
 
 
 class CascadeSpec(TwoStageSpec):

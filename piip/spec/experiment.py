@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from piip.spec.backbones import PIIPSpec
 from piip.spec.base import DecidesNoNumber, Spec, to_json
 from piip.spec.data import CocoSpec, Data
+from piip.spec.detection import DetectionSpec
 from piip.spec.internimage import InternImageSpec
 from piip.spec.model import ModelSpec
 from piip.spec.speed import SpeedSpec
@@ -75,8 +76,15 @@ class ExperimentSpec(Spec):
 
     @model_validator(mode="after")
     def _keypoints_are_there(self) -> Self:
-        if self.model.head.learns_keypoints and not self.data.has_keypoints:
-            raise ValueError(f"head {self.model.head.kind!r} learns keypoints, data of kind {self.data.kind!r} have none")
+        data, head = self.data, self.model.head
+        if head.learned_keypoints and not data.has_keypoints:
+            raise ValueError(
+                f"head {head.kind!r} learns keypoints, data of kind {data.kind!r} have none. Take 'keypoints'"
+            )
+        if head.learned_keypoints and isinstance(data, DetectionSpec) and data.copy_paste:
+            raise ValueError("data.copy_paste cuts objects by their masks and loses keypoints. Set it to 0")
+        if head.learned_keypoints and isinstance(data, DetectionSpec) and data.views:
+            raise ValueError("data.views merges boxes and masks, not keypoints. Leave it out")
         return self
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ class ModelSpec(Spec):
     @property
     def input(self) -> Input:
         """What data sets prepare images, and targets, for."""
-        return replace(self.backbone.input, masks=self.head.learns_masks)
+        return replace(self.backbone.input, masks=self.head.learns_masks, keypoints=self.head.learned_keypoints)
 
     @property
     def samples(self) -> bool:

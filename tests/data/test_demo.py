@@ -20,6 +20,7 @@ from piip.data.demo.shapes import SHAPES
 from piip.data.masks import decoded
 from piip.data.sources import locate
 from piip.spec import CocoSpec
+from piip.spec.data import words_for
 from piip.sweeps.own_data import OwnData, own_sources
 
 SMALL = Recipe(train=12, val=5)
@@ -248,8 +249,8 @@ def test_a_recipe_that_cannot_be_drawn_is_refused(wrong):
 
 @pytest.mark.parametrize("data", [data for data in DATA if "demo" in data.places], ids=lambda data: data.kind)
 def test_its_last_lines_are_flags_that_training_takes(small, piip_home, data):
-    (line,) = (line for line in __main__.use(small, SMALL) if line.startswith(f"  {data.task}: "))
-    words = shlex.split(line.partition("  #")[0])
+    (line,) = (line for line in __main__.use(small, SMALL) if line.startswith(f"  {words_for(data)}: "))
+    words = ["", *shlex.split(line.partition(": ")[2].partition("  #")[0])]
     flags = dict(zip(words[4::2], words[5::2], strict=True))
     own = OwnData(**{flag[2:].replace("-", "_"): Path(path) for flag, path in flags.items()})
 

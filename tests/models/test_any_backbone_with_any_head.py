@@ -102,4 +102,4 @@ def test_they_go_together_or_say_why_not(backbone, head):
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
     assert len(predictions) == 2
     assert ("masks" in predictions[0]) == HEADS[head].learns_masks
-    assert ("keypoints" in predictions[0]) == HEADS[head].learns_keypoints
+    assert ("keypoints" in predictions[0]) == bool(HEADS[head].learned_keypoints)

@@ -31,7 +31,8 @@ def one_process():
 
 
 @pytest.mark.parametrize(
-    ("head", "kind"), [("cascade_mask_rcnn", "coco"), ("retinanet", "coco"), ("faster_rcnn", "voc")]
+    ("head", "kind"),
+    [("cascade_mask_rcnn", "coco"), ("retinanet", "coco"), ("faster_rcnn", "voc"), ("keypoint_rcnn", "coco")],
 )
 def test_a_detector_trains_and_is_scored_again(head, kind, sources, piip_home, one_process, say, tmp_path):
     row = presets.detector_pico(head, presets.pico("TB", (96, 64), pretrained=False), steps=2).override(SMALL)
@@ -51,11 +52,12 @@ def test_a_detector_trains_and_is_scored_again(head, kind, sources, piip_home, o
 
     metrics = read_metrics(piip_home / "journals" / planned.trial.key)
     assert ("coco/mask_ap" in metrics) == row.model.head.learns_masks
+    assert ("coco/keypoint_ap" in metrics) == bool(row.model.head.learned_keypoints)
     assert row.data.scores[0].name in metrics
     (run,) = [r for r in Store().find_runs("tests") if r.tags.get("piip.trial_key") == planned.trial.key]
     rebuilt = rebuild(Store(), run.run_id, "last").model
     counted = {name: value for name, value in rebuilt.named_buffers() if "normaliser" in name or "running_mean" in name}
-    assert counted or head == "faster_rcnn"
+    assert counted or head in ("faster_rcnn", "keypoint_rcnn")
     assert all(value.ne(100).all() and value.abs().sum() > 0 for value in counted.values())
     said = say(eval_verb.cli, "--run-id", run.run_id, "--json")
     assert said.code == 0, said.err

@@ -20,6 +20,7 @@ from piip.console import run_verb
 from piip.data.demo.make import Recipe, demo_root, make_demo
 from piip.options import Count, CountOrNone, OutFolder, UsageError
 from piip.spec import Data
+from piip.spec.data import words_for
 from piip.spec.places import DataSpec
 
 Side = Annotated[int, Field(ge=1, le=1024)]
@@ -63,7 +64,7 @@ def main(options: Options) -> int:
         print(json.dumps({"out": str(options.out.absolute()), **counts}))
     else:
         print(f"{options.out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
-        print("boxes and masks: annotations/*.json; label maps: ade20k/; crops, a folder a class: imagenet/")
+        print("boxes, masks and keypoints: annotations/*.json; label maps: ade20k/; crops, a folder a class: imagenet/")
         print("\n".join(use(options.out.absolute(), recipe)))
     return 0
 
@@ -81,7 +82,7 @@ def use(out: Path, recipe: Recipe) -> Iterator[str]:
     for kind in get_args(get_args(Data)[0]):
         if "demo" in kind.places:
             flags = " ".join(f"{flag} {shlex.quote(str(path))}" for flag, path in own_flags(kind(), out).items())
-            yield f"  {kind.task}: piip train ROW {flags}      # a ROW of: piip rows demo --task {kind.task}"
+            yield f"  {words_for(kind())}: piip train ROW {flags}      # a ROW of: piip rows demo --task {kind.task}"
 
 
 def own_flags(data: DataSpec, out: Path) -> dict[str, Path]:

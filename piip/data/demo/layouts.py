@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
+from piip.data.demo.keypoints import keypoints_of
 from piip.data.demo.scene import Drawn, Scene
 from piip.data.demo.shapes import SHAPES
 from piip.data.masks import compressed
@@ -54,6 +55,8 @@ class CocoWriter:
 
     def __init__(self, images: Path):
         self.images = images
+        self.keypoints: list[list[float]] = []
+        """Of each annotation."""
         self.document: dict[str, Any] = {
             "info": {"description": "piip demo: drawn objects on photographs"},
             "licenses": [],
@@ -71,6 +74,7 @@ class CocoWriter:
         for thing in scene.objects:
             annotation_id = len(self.document["annotations"]) + 1
             segmentation = _segmentation(thing, annotation_id)
+            self.keypoints.append(keypoints_of(thing))
             area, box = _area_and_box(segmentation, height, width)
             self.document["annotations"].append({
                 "id": annotation_id, "image_id": image_id, "category_id": CATEGORY_IDS[thing.name],

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from filelock import FileLock
 
+from piip.data.demo.keypoints import with_keypoints
 from piip.data.demo.layouts import CocoWriter, add_ade20k, add_imagenet
 from piip.data.demo.scene import scene
 from piip.data.demo.shapes import SHAPES
@@ -63,7 +64,7 @@ class Recipe:
     def digest(self) -> str:
         """Changes with these numbers and with the code that draws."""
         code = hashlib.sha256(json.dumps(asdict(self)).encode())
-        for part in ("make.py", "shapes.py", "scene.py", "layouts.py"):
+        for part in ("make.py", "shapes.py", "scene.py", "layouts.py", "keypoints.py"):
             code.update((Path(__file__).parent / part).read_bytes())
         return code.hexdigest()[:16]
 
@@ -73,6 +74,7 @@ def make_demo(out: Path, recipe: Recipe = Recipe()) -> dict[str, int]:
 
     Layout:
         annotations/instances_{train,val}.json and {train,val}/*.jpg, as COCO
+        annotations/keypoints_{train,val}.json: the same objects with four keypoints each
         ade20k/{images,annotations}/{training,validation}: class numbers from 1, 0 = other
         imagenet/{train,val}/<class>/*.jpg: crops of single objects
         recipe.json: what was asked for
@@ -105,7 +107,7 @@ def _draw(building: Path, recipe: Recipe) -> dict[str, int]:
 
 
 MADE = re.compile(
-    r"recipe\.json|annotations/instances_(train|val)\.json|(train|val)/\d{6,}\.jpg|ade20k/classes\.txt"
+    r"recipe\.json|annotations/(instances|keypoints)_(train|val)\.json|(train|val)/\d{6,}\.jpg|ade20k/classes\.txt"
     r"|ade20k/(images|annotations)/(training|validation)/ADE_(train|val)_\d{8,}\.(jpg|png)|imagenet/(train|val)/\w+/\d{6,}_\d+\.jpg"
 )
 """Paths, below the folder, of all files that drawing makes."""
@@ -139,6 +141,8 @@ def _draw_images(out: Path, recipe: Recipe, number: int, split: Literal["train",
     path = out / "annotations" / f"instances_{split}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(coco.document))
+    with_points = json.dumps(with_keypoints(coco.document, coco.keypoints))
+    path.with_name(f"keypoints_{split}.json").write_text(with_points)
     return len(coco.document["annotations"])
 
 

@@ -16,6 +16,7 @@ from piip.data.files import bytes_in
 from piip.data.formats.base import ImageDataset
 from piip.data.formats.coco_format import CocoFormat
 from piip.data.formats.coco_json import Document, classes_of, read_checked
+from piip.data.formats.coco_keypoints import mirrored_order
 from piip.data.formats.coco_objects import Objects, objects_of
 from piip.data.formats.coco_results import Results
 from piip.data.images import find_images, nearly, read_image
@@ -66,6 +67,7 @@ class CocoDataset(CocoFormat, ImageDataset):
         self._files = _existing(source, self.infos, required=spec.broken_images == "refuse")
         # evaluation keeps the document for the metric; of training's, twenty times as large, only what is learned stays
         self._document = None if training else document
+        self._mirrored = mirrored_order(document, wanted.keypoints) if wanted.keypoints else []
         self._masks = wanted.masks or (training and spec.copy_paste > 0)
         self._objects = self._learned(document) if training else {}
         if training and spec.repeat_threshold:
@@ -117,11 +119,13 @@ class CocoDataset(CocoFormat, ImageDataset):
 
     @cached_property
     def _truth(self) -> Truth:
-        return Truth.of(self.whole, self.image_ids, masks=self.wanted.masks)
+        return Truth.of(self.whole, self.image_ids, masks=self.wanted.masks, keypoints=self.wanted.keypoints > 0)
 
     def _learned(self, document: Document) -> dict[int, Objects]:
         try:
-            objects, left_out = objects_of(document, self.infos, self.classes, masks=self._masks)
+            objects, left_out = objects_of(
+                document, self.infos, self.classes, masks=self._masks, keypoints=self.wanted.keypoints
+            )
         except DataError as error:
             raise DataError(f"{self.source.annotations}: {error}") from None
         for why, count in left_out.items():
@@ -164,13 +168,18 @@ class CocoDataset(CocoFormat, ImageDataset):
         if self.wanted.masks:
             assert picture.runs is not None
             target["mask_runs"] = picture.runs
+        if picture.points is not None:
+            target["keypoints"] = picture.points
         return self._sample(seen, target, info, view.scale)
 
     def _picture(self, view: View, image: Tensor, learned: Objects, info: ImageInfo) -> Picture:
         share = self.spec.recipe.kept_share if isinstance(self.spec.recipe, SlicesSpec) else 0.0
         labels = torch.tensor(learned.labels, dtype=torch.int64)
         cuts = learned.cuts_in(info) if self._masks else None
-        return Picture.of(view, image, learned.boxes_in(info), labels, cuts, share)
+        points = learned.points(self.wanted.keypoints) if self.wanted.keypoints else None
+        if points is not None and view.mirrored:
+            points = points[:, self._mirrored]
+        return Picture.of(view, image, learned.boxes_in(info), labels, cuts, share, points)
 
     def _mosaic(self, first: tuple[Tensor, Objects, ImageInfo], side: int, rng: np.random.Generator) -> Picture:
         """An image above left, three others beside and below it."""

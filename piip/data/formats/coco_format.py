@@ -74,7 +74,7 @@ class CocoFormat:
 
     def to_table(self, results: Sequence[tuple[ImageInfo, Results]]) -> pa.Table:
         """A row a result entry."""
-        return coco_results.to_table(results)
+        return coco_results.to_table(results, keypoints=self.wanted.keypoints > 0)
 
     def from_table(self, table: pa.Table, info: ImageInfo) -> Results:
         """The entries of an image; none where nothing was found."""

@@ -26,6 +26,8 @@ class Objects:
     labels: list[int] = field(default_factory=list)
     segmentations: list[Any] = field(default_factory=list)
     """Empty where the head learns no masks."""
+    keypoints: list[list[float]] = field(default_factory=list)
+    """x, y, visibility of each; empty where the head learns none."""
 
     def boxes_in(self, info: ImageInfo) -> Tensor:
         """Boxes (n, 4) xyxy in the file pixels of their image."""
@@ -33,13 +35,22 @@ class Objects:
         corners[:, 2:] += corners[:, :2]
         return transforms.boxes_of(corners, (info.height, info.width))
 
+    def points(self, count: int) -> Tensor:
+        """(n, count, 3) x and y in the file pixels of their image, and visibility."""
+        return torch.tensor(self.keypoints, dtype=torch.float32).reshape(-1, count, 3)
+
     def cuts_in(self, info: ImageInfo) -> Iterator[Cut]:
         """The masks as far as they have pixels, in the file pixels of their image, one after the other."""
         return (cut_out(segmentation, info.height, info.width) for segmentation in self.segmentations)
 
 
 def objects_of(
-    document: Document, infos: Iterable[ImageInfo], classes: Sequence[Mapping[str, Any]], *, masks: bool
+    document: Document,
+    infos: Iterable[ImageInfo],
+    classes: Sequence[Mapping[str, Any]],
+    *,
+    masks: bool,
+    keypoints: int = 0,
 ) -> tuple[dict[int, Objects], Counter[str]]:
     """The objects of each image that has some, by image id, and how many were left out, by why.
 
@@ -48,6 +59,7 @@ def objects_of(
         infos: The images.
         classes: In order of label.
         masks: Whether they are learned.
+        keypoints: How many of an object are learned; objects without any have none that is visible.
 
     Raises:
         DataError: A mask is to be learned and is not there, or none has a pixel.
@@ -66,6 +78,8 @@ def objects_of(
                 continue
             objects[image_id].boxes.append(annotation["bbox"])
             objects[image_id].labels.append(labels[annotation["category_id"]])
+            if keypoints:
+                objects[image_id].keypoints.append(annotation.get("keypoints") or [0.0] * 3 * keypoints)
             if masks:
                 objects[image_id].segmentations.append(_compact(annotation, document))
     if masks and objects and not _any_pixel(objects, sizes):

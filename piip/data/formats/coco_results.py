@@ -26,10 +26,14 @@ SCHEMA = pa.schema(
 Parquet would not read back)."""
 
 
-def to_table(results: Sequence[tuple[ImageInfo, Results]]) -> pa.Table:
-    """A row a result entry."""
+KEYPOINTS = pa.field("keypoints", pa.list_(pa.float64()))
+"""The column that a keypoint head adds: x, y, 1 of each."""
+
+
+def to_table(results: Sequence[tuple[ImageInfo, Results]], *, keypoints: bool = False) -> pa.Table:
+    """A row a result entry; with a column of keypoints where the network finds them."""
     rows = [{"file_name": info.file_name, **entry} for info, found in results for entry in found]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return pa.Table.from_pylist(rows, schema=SCHEMA.append(KEYPOINTS) if keypoints else SCHEMA)
 
 
 def from_table(table: pa.Table, info: ImageInfo) -> Results:

@@ -32,6 +32,8 @@ class Picture:
     """(n,) from 1."""
     runs: Tensor | None
     """(R, 4) of the masks (piip/ops/mask_runs.py); None: none are learned."""
+    points: Tensor | None = None
+    """(n, K, 3) keypoints x, y, visibility; None: none are learned."""
 
     @property
     def size(self) -> Size:
@@ -40,7 +42,14 @@ class Picture:
 
     @classmethod
     def of(
-        cls, view: View, image: Tensor, boxes: Tensor, labels: Tensor, cuts: Iterable[Cut] | None, share: float = 0.0
+        cls,
+        view: View,
+        image: Tensor,
+        boxes: Tensor,
+        labels: Tensor,
+        cuts: Iterable[Cut] | None,
+        share: float = 0.0,
+        points: Tensor | None = None,
     ) -> "Picture":
         """What a view shows of an image.
 
@@ -54,6 +63,7 @@ class Picture:
             labels: (n,).
             cuts: Masks in the order of boxes; None: none are learned.
             share: Of an object that is cut.
+            points: (n, K, 3) keypoints in its pixels, in the order they have once the view mirrored them; None: none are learned.
         """
         seen, keep = usable(view.boxes(boxes))
         runs = view.mask_runs(cuts) if cuts is not None else None
@@ -62,12 +72,22 @@ class Picture:
             keep = keep & (shares >= share)
             if runs is not None:
                 keep = keep & (have_pixels(runs, len(boxes)) | (shares >= 1))
-        return cls(view.image(image), seen[keep], labels[keep], None if runs is None else kept(runs, keep))
+        points = None if points is None else _seen(view, points)[keep]
+        return cls(view.image(image), seen[keep], labels[keep], None if runs is None else kept(runs, keep), points)
 
     def at(self, top: int, left: int) -> "Picture":
         """Its objects as they are in a larger image that it lies in; the image itself stays."""
         runs = None if self.runs is None else moved(self.runs, top, left)
-        return replace(self, boxes=self.boxes + self.boxes.new_tensor([left, top] * 2), runs=runs)
+        points = None if self.points is None else self.points + self.points.new_tensor([left, top, 0])
+        return replace(self, boxes=self.boxes + self.boxes.new_tensor([left, top] * 2), runs=runs, points=points)
+
+
+def _seen(view: View, points: Tensor) -> Tensor:
+    """Keypoints (n, K, 3) in a view; those outside are not visible, and all that are not are 0, 0, 0."""
+    places = view.points(points[..., :2])
+    inside = ((places >= 0) & (places <= places.new_tensor([view.size[1], view.size[0]]))).all(dim=-1)
+    seen = torch.cat([places, points[..., 2:]], dim=-1)
+    return torch.where((inside & (points[..., 2] > 0))[..., None], seen, torch.zeros_like(seen))
 
 
 def meeting_point(side: int, rng: np.random.Generator) -> Size:
@@ -154,7 +174,9 @@ def _joined(image: Tensor, pictures: Sequence[Picture]) -> Picture:
     found = [picture.runs for picture in pictures]
     counts = [len(picture.labels) for picture in pictures]
     runs = None if found[0] is None else _numbered([r for r in found if r is not None], counts)
-    return Picture(image, torch.cat([p.boxes for p in pictures]), torch.cat([p.labels for p in pictures]), runs)
+    points = [picture.points for picture in pictures if picture.points is not None]
+    boxes, labels = (torch.cat(those) for those in zip(*((p.boxes, p.labels) for p in pictures), strict=True))
+    return Picture(image, boxes, labels, runs, torch.cat(points) if points else None)
 
 
 def _numbered(runs: Sequence[Tensor], counts: Sequence[int]) -> Tensor:

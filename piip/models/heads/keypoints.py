@@ -31,11 +31,9 @@ class KeypointPredictor(KeypointRCNNPredictor):
         super().__init__(channels, num_keypoints)
         self.zero_border = zero_border
 
-    def forward(self, squares: Tensor) -> Tensor:
-        """(K, channels, S, S) -> (K, P, 4 * S, 4 * S)."""
-        if not self.zero_border:
-            return super().forward(squares)
-        return doubled(self.kps_score_lowres(squares))
+    def forward(self, x: Tensor) -> Tensor:
+        """Squares (K, channels, S, S) -> (K, P, 4 * S, 4 * S)."""
+        return doubled(self.kps_score_lowres(x)) if self.zero_border else super().forward(x)
 
 
 def doubled(maps: Tensor) -> Tensor:
