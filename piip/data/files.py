@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from piip.data import packed
 from piip.data.sources import DataError
 from piip.data.text import is_text
 
@@ -18,6 +19,9 @@ def files_below(folder: Path | str, *, within: Path | None = None) -> Iterator[s
         folder: Where to begin.
         within: The folder that it is a part of, where there is one.
     """
+    if packed.is_packed(folder) or not os.path.isdir(folder):
+        yield from _in_pack(os.fspath(folder))
+        return
     yield from _below(os.fspath(folder), tuple(os.path.realpath(place) for place in (folder, within or folder)))
 
 
@@ -29,6 +33,44 @@ def _below(folder: str, inside: tuple[str, ...]) -> Iterator[str]:
             yield entry.path
         elif not _holds(place := os.path.realpath(entry.path), inside):
             yield from _below(entry.path, (*inside, place))
+
+
+def _in_pack(folder: str) -> Iterator[str]:
+    """The same of a packed folder, or of a folder in one."""
+    found = packed.within(os.path.join(folder, "file"))
+    if found is None:
+        raise DataError(f"folder not found: {folder}")
+    pack, inside = found
+    above = inside.removesuffix("file")
+    for name in sorted((name for name in pack.files if name.startswith(above)), key=lambda name: name.split("/")):
+        yield os.path.join(folder, name.removeprefix(above))
+
+
+def entries(folder: Path | str) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files in a folder, packed or not; none where it is not there."""
+    if packed.is_packed(folder) or not os.path.isdir(folder):
+        found = packed.within(os.path.join(folder, "file"))
+        above = found[1].removesuffix("file") if found else ""
+        names = [name.removeprefix(above) for name in found[0].files if name.startswith(above)] if found else []
+        folders = dict.fromkeys(name.partition("/")[0] for name in names if "/" in name)
+        return list(folders), [name for name in names if "/" not in name]
+    there = list(os.scandir(folder))
+    return [e.name for e in there if e.is_dir()], [e.name for e in there if not e.is_dir()]
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file, packed or not."""
+    return os.path.isfile(path) or packed.content_of(path) is not None
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a file, packed or not.
+
+    Raises:
+        OSError: It is not there.
+    """
+    inside = packed.content_of(path)
+    return path.read_bytes() if inside is None else bytes(inside)
 
 
 def _holds(place: str, inside: tuple[str, ...]) -> bool:
@@ -52,5 +94,8 @@ def require_text(folder: Path, paths: list[str]) -> None:
 
 
 def bytes_in(path: Path) -> int:
-    """Size of a file; -1 where there is none, which whoever reads it says."""
-    return path.stat().st_size if os.path.isfile(path) else -1
+    """Size of a file, packed or not; -1 where there is none, which whoever reads it says."""
+    if os.path.isfile(path):  # of os.path: no name is too long for it
+        return path.stat().st_size
+    pack, name = packed.within(path) or (None, "")
+    return pack.files.get(name, (0, 0, -1))[2] if pack else -1

@@ -1,10 +1,12 @@
 """Image files of any kind to RGB tensors."""
 
+import io
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from piip.data.files import bytes_in, entries
 from piip.data.limits import MOST_PIXELS
+from piip.data.packed import content_of, pixels_of
 from piip.data.sources import DataError
 
 TURNS = {
@@ -36,9 +40,8 @@ def find_images(folder: Path, file_names: Iterable[str]) -> list[Path | None]:
     for file_name in file_names:
         below, name = os.path.split(file_name)
         if below not in listed:
-            directory = folder / below
-            names = os.listdir(directory) if os.path.isdir(directory) else []
-            listed[below] = {unicodedata.normalize("NFC", entry): entry for entry in names}
+            folders, names = entries(folder / below)
+            listed[below] = {unicodedata.normalize("NFC", entry): entry for entry in folders + names}
         entry = listed[below].get(unicodedata.normalize("NFC", name))
         paths.append(folder / below / entry if entry else None)
     return paths
@@ -47,7 +50,7 @@ def find_images(folder: Path, file_names: Iterable[str]) -> list[Path | None]:
 def nearly(folder: Path, file_name: str) -> str:
     """Advice on an image that is not in `folder`, to be put behind a sentence: which file may be meant."""
     wanted = file_name.replace("\\", "/").rpartition("/")[2].casefold()
-    there = sorted(os.listdir(folder)) if folder.is_dir() else []
+    there = sorted(chain(*entries(folder)))
     alike = next((entry for entry in there if entry.casefold() == wanted), None)
     return f"; {alike!r} is there: names are paths below the folder, with /, letter by letter" if alike else ""
 
@@ -64,7 +67,8 @@ def opened(path: Path, what: str = "image") -> Iterator[Image.Image]:
         DataError: Missing, not an image, cut off, damaged, or larger than `MOST_PIXELS`.
     """
     try:
-        with Image.open(path) as stored:
+        packed = content_of(path)
+        with Image.open(path if packed is None else io.BytesIO(packed)) as stored:
             if stored.height * stored.width > MOST_PIXELS:
                 raise Image.DecompressionBombError
             yield stored
@@ -73,7 +77,7 @@ def opened(path: Path, what: str = "image") -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise DataError(f"{what} not found: {path}") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image ({path.stat().st_size} bytes)") from None
+        raise DataError(f"{path}: not an image ({bytes_in(path)} bytes)") from None
     except Image.DecompressionBombError:
         raise DataError(
             f"{path}: more than {MOST_PIXELS // 10**6} megapixels, the most that is read. Cut it into tiles or make it smaller, and its "
@@ -102,8 +106,10 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     Raises:
         DataError: As `opened`; of neither size; or of pixels without a range.
     """
+    if (packed := pixels_of(content_of(path))) is not None and size in (None, packed.shape[:2]):
+        return torch.from_numpy(packed.copy()).permute(2, 0, 1)
     with opened(path) as stored:
-        turn = TURNS.get(_orientation(stored))
+        turn = TURNS.get(orientation(stored))
         if size is not None and turn is not None and _turned(_size(stored), turn) != size:
             turn = None
         if size is not None and (_size(stored) if turn is None else _turned(_size(stored), turn)) != size:
@@ -120,7 +126,7 @@ def upright_size(path: Path) -> tuple[int, int]:
         DataError: As `opened`.
     """
     with opened(path) as stored:
-        turn = TURNS.get(_orientation(stored))
+        turn = TURNS.get(orientation(stored))
         return _size(stored) if turn is None else _turned(_size(stored), turn)
 
 
@@ -137,7 +143,7 @@ def upright_sizes(paths: Sequence[Path]) -> list[tuple[int, int] | DataError]:
         return list(pool.map(size_or_error, paths))
 
 
-def _orientation(stored: Image.Image) -> int:
+def orientation(stored: Image.Image) -> int:
     """EXIF's, 1 where there is none that can be read: notes of a camera are no reason to lose its image."""
     try:
         said = stored.getexif().get(0x0112)

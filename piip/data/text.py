@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from piip.data.packed import content_of
 from piip.data.sources import DataError
 
 
@@ -18,9 +19,10 @@ def read_text(path: Path, what: str = "file") -> str:
     Raises:
         DataError: It is not there, or is no text.
     """
-    if not path.is_file():
+    packed = content_of(path)
+    if packed is None and not path.is_file():
         raise DataError(f"{what} not found: {path}")
-    return decoded(path.read_bytes(), path)
+    return decoded(path.read_bytes() if packed is None else bytes(packed), path)
 
 
 def decoded(content: bytes, path: Path) -> str:

@@ -128,16 +128,19 @@ class TestVerbsWithASpace:
         ("typed", "answer"),
         [
             (["evla", "--run-id", "x"], "error: no verb 'evla'. Nearest: 'eval'. All: piip --help"),
-            (["data"], "error: 'data' takes one word more: piip data check, piip data convert, piip data demo"),
+            (
+                ["data"],
+                "error: 'data' takes one word more: piip data check, piip data convert, piip data demo, piip data pack",
+            ),
             (
                 ["data", "chekc", "x"],
-                "error: no verb 'data chekc'. There are: piip data check, piip data convert, piip data demo",
+                "error: no verb 'data chekc'. There are: piip data check, piip data convert, piip data demo, piip data pack",
             ),
             (
                 ["data", "--help"],
-                "error: 'data' takes one word more: piip data check, piip data convert, piip data demo",
+                "error: 'data' takes one word more: piip data check, piip data convert, piip data demo, piip data pack",
             ),
-            (["--run-id", "x"], "error: no verb '--run-id'. There are: convert, cost, eval"),
+            (["--run-id", "x"], "error: no verb '--run-id'. None of 13 is called alike. All: piip --help"),
         ],
     )
     def test_one_that_there_is_not_is_answered_with_what_there_is(self, say, typed, answer):

@@ -24,6 +24,7 @@ NEEDED = {
     "data.check": [__file__, "."],
     "data.demo": ["demo"],
     "data.convert": [__file__, ".", "--out", "new.json"],
+    "data.pack": [".", "packed"],
 }
 """What a verb does not go without; what it knows by its place comes first."""
 APART = {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from piip.contracts import IGNORE, Input
-from piip.data.files import bytes_in
+from piip.data.files import bytes_in, content, is_there
 from piip.data.formats.ade20k_files import (
     Pair,
     classes_of,
@@ -162,4 +162,4 @@ def _whole(pairs: Sequence[Pair], source: Source, spec: Ade20kSpec) -> list[tupl
 
 def _bytes_of(files: tuple[Path, Path]) -> bytes:
     image, map_ = files
-    return f"{bytes_in(image)}\0".encode() + hashlib.sha256(map_.read_bytes() if map_.is_file() else b"").digest()
+    return f"{bytes_in(image)}\0".encode() + hashlib.sha256(content(map_) if is_there(map_) else b"").digest()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from piip.console import one_line
 from piip.contracts import IGNORE
-from piip.data.files import files_below, require_text
+from piip.data.files import files_below, is_there, require_text
 from piip.data.formats.ade20k_classes import ADE20K
 from piip.data.images import SizeMismatchError, opened, read_image
 from piip.data.sources import DataError, Source
@@ -79,7 +79,7 @@ def classes_of(source: Source | None, spec: Ade20kSpec) -> list[dict[str, Any]]:
         return ADE20K
     assert source is not None
     beside = [folder / NAMES_FILE for folder in (source.annotations, *source.annotations.resolve().parents[:2])]
-    file = source.names or next((path for path in beside if path.is_file()), None)
+    file = source.names or next((path for path in beside if is_there(path)), None)
     if file is None:
         raise DataError(
             f"which classes do the label maps in {source.annotations} have? Write their names, a line each, the first one of "

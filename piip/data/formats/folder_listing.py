@@ -11,7 +11,7 @@ from timm.data import ImageNetInfo
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from piip.console import one_line
-from piip.data.files import files_below, is_seen, require_text
+from piip.data.files import entries, files_below, is_seen, require_text
 from piip.data.sources import DataError
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def listed(folder: Path) -> Listing:
     """
     classes = _class_folders(folder)
     if not classes:
-        beside = sum(_is_image(name) for name in os.listdir(folder))
+        beside = sum(_is_image(name) for name in entries(folder)[1])
         raise DataError(
             f"no class folders in {folder} ({beside} images). Wanted: {folder}/<class>/*.jpg for each class"
         )
@@ -74,7 +74,7 @@ def _class_folders(folder: Path) -> dict[str, str]:
     """Name -> path. Names are compared in Unicode's composed form, as they are shown: on one line."""
     classes: dict[str, str] = {}
     shown: dict[str, str] = {}
-    for path in sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and is_seen(entry.name)):
+    for path in sorted(os.path.join(folder, name) for name in entries(folder)[0] if is_seen(name)):
         name = unicodedata.normalize("NFC", os.path.basename(path))
         line = one_line(name)
         if not line or line in shown:

@@ -6,12 +6,13 @@ formats have in common (boxes outside their image, ids, masks) is looked at in t
 
 import hashlib
 import math
-import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from piip.data.files import content as content_of_file
+from piip.data.files import is_there
 from piip.data.formats.coco_faults import find_problems
 from piip.data.formats.coco_json import Document
 from piip.data.images import find_images, nearly, upright_sizes
@@ -60,9 +61,9 @@ class Reading:
 
     def bytes_of(self, path: Path, what: str = "annotations") -> bytes:
         """An annotation file; where objects are added from here on."""
-        if not os.path.isfile(path):  # of os.path: no name is too long for it
+        if not is_there(path):
             raise DataError(f"{what} not found: {path}")
-        content = path.read_bytes()
+        content = content_of_file(path)
         self.begin(path, content)
         return content
 

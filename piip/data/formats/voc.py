@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from piip.console import one_line
-from piip.data.files import files_below, require_text
+from piip.data.files import content, files_below, require_text
 from piip.data.formats.detected import ReadDataset
 from piip.data.formats.reading import ReadDocument, Reading, number, shown
 from piip.data.sources import DataError, Source
@@ -202,7 +202,7 @@ def _of_all(source: Source, read_already: list[Path], labels: _Labels) -> None:
     for path in map(Path, files_below(_folder_of_list(source.annotations))):
         if path.suffix.lower() == ".xml" and path not in known:
             try:
-                tree = ElementTree.fromstring(path.read_bytes())
+                tree = ElementTree.fromstring(content(path))
             except (ElementTree.ParseError, ValueError, LookupError):
                 continue  # none of this split; whose it is, is told of it
             for entry in tree.iter("object"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from piip.data.files import files_below, require_text
+from piip.data.files import files_below, is_there, require_text
 from piip.data.formats.detected import ReadDataset
 from piip.data.formats.reading import ReadDocument, Reading, labelled, number, shown
 from piip.data.formats.yolo_names import Names, labels_of, names_of
@@ -42,7 +42,7 @@ def read(source: Source, spec: YoloSpec) -> ReadDocument:
         if name in sizes:
             height, width = sizes[name]
             image_id = reading.add_image(name, height, width)
-            if file.is_file():
+            if is_there(file):
                 _read_labels(reading, file, image_id, (height, width), names)
     _labels_without_image(reading, labels, images)
     return reading.document(labelled(names.classes))
