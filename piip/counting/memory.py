@@ -62,10 +62,13 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
     """
     micro_batch, accumulate = train.split(workers)
     stage = train.zero_stage if train.engine == "deepspeed" else 0
-    step = _simulate(spec.model_dump_json(), micro_batch, height, width, bf16=train.precision == "bf16")
-    size = step.parameters * FP32
+    step = _simulate(
+        spec.model_dump_json(), micro_batch, height, width, freeze=train.freeze, bf16=train.precision == "bf16"
+    )
+    whole, size = step.parameters * FP32, step.learned * FP32
     shard = size / workers
-    weights = shard + size if stage == 3 else size  # with ZeRO 3 our engine keeps a whole copy to evaluate with
+    weights = shard + whole if stage == 3 else whole  # with ZeRO 3 our engine keeps a whole copy to evaluate with
+    weights += whole if train.ema else 0.0
     gradients = shard if stage >= 2 else size
     optimizer = 2 * size if stage == 0 else 3 * shard
     buffers = 0.0
@@ -82,15 +85,19 @@ def training_memory(spec: ModelSpec, train: TrainSpec, height: int, width: int, 
 
 
 @lru_cache(maxsize=16)
-def _simulate(model_spec: str, micro_batch: int, height: int, width: int, *, bf16: bool) -> "_Live":
+def _simulate(
+    model_spec: str, micro_batch: int, height: int, width: int, *, freeze: tuple[str, ...], bf16: bool
+) -> "_Live":
     """Forward and backward pass without data, watched. The spec comes as JSON, which is a key of the cache."""
     spec = ModelSpec.model_validate_json(model_spec)
     with on_meta():
-        model = build_model(spec, pretrained=False).train()
+        model = build_model(spec, pretrained=False)
+        model.freeze(freeze)
+        model.train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device="cpu")
         live = _Live(model)
-        for parameter in model.parameters():
+        for parameter in filter(lambda p: p.requires_grad, model.parameters()):
             parameter.register_post_accumulate_grad_hook(live.gradient)
         with live:
             images = torch.empty(micro_batch, 3, height, width)
@@ -119,6 +126,7 @@ class _Live(TorchDispatchMode):
     def __init__(self, model: Network) -> None:
         super().__init__()
         self.parameters = sum(p.numel() for p in model.parameters())
+        self.learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
         # an operator may give a view of a weight
         self._known = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
         self._now = self._gradients = 0

@@ -1,9 +1,11 @@
 """A network: a backbone and the head that reads what it gives."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from difflib import SequenceMatcher
+from typing import Any, Self
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from piip.contracts import Size
 from piip.models.sliding import Window, slide
@@ -21,6 +23,33 @@ class Network(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Module, window: Window | None = None) -> None:
         super().__init__()
         self.backbone, self.head, self.window = backbone, head, window
+        self._frozen: tuple[str, ...] = ()
+
+    def freeze(self, parts: Sequence[str]) -> None:
+        """Parts do not learn, and stay in evaluation mode.
+
+        Args:
+            parts: Names of modules, as `backbone.branches.1`.
+
+        Raises:
+            ValueError: There is no such part, or nothing is left to learn.
+        """
+        known = dict(self.named_modules())
+        for part in parts:
+            if not part or part not in known:
+                nearest = max(known, key=lambda name: SequenceMatcher(None, name, part).ratio())
+                raise ValueError(f"train.freeze: the network has no part {part!r}. Nearest: {nearest!r}")
+            known[part].requires_grad_(False)
+        if parts and not any(parameter.requires_grad for parameter in self.parameters()):
+            raise ValueError(f"train.freeze {list(parts)} leaves nothing to learn")
+        self._frozen = tuple(parts)
+
+    @override
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self._frozen:
+            self.get_submodule(part).eval()
+        return self
 
     def forward(
         self, images: Tensor, sizes: Sequence[Size] | None = None, targets: Sequence[Mapping[str, Tensor]] | None = None

@@ -105,6 +105,11 @@ class ExperimentSpec(Spec):
         return cls.model_validate_json(to_json(upgraded(json.loads(text))))
 
     @property
+    def rates(self) -> OptimSpec:
+        """`optim` with the rates of this batch."""
+        return self.optim.at(self.train.batch_size)
+
+    @property
     def digest(self) -> str:
         """Twelve hex digits that change when a field does, but for those of people and machines (`name`, `paper`, `speed.kernel`)."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:12]

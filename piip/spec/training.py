@@ -31,6 +31,15 @@ class OptimSpec(Spec):
     min_lr: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0)
     """Where `cosine` ends, of groups that learn at `lr` or faster; slower ones end at their share of it."""
     clip_norm: float | None = Field(default=None, gt=0)
+    lr_per: Annotated[int | None, Added(None)] = Field(default=None, gt=0)
+    """Images a step that `lr` and `min_lr` are for: with others, rates are as much higher or lower (linear scaling); None: these rates."""
+
+    def at(self, batch_size: int) -> Self:
+        """With the rates of a batch."""
+        if self.lr_per is None:
+            return self
+        factor = batch_size / self.lr_per
+        return self.model_copy(update={"lr": self.lr * factor, "min_lr": self.min_lr * factor, "lr_per": None})
 
     @model_validator(mode="after")
     def _falls(self) -> Self:
@@ -55,6 +64,12 @@ class TrainSpec(Spec):
     """bf16: autocast over fp32 weights; box operations stay fp32."""
     engine: Literal["deepspeed", "ddp"] = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 0
+    freeze: Annotated[tuple[str, ...], Added(())] = ()
+    """Parts that do not learn, and behave as in evaluation (drop path, running statistics): names of modules, `backbone.branches.1`."""
+    ema: Annotated[float | None, Added(None)] = Field(default=None, gt=0, lt=1)
+    """A running mean of the weights, of which this share stays in a step, is what is scored and saved; None: the weights are."""
+    ema_warmup: Annotated[int, Added(0)] = Field(default=0, ge=0)
+    """Steps in which little of the mean stays: it stays times 1 - exp(-step / ema_warmup) (mmdetection: 2000); 0: none."""
     eval_every: int | None = Field(default=None, gt=0)
     """Steps between evaluations; None evaluates after every epoch (at the end only where an epoch is longer than the training)."""
     save_every: int | None = Field(default=None, gt=0)
@@ -71,6 +86,14 @@ class TrainSpec(Spec):
             raise ValueError(
                 f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}. Fits: {fits}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _mean_is_whole(self) -> Self:
+        if self.ema is not None and self.engine == "deepspeed" and self.zero_stage == 3:
+            raise ValueError("ema is a mean of whole weights, which zero_stage 3 shards. Take stage 2")
+        if self.ema_warmup and self.ema is None:
+            raise ValueError(f"ema_warmup {self.ema_warmup} is of a running mean, and ema is not set. Set it: 0.9999")
         return self
 
     def split(self, workers: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Checkpoints of our own, read: safetensors, a manifest with digests, and a walk back to the last good one. See saving.py.
 
-A checkpoint is a folder `step_00000120/` holding `model.safetensors`, one `state_rank<r>.safetensors` per rank (optimizer) and
+A checkpoint is a folder `step_00000120/` holding `model.safetensors` (of a training with `ema`: the running mean, and the weights
+themselves in `learning.safetensors`), one `state_rank<r>.safetensors` per rank (optimizer) and
 `manifest.json`, written last. Nothing in it is a pickle. torch.load, safetensors and DeepSpeed all load a flipped byte without a
 word, so every file's SHA-256 is in the manifest and is checked before a tensor is used.
 """
@@ -19,6 +20,9 @@ from torch import Tensor
 from piip.training.manifest import CheckpointError, Manifest, NewerCheckpointError, read_manifest
 from piip.training.upgrade import today
 
+LEARNING = "learning.safetensors"
+"""Where the model is a running mean: the weights themselves."""
+
 log = logging.getLogger(__name__)
 
 
@@ -32,6 +36,10 @@ class Checkpoint:
     def model(self) -> dict[str, Tensor]:
         """The model's state dict."""
         return self._read("model.safetensors")
+
+    def learning(self) -> dict[str, Tensor]:
+        """The state dict that training goes on with: the model's, unless that is a running mean of it."""
+        return self._read(LEARNING) if LEARNING in self.manifest.files else self.model()
 
     def state(self, rank: int) -> dict[str, Tensor]:
         """One rank's optimizer tensors."""
@@ -105,13 +113,13 @@ def best_mark(root: Path) -> tuple[int, float] | None:
     return mark["step"], mark["score"]
 
 
-def load_model(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    """Load the weights, every tensor by name and shape.
+def load_model(model: torch.nn.Module, checkpoint: Checkpoint, *, learning: bool = False) -> None:
+    """Load the weights, or those that training goes on with, every tensor by name and shape.
 
     Raises:
         CheckpointError: The checkpoint is of another model (the first differences are named).
     """
-    weights, own = checkpoint.model(), model.state_dict()
+    weights, own = checkpoint.learning() if learning else checkpoint.model(), model.state_dict()
     missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     reshaped = [k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape]
     if missing or extra or reshaped:

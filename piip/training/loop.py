@@ -123,7 +123,7 @@ def train(
         with timer:
             # a step's randomness is a function of (seed, step, rank): resuming needs no saved generator
             torch.manual_seed(spec.train.seed * 1_000_003 + step * 1_009 + dist.get_rank())
-            lr = set_lr(engine.optimizer, spec.optim, step, plan.num_steps)
+            lr = set_lr(engine.optimizer, spec.rates, step, plan.num_steps)
 
             # one optimizer step = `accumulate` micro batches
             parts = StepLosses(engine.accumulate)
@@ -135,6 +135,8 @@ def train(
             means = parts.means()
             _check_finite(means, step)
             engine.step()
+            if engine.average:
+                engine.average.update(step)
 
         # now and then: log
         if step % plan.log_every == 0 or step == plan.num_steps:

@@ -63,12 +63,13 @@ def run(
         if spec.model.weights:
             recorder.doing(f"reading {spec.model.weights}")
         start_from(model, spec.model, [category["name"] for category in train_data.classes])
+    model.freeze(spec.train.freeze)
     model = model.to(device)
     set_speed(model, spec.speed, precision=spec.train.precision)
     if (note := share_statistics(model.head, workers=world_size, device=device)) and rank == 0:
         log.warning(note)
     distances = cast(Backbone, model.backbone).layer_ids(exact=spec.optim.groups == "corrected")
-    optimizer = build_optimizer(model, spec.optim, {f"backbone.{name}": d for name, d in distances.items()})
+    optimizer = build_optimizer(model, spec.rates, {f"backbone.{name}": d for name, d in distances.items()})
     recorder.doing(f"starting {spec.train.engine}")
     engine = build_engine(spec, model, optimizer, micro_batch=loader.micro_batch, accumulate=loader.accumulate)
 
@@ -93,7 +94,8 @@ def run(
         _check_finite(weights, step)
         saving.save(
             root, Manifest(step, trial.key, world_size, engine.name, train_data.classes, accounts.spent()),
-            model=weights, state=engine.optimizer_state(), rank=rank,
+            model=engine.average.weights if engine.average else weights, state=engine.optimizer_state(), rank=rank,
+            learning=weights if engine.average else None,
             barrier=dist.barrier if world_size > 1 else lambda: None,
         )  # fmt: skip
         if rank == 0:
@@ -102,7 +104,7 @@ def run(
     def validate(step: int) -> None:
         """Score the validation split, record it, remember the best, tell the sweep. Collective."""
         last = step == plan.num_steps
-        with accounts.evaluation:
+        with accounts.evaluation, engine.scored():
             metrics, results, classes = evaluate(
                 engine.eval_model(), val_data, rank=rank, world_size=world_size,
                 keep=lambda metrics: last or is_best(root, score, step, metrics),

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from piip.durable import sync_directory, write_atomic
-from piip.training.checkpoint import best_mark, folder_name, newest_first, sha256_of
+from piip.training.checkpoint import LEARNING, best_mark, folder_name, newest_first, sha256_of
 from piip.training.manifest import Manifest, digest_of
 
 _WRITING = ".writing_"
@@ -26,6 +26,7 @@ def save(
     state: dict[str, Tensor],
     rank: int,
     barrier: Callable[[], object],
+    learning: dict[str, Tensor] | None = None,
 ) -> None:
     """Write one checkpoint; every rank calls it, rank 0 commits. A crash at any point leaves the earlier checkpoints as they were.
 
@@ -36,6 +37,7 @@ def save(
         state: This rank's optimizer tensors.
         rank: Of the caller.
         barrier: Waits for all ranks.
+        learning: The weights that training goes on with, where they are others; needed on rank 0 only.
 
     Raises:
         OSError: Disk full or not writable; the half-written folder is removed.
@@ -51,6 +53,8 @@ def save(
         _write(temporary / f"state_rank{rank}.safetensors", state)
         if rank == 0 and model is not None:
             _write(temporary / "model.safetensors", model)
+            if learning is not None:
+                _write(temporary / LEARNING, learning)
         barrier()
         if rank == 0:
             _commit(temporary, final, manifest)

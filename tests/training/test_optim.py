@@ -258,3 +258,13 @@ def test_fractional_steps_are_rounded_down_as_released_and_exact_as_meant(exact,
 
     assert model.layer_ids(exact=exact)["branches.0.blocks.8.norm1.weight"] == distance
     assert model.layer_ids(exact=exact)["branches.1.blocks.8.norm1.weight"] == 10
+
+
+def test_rates_grow_with_the_batch_where_the_spec_says_for_which_they_are():
+    optim = OptimSpec(lr=1e-4, lr_per=16, schedule="cosine", min_lr=1e-6)
+
+    scaled = optim.at(4)
+
+    assert (scaled.lr, scaled.min_lr) == pytest.approx((2.5e-5, 2.5e-7))
+    assert optim.at(16).lr == optim.lr
+    assert OptimSpec(lr=1e-4).at(4) == OptimSpec(lr=1e-4)

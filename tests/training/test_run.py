@@ -132,6 +132,23 @@ def test_killed_and_resumed_is_the_same_to_the_bit(engine, straight, sources):
     assert same_state("killed", straight, 4)
 
 
+@pytest.mark.slow
+def test_a_running_mean_is_scored_and_resumed_and_the_weights_learn_as_without_it(straight, sources):
+    spec = SPEC.override({"train.ema": 0.5})
+    train("mean", spec, sources)
+    with killed(Recorder, "log", lambda _recorder, step, *_: step == 3):
+        train("killed", spec, sources)
+
+    train("killed", spec, sources)
+
+    assert recorded("killed") == recorded("mean")
+    assert same_state("killed", "mean", 4)
+    learned = load_file(home.checkpoint_dir("killed") / "step_00000004" / checkpoint.LEARNING)
+    for name, value in weights(straight, 4).items():
+        assert torch.equal(learned[name], value), name
+    assert any(not torch.equal(value, learned[name]) for name, value in weights("killed", 4).items())
+
+
 @contextmanager
 def killed(where, name, when=lambda *args: True):
     """The process dies after a call of `where.name` with arguments that `when` says yes to."""

@@ -4,6 +4,7 @@ Weights are fp32, bf16 comes by autocast. State goes in and out as plain tensors
 """
 
 import contextlib
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from piip.spec import ExperimentSpec
+from piip.training.averaging import Average
 from piip.training.checkpoint import Checkpoint, load_model
 from piip.training.manifest import CheckpointError
 
@@ -36,6 +38,9 @@ class Engine:
         self._bf16 = spec.train.precision == "bf16"
         self._cuda_graphs = spec.speed.compile == "cuda_graphs"
         self._micro_step = 0
+        train = spec.train
+        self.average = Average(model, decay=train.ema, warmup=train.ema_warmup) if train.ema else None
+        """The running mean of the weights, where the spec wants one; the loop tells it of steps."""
         self._wrap(spec, micro_batch)
 
     def _wrap(self, spec: ExperimentSpec, micro_batch: int) -> None:
@@ -92,11 +97,20 @@ class Engine:
             CheckpointError: It is of another model or another engine.
         """
         self._check_engine(checkpoint)
-        load_model(self.module, checkpoint)
+        self._load_weights(checkpoint)
         state, parameters = checkpoint.state(0), dict(self.module.named_parameters())
         for key, value in state.items():
             name, field = key.rsplit(":", 1)
             self.optimizer.state[parameters[name]][field] = value.to(parameters[name].device)
+
+    def _load_weights(self, checkpoint: Checkpoint) -> None:
+        load_model(self.module, checkpoint, learning=True)
+        if self.average:
+            self.average.load(checkpoint.model())
+
+    def scored(self) -> AbstractContextManager[None]:
+        """What evaluation is inside of: the model has the weights that are scored and saved."""
+        return self.average.in_place() if self.average else contextlib.nullcontext()
 
     def _check_engine(self, checkpoint: Checkpoint) -> None:
         written = checkpoint.manifest

@@ -101,7 +101,7 @@ class ZeroEngine(Engine):
             return
         self._check_engine(checkpoint)
         if self.stage < 3:
-            load_model(self.module, checkpoint)
+            self._load_weights(checkpoint)
         else:
             import deepspeed
 
