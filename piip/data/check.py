@@ -6,7 +6,7 @@
     python -m piip.data.check data.yaml --kind yolo --split val                    YOLO; voc, lvis, crowdhuman, openimages, cityscapes
 
 Of data laid out as its download one path is enough: that of data.yaml, or of the folder that holds all. `--row NAME` says besides
-how large objects are as a row's network sees them, in pixels and in patches of each branch.
+how large objects are as a row's network sees them, in pixels and in patches of each branch; `--sheet FILE.jpg` draws some images.
 
 Prints each kind of problem with its count and first examples, then what training will see of the split, what is left out
 and why, and what scoring will count. Exits with 1 if training or evaluation would refuse the data, a split that teaches
@@ -14,13 +14,9 @@ nothing too; what loading copes with is listed and forgiven. A flipped bit insid
 is not found.
 """
 
-import os
-import shlex
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,19 +26,16 @@ from pydantic import AfterValidator, Field
 from piip.catalogue.rows import find_row
 from piip.console import run_verb
 from piip.data.check_words import as_json, as_text
-from piip.data.layouts import splits_in
+from piip.data.decoding import OWN_NAMES
+from piip.data.layouts import given_source
 from piip.data.problems import Looked, Problem, Report, Seen
 from piip.data.sources import DataError, Source, check_form
-from piip.options import GivenPath, SplitName, UsageError, given_file
+from piip.options import GivenPath, NewFile, SplitName, UsageError, given_file
 from piip.spec import Ade20kSpec, CocoSpec, Data, DetectionSpec, ExperimentSpec, ImageNetSpec
 from piip.spec.data import Kind, kinds_called, named_kind, words_for
 
 if TYPE_CHECKING:
-    from piip.contracts import Dataset
-
-SECONDS_BETWEEN_LINES = 5.0
-OWN_NAMES = "ade20k"
-"""Instead of a file of names: the data set whose classes are known without one."""
+    pass
 
 
 def check(
@@ -121,55 +114,6 @@ def _look_at(source: Source, data: Data) -> Looked:
             return Looked(len(split), len(split), len(split.classes), problems, Seen({"images": len(split)}))
 
 
-def refuse_broken(dataset: "Dataset", stamps: Path) -> None:
-    """Decode every image of a split before anything is trained on it; once, for `stamps` remembers what was good.
-
-    Args:
-        dataset: The split.
-        stamps: A folder of empty files, named by the digests of splits that were good.
-
-    Raises:
-        DataError: Images that cannot be decoded or are not of the annotated size: how many, and the first one's reason.
-    """
-    if (stamps / dataset.digest).exists():
-        return
-    total, said = len(dataset), time.monotonic()
-    broken: list[DataError] = []
-    began = said
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, error in enumerate(pool.map(dataset.image_error, range(total)), start=1):
-            broken += [error] if error else []
-            if time.monotonic() - said > SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
-                rate = done / (said - began)
-                print(
-                    f"decoding {dataset.source.images}: {done} of {total} images, {rate:.0f} images/s, ETA {(total - done) / rate:.0f} s",
-                    file=sys.stderr,
-                )
-    if broken:
-        raise DataError(
-            f"{len(broken)} of {total} images cannot be used, first {broken[0]}. "
-            f"To leave them out: --set data.broken_images=skip. To see all: {command_of(dataset.source, dataset.spec)}"
-        )
-    stamps.mkdir(parents=True, exist_ok=True)
-    (stamps / dataset.digest).touch()
-
-
-def command_of(source: Source, data: Data) -> str:
-    """What to type to see all that is wrong in a split, whatever its kind of data."""
-    words = [str(source.annotations)]
-    words += [str(source.images)] if source.images != source.annotations else []
-    words += ["--kind", data.kind] if data.kind != "coco" else []
-    if isinstance(data, DetectionSpec) and source.names:
-        words += ["--names", str(source.names)]
-    if isinstance(data, Ade20kSpec):
-        names = OWN_NAMES if data.name == OWN_NAMES else source.names
-        words += ["--names", str(names)] if names else []
-        words += [] if data.reduce_zero_label else ["--no-reduce-zero-label"]
-        words += ["--ignore-value", str(data.ignore_value)] if data.ignore_value != Options.ignore_value else []
-    return shlex.join(["python", "-m", "piip.data.check", *words])
-
-
 def _names(path: Path) -> Path:
     return path if str(path) == OWN_NAMES else given_file(path)
 
@@ -189,6 +133,8 @@ class Options:
     """Of one path that holds several: train, val or test; not given: train."""
     row: str | None = None
     """A row whose network's view of the objects is told: how large they are, in pixels and patches of each branch."""
+    sheet: NewFile | None = None
+    """A picture (.jpg, .png) to draw some images with their annotations on, where the data are good."""
     names: Annotated[Path, AfterValidator(_names)] | None = None
     """Segmentation: the file that names the classes, a line each, the first one of number 0; the word ade20k: that data set's own 150.
     Not given: classes.txt beside the maps."""
@@ -206,31 +152,13 @@ def main(options: Options) -> int:
     row = find_row(options.row) if options.row else None
     source = given_source(options.annotations, options.images, options.names, options.split, data)
     report = check(source.annotations, source.images, data=data, names=source.names, row=row, progress=True)
+    if options.sheet is not None and report.usable:
+        from piip.data.sheet import save_sheet
+
+        count = save_sheet(data, source, options.sheet.expanduser())
+        print(f"{count} images drawn: {options.sheet}", file=sys.stderr)
     print(as_json(report) if options.json else as_text(report))
     return 0 if report.usable else 1
-
-
-def given_source(annotations: Path, images: Path | None, names: Path | None, split: str | None, data: Data) -> Source:
-    """A split as a verb's words name it: by two paths, or by one that holds several splits.
-
-    Args:
-        annotations: A file or a folder; the one path, where `images` is None.
-        images: The folder of images.
-        names: The file that names the classes.
-        split: Of one path; None: train.
-        data: What they are.
-
-    Raises:
-        UsageError: The folder of images is missing, or there is no such split.
-    """
-    if images is not None or not next(iter(data.places.values())).apart:
-        return Source(annotations, images or annotations, names)
-    if annotations.is_file() and annotations.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"data for {words_for(data)} need the folder of their images, too: ANNOTATIONS IMAGES")
-    splits, wanted = splits_in(annotations, data), split or "train"
-    if wanted not in splits:
-        raise UsageError(f"--split {wanted}: {annotations} has {', '.join(splits)}")
-    return replace(splits[wanted], names=names or splits[wanted].names)
 
 
 def _spec(options: Options) -> Data:

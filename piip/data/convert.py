@@ -19,7 +19,7 @@ import tyro
 from pydantic import AfterValidator
 
 from piip.console import run_verb
-from piip.data.check import given_source
+from piip.data.layouts import given_source
 from piip.data.sources import DataError, check_form
 from piip.options import GivenPath, NewFile, SplitName, UsageError, given_file
 from piip.scratch import scratch

@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from piip.data.sources import DataError, Source
+from piip.options import UsageError
 from piip.spec import Data, YoloSpec
+from piip.spec.data import words_for
 
 SPLITS = ("train", "val", "test")
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -32,6 +35,29 @@ def splits_in(path: Path, data: Data) -> dict[str, Source]:
             f"{path}: no data of kind {data.kind} in it; looked for {wanted}{yaml}. Give annotations and images instead"
         )
     return found
+
+
+def given_source(annotations: Path, images: Path | None, names: Path | None, split: str | None, data: Data) -> Source:
+    """A split as a verb's words name it: by two paths, or by one that holds several splits.
+
+    Args:
+        annotations: A file or a folder; the one path, where `images` is None.
+        images: The folder of images.
+        names: The file that names the classes.
+        split: Of one path; None: train.
+        data: What they are.
+
+    Raises:
+        UsageError: The folder of images is missing, or there is no such split.
+    """
+    if images is not None or not next(iter(data.places.values())).apart:
+        return Source(annotations, images or annotations, names)
+    if annotations.is_file() and annotations.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"data for {words_for(data)} need the folder of their images, too: ANNOTATIONS IMAGES")
+    splits, wanted = splits_in(annotations, data), split or "train"
+    if wanted not in splits:
+        raise UsageError(f"--split {wanted}: {annotations} has {', '.join(splits)}")
+    return replace(splits[wanted], names=names or splits[wanted].names)
 
 
 def _placed(path: Path, data: Data, split: str) -> Iterator[Source]:

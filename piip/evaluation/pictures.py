@@ -3,15 +3,11 @@
 import uuid
 
 import pyarrow.parquet as pq
-from PIL import Image
 
 from piip import home
-from piip.contracts import Dataset
 from piip.data import open_dataset
 from piip.data.drawing import side_by_side
-from piip.data.images import find_images, read_image
-from piip.data.samples import ImageInfo
-from piip.data.sources import DataError
+from piip.data.sheet import picture_of
 from piip.record.journal import Journal
 from piip.record.trial import Trial
 
@@ -31,7 +27,7 @@ def keep(trial: Trial) -> None:
     journal = Journal(folder, attempt=f"pictures-{uuid.uuid4()}", running=False)
     for number, index in enumerate(data.examples(COUNT)):
         info = data.infos[index]
-        image = _image(data, info)
+        image = picture_of(data, info)
         if image is None:
             continue
         truth = data.draw(image, data.truth(index))
@@ -42,16 +38,3 @@ def keep(trial: Trial) -> None:
         journal.artifact(path, f"predictions/val_{number}.png")
         path.unlink()
     predictions.unlink(missing_ok=True)  # the artifact is the copy that stays
-
-
-def _image(data: Dataset, info: ImageInfo) -> Image.Image | None:
-    """The image as its annotations see it (EXIF rotation, CMYK); None where the spec lets broken ones be skipped."""
-    (path,) = find_images(data.source.images, [info.file_name])
-    try:
-        size = (info.height, info.width) if info.height else None  # class folders say no sizes
-        pixels = read_image(path or data.source.images / info.file_name, size)
-    except DataError:
-        if data.broken_images == "refuse":
-            raise
-        return None
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())

@@ -3,16 +3,7 @@
 from piip.spec.backbones import Backbone, BranchSpec, CNNSpec, Family, InteractionSpec, PIIPSpec
 from piip.spec.base import Spec
 from piip.spec.data import Ade20kSpec, CocoSpec, Data, ImageNetSpec
-from piip.spec.detection import (
-    CityscapesSpec,
-    CrowdHumanSpec,
-    DetectionSpec,
-    KeypointsSpec,
-    LvisSpec,
-    OpenImagesSpec,
-    VocSpec,
-    YoloSpec,
-)
+from piip.spec.detection import DetectionSpec
 from piip.spec.detectors import (
     CascadeMaskRCNNSpec,
     CascadeRCNNSpec,
@@ -25,6 +16,7 @@ from piip.spec.detectors import (
     TwoStageSpec,
 )
 from piip.spec.experiment import ExperimentSpec, PaperResult
+from piip.spec.formats import CityscapesSpec, CrowdHumanSpec, KeypointsSpec, LvisSpec, OpenImagesSpec, VocSpec, YoloSpec
 from piip.spec.heads import ClassifierSpec, DINOSpec, Head, UPerNetSpec
 from piip.spec.internimage import InternImageSpec
 from piip.spec.model import ModelSpec

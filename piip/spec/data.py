@@ -6,16 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import Field, TypeAdapter, model_validator
 
 from piip.contracts import Score
-from piip.spec.detection import (
-    CityscapesSpec,
-    CocoSpec,
-    CrowdHumanSpec,
-    KeypointsSpec,
-    LvisSpec,
-    OpenImagesSpec,
-    VocSpec,
-    YoloSpec,
-)
+from piip.spec.detection import CocoSpec
+from piip.spec.formats import CityscapesSpec, CrowdHumanSpec, KeypointsSpec, LvisSpec, OpenImagesSpec, VocSpec, YoloSpec
 from piip.spec.places import DataName, DataSpec, Places
 
 RAND_AUGMENT = r"^rand-m\d+(\.\d+)?(-n\d+)?(-mstd\d+(\.\d+)?)?-inc1$"

@@ -1,4 +1,4 @@
-"""Detection data, one class a format that people have; how an image is prepared is the same for all."""
+"""Detection data: how an image is prepared, the same for all formats, and COCO's (the others: spec/formats.py)."""
 
 import math
 from typing import Annotated, ClassVar, Literal, Self
@@ -13,7 +13,6 @@ from piip.spec.views import ViewsSpec
 
 Limits = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 """The most that the long side and the short side may have, in pixels."""
-_LISTS = "VOCdevkit/VOC{}/ImageSets/Main"
 
 
 class DetectionSpec(DataSpec):
@@ -109,130 +108,6 @@ class CocoSpec(DetectionSpec):
     kind: Literal["coco"] = "coco"
     name: DataName = "coco"
     """`coco` (under PIIP_DATA), `demo` (made under PIIP_HOME); any other: what you call your own files (on the command line)."""
-
-
-class YoloSpec(DetectionSpec):
-    """YOLO's folders: a text file an image, a line an object: its class and its box or polygon in parts of the image's sides."""
-
-    holds: ClassVar[str] = "YOLO labels, a text file for each image, named as it"
-    places: ClassVar[dict[str, Places]] = {
-        "yolo": Places("yolo/labels/{split}", "yolo/images/{split}", "yolo/data.yaml"),
-    }
-
-    has_keypoints: ClassVar[bool] = True
-
-    kind: Literal["yolo"] = "yolo"
-    name: DataName = "yolo"
-    """`yolo` (under PIIP_DATA); any other: what you call your own files."""
-
-
-class VocSpec(DetectionSpec):
-    """PASCAL VOC: an XML an image, and lists of images (ImageSets) where not all of a folder's are meant."""
-
-    holds: ClassVar[str] = (
-        "XML files, or a list of their names (ImageSets/Main/train.txt) beside the folder Annotations"
-    )
-    places: ClassVar[dict[str, Places]] = {
-        "voc2007": Places(f"{_LISTS.format(2007)}/{{voc}}.txt", "VOCdevkit/VOC2007/JPEGImages", "VOCdevkit/names.txt", either=True),
-        "voc2012": Places(f"{_LISTS.format(2012)}/{{split}}.txt", "VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/names.txt", either=True),
-    }  # fmt: skip
-
-    scores: ClassVar[tuple[Score, ...]] = (
-        Score("voc/box_ap50", "VOC AP50"),
-        Score("voc/box_ap50_11point", "AP50 of 11 points"),
-    )
-
-    kind: Literal["voc"] = "voc"
-    name: DataName = "voc2012"
-    """`voc2007` (trainval and test), `voc2012` (train and val) under PIIP_DATA; any other: what you call your own files."""
-    difficult: Literal["ignored", "learned"] = "ignored"
-    """Objects marked difficult: not learned, or learned as the others. Scored they never are, as in VOC."""
-    inclusive: bool = True
-    """Boxes name their first and last pixel, counted from 1, as VOC's do; False: edges, counted from 0 (of some tools)."""
-
-
-class LvisSpec(DetectionSpec):
-    """LVIS v1: COCO's JSON with 1203 classes, of which only some are annotated in each image."""
-
-    holds: ClassVar[str] = "LVIS v1 JSON, with the lists images, annotations and categories"
-    places: ClassVar[dict[str, Places]] = {"lvis": Places("lvis/annotations/lvis_v1_{split}.json", "coco")}
-
-    scores: ClassVar[tuple[Score, ...]] = (Score("lvis/box_ap", "box AP"), Score("lvis/mask_ap", "mask AP"))
-
-    kind: Literal["lvis"] = "lvis"
-    name: DataName = "lvis"
-    """`lvis` (under PIIP_DATA, its images in coco/train2017 and coco/val2017); any other: what you call your own files."""
-
-
-class CrowdHumanSpec(DetectionSpec):
-    """CrowdHuman: a line of JSON an image, with three boxes a person: all of the body, what is seen of it, the head."""
-
-    holds: ClassVar[str] = "CrowdHuman's odgt, a JSON object in every line"
-    places: ClassVar[dict[str, Places]] = {
-        "crowdhuman": Places("crowdhuman/annotation_{split}.odgt", "crowdhuman/Images")
-    }
-
-    scores: ClassVar[tuple[Score, ...]] = (
-        Score("crowdhuman/box_ap50", "person AP50"), Score("crowdhuman/mr", "miss rate", "min"), Score("crowdhuman/ji", "Jaccard index"),
-    )  # fmt: skip
-
-    kind: Literal["crowdhuman"] = "crowdhuman"
-    name: DataName = "crowdhuman"
-    """`crowdhuman` (under PIIP_DATA); any other: what you call your own files."""
-    box: Literal["fbox", "vbox", "hbox"] = "fbox"
-    """Which of a person's boxes is an object: full, visible, head."""
-
-
-class OpenImagesSpec(DetectionSpec):
-    """Open Images: CSV files of boxes in parts of the image's sides, of class names and of a hierarchy of classes."""
-
-    holds: ClassVar[str] = "Open Images' boxes as CSV, with the columns ImageID, LabelName, XMin, XMax, YMin, YMax"
-    places: ClassVar[dict[str, Places]] = {
-        "openimages": Places(
-            "openimages/annotations/{split}-annotations-bbox.csv", "openimages/{split}",
-            "openimages/annotations/class-descriptions-boxable.csv",
-        )
-    }  # fmt: skip
-
-    scores: ClassVar[tuple[Score, ...]] = (Score("openimages/box_ap50", "Open Images AP50"),)
-
-    kind: Literal["openimages"] = "openimages"
-    name: DataName = "openimages"
-    """`openimages` (under PIIP_DATA); any other: what you call your own files."""
-    groups: Literal["ignored", "learned"] = "ignored"
-    """Boxes of groups (IsGroupOf): neither learned nor wrong where something is found in them, or objects as the others."""
-
-
-class CityscapesSpec(DetectionSpec):
-    """Cityscapes' folders: images below leftImg8bit, and below gtFine maps of instances, class * 1000 + number in every pixel."""
-
-    holds: ClassVar[str] = "instance maps, a *_instanceIds.png for each image"
-    places: ClassVar[dict[str, Places]] = {
-        "cityscapes": Places("cityscapes/gtFine/{split}", "cityscapes/leftImg8bit/{split}", "cityscapes/classes.txt")
-    }
-
-    kind: Literal["cityscapes"] = "cityscapes"
-    name: DataName = "cityscapes"
-    """`cityscapes` (under PIIP_DATA); any other: what you call your own files."""
-
-
-class KeypointsSpec(DetectionSpec):
-    """COCO's JSON of persons with keypoints (person_keypoints_*.json), or a user's own with keypoints of one class or more."""
-
-    holds: ClassVar[str] = "COCO-format JSON with keypoints"
-    places: ClassVar[dict[str, Places]] = {
-        "coco": Places("coco/annotations/person_keypoints_{split}2017.json", "coco/{split}2017"),
-        "demo": Places("demo/annotations/keypoints_{split}.json", "demo/{split}"),
-    }
-    scores: ClassVar[tuple[Score, ...]] = (
-        Score("coco/box_ap", "box AP"), Score("coco/keypoint_ap", "keypoint AP"), Score("coco/mask_ap", "mask AP"),
-    )  # fmt: skip
-    """Boxes first, as every detector has them."""
-    has_keypoints: ClassVar[bool] = True
-
-    kind: Literal["keypoints"] = "keypoints"
-    name: DataName = "coco"
-    """`coco` (under PIIP_DATA), `demo` (made under PIIP_HOME); any other: what you call your own files."""
 
 
 def _up(side: int, multiple: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from piip import home
 from piip.catalogue.preflight import sources_of
 from piip.data import open_dataset
-from piip.data.check import refuse_broken
+from piip.data.decoding import refuse_broken
 from piip.data.loader import steps_per_epoch
 from piip.data.samples import ImageInfo
 from piip.data.scorable import refuse_unscored

@@ -9,7 +9,9 @@ from kinds import DATA
 from PIL import Image
 
 from piip.data import check as checking
-from piip.data.check import check, cli, command_of, refuse_broken
+from piip.data import decoding
+from piip.data.check import check, cli
+from piip.data.decoding import command_of, refuse_broken
 from piip.data.formats.coco import CocoDataset
 from piip.data.sources import DataError, Source
 from piip.spec import Ade20kSpec, CocoSpec, ImageNetSpec
@@ -114,7 +116,7 @@ class TestRefuseBroken:
                 refuse_broken(split(), tmp_path / "decoded")
 
     def test_long_work_says_how_far_it_is(self, split, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(checking, "SECONDS_BETWEEN_LINES", 0.0)
+        monkeypatch.setattr(decoding, "SECONDS_BETWEEN_LINES", 0.0)
 
         refuse_broken(split(), tmp_path / "decoded")
 

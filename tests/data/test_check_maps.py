@@ -7,7 +7,8 @@ from PIL import Image
 
 from piip.contracts import Input
 from piip.data import open_dataset
-from piip.data.check import check, cli, refuse_broken
+from piip.data.check import check, cli
+from piip.data.decoding import refuse_broken
 from piip.data.sources import DataError
 from piip.spec import Ade20kSpec, ImageNetSpec
 

@@ -14,7 +14,8 @@ from odd_documents import SIZES, VALUES, good_document
 from odd_images import BROKEN, MODES, save_image
 from PIL import Image
 
-from piip.data.check import check, refuse_broken
+from piip.data.check import check
+from piip.data.decoding import refuse_broken
 from piip.data.formats.coco import CocoDataset
 from piip.data.sources import DataError, Source
 from piip.models.heads.rcnn import RCNN

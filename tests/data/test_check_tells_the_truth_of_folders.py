@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 
 from piip.contracts import IGNORE
 from piip.data import open_dataset
-from piip.data.check import check, refuse_broken
+from piip.data.check import check
+from piip.data.decoding import refuse_broken
 from piip.data.sources import DataError, Source
 from piip.models.heads.upernet import pixel_loss
 from piip.spec import Ade20kSpec, ImageNetSpec

@@ -10,6 +10,7 @@ import pytest
 import torch
 from formats import FORMATS, IGNORED, OBJECTS, SIZES, images
 from inputs import grey
+from PIL import Image
 
 from piip.data import open_dataset, read_document
 from piip.data.check import check
@@ -391,6 +392,35 @@ class TestOnePath:
         (tmp_path / "data.yaml").write_text("train: train.txt\n")
         with pytest.raises(DataError, match=r"train is 'train\.txt'; one folder of images is wanted"):
             splits_in(tmp_path, spec_of("yolo"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sheet_shows_the_annotations(kind, tmp_path, capsys):
+    source = FORMATS[kind](tmp_path)
+    names = ["--names", str(source.names)] if source.names else []
+    sheet = tmp_path / "new" / "sheet.png"
+
+    status = check_cli([str(source.annotations), str(source.images), "--kind", kind, *names, "--sheet", str(sheet)])
+
+    assert status == 0
+    assert f"{2 if kind == 'openimages' else 3} images drawn" in capsys.readouterr().err
+    with Image.open(sheet) as drawn:
+        colours = np.array(drawn).reshape(-1, 3)
+    plain = np.concatenate(
+        [np.array(Image.open(path).convert("RGB")).reshape(-1, 3) for path in source.images.rglob("[abc]*.*g")]
+    )
+    assert (
+        len({tuple(c) for c in colours.tolist()} - {tuple(c) for c in plain.tolist()}) > 1
+    )  # boxes and names, besides pixels
+
+
+def test_a_sheet_is_a_picture(tmp_path, capsys):
+    source = FORMATS["yolo"](tmp_path)
+
+    assert (
+        check_cli([str(source.images), str(source.images), "--kind", "yolo", "--sheet", str(tmp_path / "x.doc")]) == 1
+    )
+    assert "x.doc: a picture ends in .jpg or .png" in capsys.readouterr().err
 
 
 def test_the_converter_writes_over_nothing_unasked(tmp_path, capsys):

@@ -65,7 +65,7 @@ def test_only_images_that_were_scored_are_drawn(coco_folder, monkeypatch):
         for _ in range(objects):
             coco_folder.add_object(image_id, (0, 0, 20, 20))
     drawn = []
-    monkeypatch.setattr(pictures, "_image", lambda data, info: drawn.append(info.file_name))
+    monkeypatch.setattr(pictures, "picture_of", lambda data, info: drawn.append(info.file_name))
     source = coco_folder.write()
     folder = create_run(RunRecord("limited", "name", "tests", None))
     spec = mask_rcnn_pico(pico("B", (128,)), steps=1)

@@ -8,22 +8,18 @@ pixel, counted from 1 (the development kit's documentation, section 4), so x is 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from piip.console import one_line
 from piip.data.files import content, files_below, require_text
 from piip.data.formats.detected import ReadDataset
 from piip.data.formats.reading import ReadDocument, Reading, number, shown
+from piip.data.formats.voc_labels import Labels, known_names
 from piip.data.sources import DataError, Source
 from piip.data.text import is_text, read_text
 from piip.metrics.voc import VocAP
 from piip.spec import VocSpec
 
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike",
-    "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -34,8 +30,8 @@ def read(source: Source, spec: VocSpec) -> ReadDocument:
         DataError: No XML files, or a list that names none.
     """
     reading = Reading(source, line="object", skip=spec.broken_images == "skip")
-    known = _known(source, spec)
-    labels = _Labels(known)
+    known = known_names(source, spec)
+    labels = Labels(known)
     images = _images(source.images)
     files = list(_files(source))
     trees = ((file, _tree(reading, file)) for file in files)
@@ -63,42 +59,6 @@ class VocDataset(ReadDataset):
     def metric(self) -> VocAP:
         """As VOC's development kit scores."""
         return VocAP(self.whole, self.image_ids)
-
-
-class _Labels:
-    """Names of classes: those that are known, or all that are met, in order of the alphabet."""
-
-    def __init__(self, known: list[str] | None) -> None:
-        self.names = list(known or ())
-        self._closed = known is not None
-        self._numbers = {name: k for k, name in enumerate(self.names, start=1)}
-
-    def number(self, name: str) -> int | None:
-        """From 1; None of one that is not known."""
-        if name not in self._numbers and not self._closed:
-            self.names.append(name)
-            self._numbers[name] = len(self.names)
-        return self._numbers.get(name)
-
-    def settled(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The categories; what was met without an order gets one, here and in the annotations."""
-        if not self._closed:
-            ordered = sorted(self.names)
-            places = {self._numbers[name]: k for k, name in enumerate(ordered, start=1)}
-            for annotation in annotations:
-                annotation["category_id"] = places[annotation["category_id"]]
-            self.names = ordered
-        return [{"id": k, "name": name} for k, name in enumerate(self.names, start=1)]
-
-
-def _known(source: Source, spec: VocSpec) -> list[str] | None:
-    """The classes of a file of names, or of VOC itself; None: those of the XML files."""
-    if source.names is not None:
-        lines = [one_line(line) for line in read_text(source.names, "names").rstrip().splitlines()]
-        if not lines or not all(lines):
-            raise DataError(f"{source.names}: a name in every line is wanted")
-        return lines
-    return list(CLASSES) if spec.name in spec.places else None
 
 
 def _images(folder: Path) -> dict[str, str]:
@@ -168,7 +128,7 @@ def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
 
 
 def _add(
-    reading: Reading, place: int, image_id: int, entry: ElementTree.Element, labels: _Labels, spec: VocSpec
+    reading: Reading, place: int, image_id: int, entry: ElementTree.Element, labels: Labels, spec: VocSpec
 ) -> None:
     name, said = one_line(_text(entry, "name")), _text(entry, "difficult") or "0"
     corners = {side: number(_text(entry, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")}
@@ -194,7 +154,7 @@ def _add(
         reading.add(place, image_id, label, box, iscrowd=int(ignored), difficult=int(said))
 
 
-def _of_all(source: Source, read_already: list[Path], labels: _Labels) -> None:
+def _of_all(source: Source, read_already: list[Path], labels: Labels) -> None:
     """Learns the classes of the folder's other files, too: a list's images need not have all of them."""
     if source.annotations.is_dir():
         return
