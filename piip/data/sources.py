@@ -11,6 +11,9 @@ from piip.options import UsageError
 from piip.spec import Data
 from piip.spec.data import words_for
 
+MADE = {"demo": "", "aerial": " --kind aerial"}
+"""Data sets that are made here, under `home()`, and what the command says to make them."""
+
 
 class DataError(ValueError):
     """Data that cannot be used; one line that names the file and, where there is one, the offending id."""
@@ -32,7 +35,7 @@ def locate(data: Data, split: str, custom: Mapping[str, Source] | None = None) -
     """The files of a split.
 
     Args:
-        data: Its `name` is one of its kind's `places` (under `data_root()`; `demo` under `home()`), or what the user calls their own.
+        data: Its `name` is one of its kind's `places` (under `data_root()`; of `MADE` under `home()`), or what the user calls their own.
         split: `train`, `val`, or a key of `custom`.
         custom: The user's own files by split; used by names without a place alone.
 
@@ -83,8 +86,8 @@ def check_form(path: Path, data: Data, *, what: Literal["annotations", "images"]
 
 def _placed(data: Data, split: str) -> tuple[Source, str]:
     """The files of a data set that has its place, and what to do where they are not there."""
-    demo = data.name == "demo"
-    root = home() / "data" if demo else data_root()
+    made = MADE.get(data.name)
+    root = data_root() if made is None else home() / "data"
     part = {"train": "training", "val": "validation"}.get(split, split)
     voc = {"train": "trainval", "val": "test"}.get(split, split)
     annotations, images, names = (
@@ -92,7 +95,7 @@ def _placed(data: Data, split: str) -> tuple[Source, str]:
     )
     assert annotations is not None
     assert images is not None
-    make = f"Make it: python -m piip.data.demo {root / 'demo'}"
-    advice = make if demo else f"Set PIIP_DATA to the folder that holds {data.name}/."
+    put = f"Set PIIP_DATA to the folder that holds {data.name}/."
+    advice = put if made is None else f"Make it: python -m piip.data.demo {root / data.name}{made}"
     # a names file is a help, not a need: ADE20K's own download has one, its copies often do not
     return Source(annotations, images, names if names and names.is_file() else None), advice

@@ -103,11 +103,13 @@ class CocoSpec(DetectionSpec):
     places: ClassVar[dict[str, Places]] = {
         "coco": Places("coco/annotations/instances_{split}2017.json", "coco/{split}2017"),
         "demo": Places("demo/annotations/instances_{split}.json", "demo/{split}"),
+        "aerial": Places("aerial/annotations/instances_{split}.json", "aerial/{split}"),
     }
 
     kind: Literal["coco"] = "coco"
     name: DataName = "coco"
-    """`coco` (under PIIP_DATA), `demo` (made under PIIP_HOME); any other: what you call your own files (on the command line)."""
+    """`coco` (under PIIP_DATA), `demo` and `aerial` (made under PIIP_HOME); any other: what you call your own files (on the command
+    line)."""
 
 
 def _up(side: int, multiple: int) -> int:

@@ -20,6 +20,8 @@ def test_missing_data_says_which_file_and_what_to_do(piip_home):
         locate(CocoSpec(name="coco"), "val")
     with pytest.raises(DataError, match=rf"Make it: python -m piip.data.demo {piip_home}/data/demo"):
         locate(CocoSpec(name="demo"), "train")
+    with pytest.raises(DataError, match=rf"Make it: python -m piip.data.demo {piip_home}/data/aerial --kind aerial"):
+        locate(CocoSpec(name="aerial"), "train")
 
 
 @pytest.mark.parametrize("name", ["custom", "birds"])
@@ -32,6 +34,6 @@ def test_own_data_is_what_was_given_under_any_name(tiny_coco, name):
 def test_an_unknown_name_lists_the_known():
     with pytest.raises(
         DataError,
-        match=r"no data set 'coca' for detection \(coco\)\. There is: coco, demo; any other name is of data of your own",
+        match=r"no data set 'coca' for detection \(coco\)\. There is: coco, demo, aerial; any other name is of data of your own",
     ):
         locate(CocoSpec(name="coca"), "val")

@@ -1,1 +1,1 @@
-"""Made-up data: drawn objects on photographs."""
+"""Data made here: drawn objects on photographs, trees on aerial ones."""

@@ -1,8 +1,10 @@
-"""Make the demo data: drawn objects on photographs, in COCO's, ADE20K's and ImageNet's layouts.
+"""Make the demo data: drawn objects on photographs, in COCO's, ADE20K's and ImageNet's layouts; or trees on aerial photographs, in COCO's.
 
     python -m piip.data.demo OUT [--train 280 --val 80 --maps 2 --crops 8 --seed 0 --sides 160 288 --objects 20 120]
+    python -m piip.data.demo OUT --kind aerial [--tile 800] [--wheel FILE]
 
-The shape tells the class; the colour narrows it to three of the twelve. Pattern, outline, opacity, proportions and tilt vary freely.
+Of drawn objects the shape tells the class; the colour narrows it to three of the twelve. Pattern, outline, opacity, proportions and tilt
+vary freely. The aerial photographs, four with boxes of 951 trees, are fetched with pip, from the wheel of DeepForest (20 MB, MIT licence).
 """
 
 import json
@@ -11,15 +13,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import tyro
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from piip.console import run_verb
+from piip.data.demo.aerial import ATTRIBUTION, Tiling, aerial_root, make_aerial
 from piip.data.demo.make import Recipe, demo_root, make_demo
-from piip.options import Count, CountOrNone, OutFolder, UsageError
-from piip.spec import Data
+from piip.options import Count, CountOrNone, OutFolder, UsageError, given_file
+from piip.spec import CocoSpec, Data
 from piip.spec.data import words_for
 from piip.spec.places import DataSpec
 
@@ -27,6 +30,8 @@ Side = Annotated[int, Field(ge=1, le=1024)]
 """Pixels of an image."""
 Object = Annotated[int, Field(ge=4)]
 """Pixels of an object."""
+Tile = Annotated[int, Field(ge=64)]
+"""Pixels of a tile."""
 
 
 @dataclass
@@ -35,6 +40,8 @@ class Options:
 
     out: Annotated[tyro.conf.Positional[OutFolder], tyro.conf.arg(metavar="OUT")]
     """A new folder, or one this command made before."""
+    kind: Literal["shapes", "aerial"] = "shapes"
+    """Drawn objects, or trees on aerial photographs: large images with small objects."""
     train: Count = Recipe.train
     """Training images."""
     val: Count = Recipe.val
@@ -49,24 +56,50 @@ class Options:
     """Least and most pixels of an image's width."""
     objects: tuple[Object, Object] = Recipe.objects
     """Least and most pixels of an object's longer side."""
+    tile: Tile = Tiling.tile
+    """Of --kind aerial: the longest side of an image; each photograph is cut into as few equal ones as that takes."""
+    wheel: Annotated[Path, AfterValidator(given_file)] | None = None
+    """Of --kind aerial: DeepForest's wheel, where pip reaches no index."""
     json: bool = False
     """One JSON document on stdout instead of a line."""
 
 
 def main(options: Options) -> int:
     """Run the verb."""
+    _check_kind(options)
+    match options.kind:
+        case "shapes":
+            counts, words = _shapes(options)
+        case "aerial":
+            counts = make_aerial(options.out, Tiling(tile=options.tile), options.wheel)
+            words = [f"{ATTRIBUTION} See {options.out / 'LICENSE.txt'}", *use_aerial(options.out.absolute())]
+    if options.json:
+        print(json.dumps({"out": str(options.out.absolute()), **counts}))
+    else:
+        print(f"{options.out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+        print("\n".join(words))
+    return 0
+
+
+def _check_kind(options: Options) -> None:
+    """Refuses options of one kind of data that are given with the other."""
+    shapes = {field.name for field in fields(Recipe)}
+    foreign = {"tile", "wheel"} if options.kind == "shapes" else shapes
+    for field in fields(Options):
+        if field.name in foreign and getattr(options, field.name) != field.default:
+            other = "aerial" if options.kind == "shapes" else "shapes"
+            raise UsageError(f"--{field.name}: it is of --kind {other}, not of --kind {options.kind}")
+
+
+def _shapes(options: Options) -> tuple[dict[str, int], list[str]]:
+    """Draws; gives what there is, and lines that say where."""
     try:
         recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     except ValueError as error:
         raise UsageError(f"--sides, --objects: {error}") from None
     counts = make_demo(options.out, recipe)
-    if options.json:
-        print(json.dumps({"out": str(options.out.absolute()), **counts}))
-    else:
-        print(f"{options.out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
-        print("boxes, masks and keypoints: annotations/*.json; label maps: ade20k/; crops, a folder a class: imagenet/")
-        print("\n".join(use(options.out.absolute(), recipe)))
-    return 0
+    layouts = "boxes, masks and keypoints: annotations/*.json; label maps: ade20k/; crops, a folder a class: imagenet/"
+    return counts, [layouts, *use(options.out.absolute(), recipe)]
 
 
 def use(out: Path, recipe: Recipe) -> Iterator[str]:
@@ -81,19 +114,31 @@ def use(out: Path, recipe: Recipe) -> Iterator[str]:
     yield f"the demo's rows (piip rows demo) do not read it: they make and read {demo_root()}. To train on it:"
     for kind in get_args(get_args(Data)[0]):
         if "demo" in kind.places:
-            flags = " ".join(f"{flag} {shlex.quote(str(path))}" for flag, path in own_flags(kind(), out).items())
-            yield f"  {words_for(kind())}: piip train ROW {flags}      # a ROW of: piip rows demo --task {kind.task}"
+            yield f"  {words_for(kind())}: piip train ROW {_typed(kind(), 'demo', out)}      # a ROW of: piip rows demo --task {kind.task}"
 
 
-def own_flags(data: DataSpec, out: Path) -> dict[str, Path]:
-    """The flags by which a row of this kind of data takes a folder of demo data for a user's own."""
-    place, flags = data.places["demo"], {}
+def use_aerial(out: Path) -> Iterator[str]:
+    """How training reads a folder of aerial data: by itself, or by which flags."""
+    if out.resolve() == aerial_root().resolve():
+        yield "experiments/sweep_aerial.py trains on it: it lies where its rows (piip rows aerial) look for it"
+        return
+    yield f"the aerial rows (piip rows aerial) read {aerial_root()} alone. To train on this folder:"
+    yield f"  piip train ROW {_typed(CocoSpec(), 'aerial', out)}      # a ROW of: piip rows aerial"
+
+
+def _typed(data: DataSpec, name: str, out: Path) -> str:
+    return " ".join(f"{flag} {shlex.quote(str(path))}" for flag, path in own_flags(data, name, out).items())
+
+
+def own_flags(data: DataSpec, name: str, out: Path) -> dict[str, Path]:
+    """The flags by which a row of this kind of data takes a folder of what we made, called `name`, for a user's own."""
+    place, flags = data.places[name], {}
     for split, part in (("train", "training"), ("val", "validation")):
         wanted = {"annotations": place.annotations, "images": place.images} if place.apart else {"images": place.images}
         for what, path in wanted.items():
-            below = path.format(split=split, part=part).removeprefix("demo/")
+            below = path.format(split=split, part=part).removeprefix(f"{name}/")
             flags[f"--{split}-{what}"] = out / below
-    return flags | ({"--names": out / place.names.removeprefix("demo/")} if place.names else {})
+    return flags | ({"--names": out / place.names.removeprefix(f"{name}/")} if place.names else {})
 
 
 def cli(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,6 @@ The shape tells the class; the colour narrows it to three of the twelve. Pattern
 import hashlib
 import json
 import logging
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ from filelock import FileLock
 
 from piip.data.demo.keypoints import with_keypoints
 from piip.data.demo.layouts import CocoWriter, add_ade20k, add_imagenet
+from piip.data.demo.placing import put_in_place
 from piip.data.demo.scene import scene
 from piip.data.demo.shapes import SHAPES
 from piip.home import home
-from piip.scratch import scratch
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +78,7 @@ def make_demo(out: Path, recipe: Recipe = Recipe()) -> dict[str, int]:
         imagenet/{train,val}/<class>/*.jpg: crops of single objects
         recipe.json: what was asked for
     """
-    out = out.resolve()  # of a link, the folder behind it
-    _check_ours(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # beside it, under a name that nobody else has or guesses; whatever happens, what is in there goes again
-    with scratch(out.parent, f".{out.name}.building-") as own:
-        counts = _draw(own / "new", recipe)
-        _replace(own / "new", out, old=own / "old")
-    return counts
+    return put_in_place(out, lambda building: _draw(building, recipe), made=MADE, what="demo data")
 
 
 def _draw(building: Path, recipe: Recipe) -> dict[str, int]:
@@ -111,24 +103,6 @@ MADE = re.compile(
     r"|ade20k/(images|annotations)/(training|validation)/ADE_(train|val)_\d{8,}\.(jpg|png)|imagenet/(train|val)/\w+/\d{6,}_\d+\.jpg"
 )
 """Paths, below the folder, of all files that drawing makes."""
-
-
-def _check_ours(out: Path) -> None:
-    """Refuses a folder with anything in it that was not drawn: it would be gone with what is replaced.
-
-    Raises:
-        ValueError: Naming the first such file.
-    """
-    if not out.exists():
-        return
-    if any(out.iterdir()) and not (out / "recipe.json").exists():
-        raise ValueError(f"{out} exists and is not demo data (it has no recipe.json). Give a new folder.")
-    files = (path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if not path.is_dir())
-    if foreign := [file for file in files if not MADE.fullmatch(file)]:
-        raise ValueError(
-            f"{out} holds {len(foreign)} files that are not demo data, first {foreign[0]}; drawing anew would delete them. "
-            "Move them, or give a new folder."
-        )
 
 
 def _draw_images(out: Path, recipe: Recipe, number: int, split: Literal["train", "val"], num_images: int) -> int:
@@ -162,18 +136,6 @@ def _draw_crops(out: Path, recipe: Recipe, number: int, split: Literal["train", 
         rng = np.random.default_rng([recipe.seed, number, crop_id, CROPS])
         alone = scene(rng, split, sides=sides, objects=recipe.objects, names=[names[crop_id % len(names)]])
         add_imagenet(out, alone, split, crop_id)
-
-
-def _replace(new: Path, out: Path, *, old: Path) -> None:
-    """Puts the folder `new` where `out` is, and `out` where `old` is; a reader sees the old one or the new one."""
-    if out.exists():
-        os.rename(out, old)
-    try:
-        os.rename(new, out)
-    except BaseException:
-        if old.exists():
-            os.rename(old, out)
-        raise
 
 
 def demo_root() -> Path:
