@@ -91,7 +91,7 @@ def opened(path: Path, what: str = "image") -> Iterator[Image.Image]:
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     """The image as (3, H, W) uint8 RGB: grey, palette, CMYK, 16 bit and alpha converted, EXIF rotation as annotated.
 
-    Its memory is in the file's order, colour by colour within a pixel: three times as fast to resize, and nothing is copied.
+    Its memory is in the file's order, colour by colour within a pixel: more than twice as fast to resize, and nothing is copied.
 
     COCO's coordinates count in pixels of the width and height its JSON gives. Cameras store some images turned, with an
     EXIF note; annotators mostly saw them upright. So whichever of the two, upright first, has the JSON's size is used.

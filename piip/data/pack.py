@@ -33,7 +33,7 @@ class Options:
     shard_mb: Annotated[int, Field(ge=1, le=4096)] = 64
     """Megabytes of files in a shard."""
     pixels: bool = False
-    """Store photographs decoded: several times the room, read in a tenth of the time; the same samples and digest."""
+    """Store photographs decoded: several times the room and nothing to decode; the same samples and digest."""
     json: bool = False
     """One JSON document on stdout instead of a line."""
 
