@@ -13,7 +13,7 @@ SPREAD = 0.5
 """Of soft-NMS: a score is multiplied by exp(-IoU^2 / SPREAD) (Bodla et al. 2017)."""
 LEAST_SCORE = 1e-3
 """What soft-NMS makes less sure than this is left out."""
-FIELDS = {"boxes", "labels", "scores", "masks"}
+FIELDS = {"boxes", "labels", "scores", "masks", "keypoints"}
 
 # n detections of all views
 
@@ -23,15 +23,15 @@ def merged(seen: Sequence[tuple[View, Mapping[str, Tensor]]], spec: ViewsSpec) -
 
     Args:
         seen: Views and the predictions of them: boxes (k, 4) xyxy in the view's pixels, labels (k,), scores (k,), from a mask head
-            masks (k, 1, h, w) inside their boxes.
+            masks (k, 1, h, w) inside their boxes, from a keypoint head keypoints (k, P, 3), which go with the surest.
         spec: How they are merged.
 
     Raises:
-        ValueError: There is more in a prediction than can be merged.
+        ValueError: There is more in a prediction than can be merged, or keypoints were seen in a mirror.
     """
     if strange := {key for _, found in seen for key in found} - FIELDS:
         raise ValueError(
-            f"several views of an image are merged by their boxes, labels, scores and masks, not {sorted(strange)}"
+            f"several views of an image are merged by boxes, labels, scores, masks and keypoints, not by {sorted(strange)}"
         )
     found = [_in_file(view, prediction) for view, prediction in seen]
     together = {key: torch.cat([one[key] for one in found]) for key in found[0]}
@@ -49,8 +49,15 @@ def merged(seen: Sequence[tuple[View, Mapping[str, Tensor]]], spec: ViewsSpec) -
 
 
 def _in_file(view: View, prediction: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if view.mirrored and "keypoints" in prediction:
+        raise ValueError(
+            "a mirror changes left and right keypoints, and a network's classes do not say which are: leave flip out of views"
+        )
     # in 64 bits, as `results_of` does it with a single view
     found = dict(prediction) | {"boxes": view.back(prediction["boxes"].double())}
+    if "keypoints" in found:
+        points = found["keypoints"].double()
+        found["keypoints"] = torch.cat([view.points_back(points[..., :2]), points[..., 2:]], dim=-1)
     return found | {"masks": found["masks"].flip(-1)} if view.mirrored and "masks" in found else found
 
 

@@ -32,7 +32,7 @@ from piip.presets.pico import (
     upernet_pico,
 )
 from piip.presets.published import SBL, SBL_LARGEST, TSB
-from piip.presets.recipes import PIIP_CROPS, classifier_20ep, dino, mask_rcnn_1x, on_crops, upernet_80k
+from piip.presets.recipes import PIIP_CROPS, classifier_20ep, dino, lasting, mask_rcnn_1x, on_crops, upernet_80k
 
 __all__ = [
     "AUGREG",
@@ -65,6 +65,7 @@ __all__ = [
     "dino",
     "dino_pico",
     "each_branch",
+    "lasting",
     "mask_rcnn_1x",
     "mask_rcnn_pico",
     "on_crops",

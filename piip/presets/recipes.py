@@ -1,5 +1,7 @@
 """The published recipes: detector, data and schedule of a table's rows, by name."""
 
+from typing import Literal
+
 from piip.presets.combine import each_branch
 from piip.presets.families import IMAGENET_PIXELS
 from piip.spec import (
@@ -18,6 +20,15 @@ from piip.spec import (
     UPerNetSpec,
 )
 from piip.spec.recipes import CropsSpec
+
+MILESTONES = {12: (8, 11), 24: (16, 22), 36: (27, 33)}
+"""Epochs of the published 1x, 2x and 3x -> those after which the rate is a tenth."""
+
+
+def lasting(epochs: Literal[12, 24, 36]) -> dict[str, object]:
+    """What changes in a row that trains for 1x, 2x or 3x."""
+    return {"train.epochs": epochs, "optim.milestones": [epoch / epochs for epoch in MILESTONES[epochs]]}
+
 
 PIIP_CROPS = CropsSpec(last_crop=1024)
 """Of the released configurations called "ms", for networks whose first branch sees 1024 pixels; longer for larger ones (`times`)."""
@@ -43,15 +54,16 @@ def mask_rcnn_1x(backbone: Backbone, paper: PaperResult | None = None) -> Experi
     )
 
 
-def dino(backbone: PIIPSpec, paper: PaperResult | None = None, *, epochs: int) -> ExperimentSpec:
+def dino(backbone: PIIPSpec, paper: PaperResult | None = None, *, epochs: Literal[12, 24, 36]) -> ExperimentSpec:
     """DINO (4 scales) on COCO: batch 32, lr 2e-4, 0.1 x at 2/3 and 11/12 of the epochs (3/4 and 11/12 of 36)."""
-    return ExperimentSpec(
+    row = ExperimentSpec(
         name=f"dino_{backbone.row_name}_{epochs // 12}x",
         model=ModelSpec(backbone=backbone, head=DINOSpec()),
-        optim=OptimSpec(lr=2e-4, milestones=(27 / 36 if epochs == 36 else 8 / 12, 11 / 12)),
-        train=TrainSpec(batch_size=32, epochs=epochs, precision="bf16", zero_stage=1),
+        optim=OptimSpec(lr=2e-4),
+        train=TrainSpec(batch_size=32, precision="bf16", zero_stage=1),
         paper=paper,
     )
+    return row.override(lasting(epochs))
 
 
 def upernet_80k(backbone: PIIPSpec, paper: PaperResult | None = None) -> ExperimentSpec:

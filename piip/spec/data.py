@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import Field, TypeAdapter, model_validator
 
 from piip.contracts import Score
+from piip.spec.base import Added
 from piip.spec.detection import CocoSpec
 from piip.spec.formats import CityscapesSpec, CrowdHumanSpec, KeypointsSpec, LvisSpec, OpenImagesSpec, VocSpec, YoloSpec
 from piip.spec.places import DataName, DataSpec, Places
@@ -98,6 +99,8 @@ class ImageNetSpec(DataSpec):
     """Alpha of mixup; 0: none."""
     cutmix: float = Field(default=1.0, ge=0)
     """Alpha of CutMix; 0: none. With both, each batch takes one of the two by even chances."""
+    erasing: Annotated[float, Added(0.0)] = Field(default=0.0, ge=0, le=1)
+    """Probability that a rectangle of a training image is replaced by noise (random erasing)."""
     smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Label smoothing."""
     broken_images: Literal["refuse", "skip"] = "refuse"

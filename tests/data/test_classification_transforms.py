@@ -226,3 +226,21 @@ def test_one_of_both_alone(mixup, cutmix):
             assert targets[0, 0] == pytest.approx(0.02 + 0.9 * kept.item(), abs=1e-6)
         else:
             assert (kept == 0) if mixup else (kept == 1)
+
+
+@given(st.integers(8, 200), st.integers(8, 200), st.integers(0, 10_000))
+def test_a_rectangle_of_a_fiftieth_to_a_third_is_erased(height, width, seed):
+    image = torch.full((3, height, width), 100.0)
+
+    seen = transforms.erased(image, np.random.default_rng(seed))
+
+    assert (image == 100).all()
+    erased = (seen != 100).all(dim=0)
+    rows, columns = erased.any(dim=1).nonzero()[:, 0], erased.any(dim=0).nonzero()[:, 0]
+    assert erased.sum() == len(rows) * len(columns)  # whole rectangles
+    if len(rows):
+        assert erased[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        # sides are rounded to whole pixels
+        share, rounding = erased.sum() / (height * width), (len(rows) + len(columns)) / (height * width)
+        assert 0.02 - rounding <= share <= 1 / 3 + rounding
+        assert seen[:, erased].abs().max() < 10

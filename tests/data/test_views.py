@@ -190,8 +190,22 @@ def test_views_see_every_pixel_and_the_plain_one_first(height, width, side, flip
 
 def test_what_cannot_be_merged_is_said():
     strange = prediction([], []) | {"keypoints_3d": torch.zeros(0)}
-    with pytest.raises(ValueError, match=r"not \['keypoints_3d'\]"):
+    with pytest.raises(ValueError, match=r"not by \['keypoints_3d'\]"):
         merged([(plain_view(), strange)], ViewsSpec())
+
+
+def test_keypoints_go_with_the_surest_view_of_an_object_and_not_into_mirrors():
+    points = torch.tensor([[[5.0, 6.0, 1.0], [20.0, 30.0, 0.0]]])
+    surest = prediction([[0, 0, 40, 40]], [0.9]) | {"keypoints": points}
+    other = prediction([[10, 20, 50, 60]], [0.8]) | {"keypoints": points + 3}
+
+    found = merged([(plain_view(), other), (plain_view(20, 10, 60, 60), surest)], ViewsSpec(slices=60))
+
+    assert found["boxes"].tolist() == [[10, 20, 50, 60]]
+    assert found["keypoints"].tolist() == [[[15, 26, 1], [30, 50, 0]]]
+    mirror = View.of_all((100, 100), (100, 100), mirrored=True)
+    with pytest.raises(ValueError, match="leave flip out of views"):
+        merged([(plain_view(), other), (mirror, surest)], ViewsSpec(flip=True))
 
 
 def test_costs_of_views_add_up(monkeypatch):

@@ -1,6 +1,7 @@
 """Image classification from class folders: ImageNet's layout, the demo's, a user's own."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,9 @@ class FolderDataset(FolderFormat, ImageDataset):
             image = transforms.rand_augment(image, self._policy, self.wanted.mean, rng)
         probabilities = torch.full((len(self.classes),), spec.smoothing / len(self.classes))
         probabilities[learned] += 1 - spec.smoothing
-        return self._sample(image, {"probabilities": probabilities}, info)
+        sample = self._sample(image, {"probabilities": probabilities}, info)
+        # the last draw: without it, others stay as they are
+        return replace(sample, image=transforms.erased(sample.image, rng)) if rng.random() < spec.erasing else sample
 
     def _path(self, info: ImageInfo) -> Path:
         return self.source.images / info.file_name

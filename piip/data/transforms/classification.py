@@ -19,6 +19,8 @@ from torchvision.transforms.v2 import functional as F
 
 RATIOS = (3 / 4, 4 / 3)
 """Least and greatest width / height of a training crop."""
+ERASED, ERASED_RATIOS = (0.02, 1 / 3), (0.3, 1 / 0.3)
+"""Least and greatest share of the area that random erasing takes, and height / width."""
 
 # B batch, C channels, H W height and width in pixels, K classes
 
@@ -53,6 +55,26 @@ def random_crop_of(
 def crop(image: Tensor, box: tuple[int, int, int, int], side: int, interpolation: str) -> Tensor:
     """The part (top, left, height, width) of (3, H, W) uint8, resized to (3, side, side)."""
     return F.resized_crop(image, *box, [side, side], InterpolationMode(interpolation), antialias=True)
+
+
+def erased(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """A normalised image (3, H, W) with noise of the normal distribution in a rectangle (Zhong et al. 2020, timm's `pixel` mode).
+
+    A share of the area drawn from `ERASED`, its shape from `ERASED_RATIOS`; where ten draws do not fit in, nothing is erased.
+    """
+    height, width = image.shape[1:]
+    for _ in range(10):
+        area = height * width * rng.uniform(*ERASED)
+        ratio = math.exp(rng.uniform(*map(math.log, ERASED_RATIOS)))
+        h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if h < height and w < width:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            image = image.clone()
+            image[:, top : top + h, left : left + w] = torch.from_numpy(
+                rng.standard_normal((3, h, w), dtype=np.float32)
+            )
+            return image
+    return image
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,11 @@ class View:
             boxes = torch.stack([self.size[1] - x1, y0, self.size[1] - x0, y1], dim=1)
         return boxes / boxes.new_tensor([scale_x, scale_y] * 2) + boxes.new_tensor([left, top] * 2)
 
+    def points_back(self, points: Tensor) -> Tensor:
+        """Plain (n, K, 2) x and y of the view -> of the file's image."""
+        corners = points.reshape(-1, 2).repeat(1, 2)
+        return self.back(corners)[:, :2].reshape(points.shape)
+
     def seen_share(self, boxes: Tensor) -> Tensor:
         """(n,) the share of each box (n, 4), in the file's pixels, that is in the part."""
         top, left, height, width = self.part
