@@ -1,13 +1,13 @@
 """Images and annotations: from files on disk to batches a model takes.
 
-`_kind` is the one place where a data set's spec chooses code; the files behind it import PyTorch, this one does not.
+`classes_of` is the one place where a data set's spec chooses code; the files behind it import PyTorch, this one does not.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
 from piip.contracts import Dataset, Format, Input
-from piip.data.sources import DataError, Source
+from piip.data.sources import Source
 from piip.spec import (
     Ade20kSpec,
     CityscapesSpec,
@@ -22,12 +22,8 @@ from piip.spec import (
     YoloSpec,
 )
 
-if TYPE_CHECKING:
-    from piip.data.formats.coco_json import Document
-    from piip.data.formats.reading import ReadDocument
 
-
-def _kind(spec: Data) -> tuple[Any, Any]:
+def classes_of(spec: Data) -> tuple[Any, Any]:
     """The classes behind a kind of data: its format, and its split."""
     match spec:
         case CocoSpec():
@@ -74,27 +70,6 @@ def _kind(spec: Data) -> tuple[Any, Any]:
             assert_never(spec)
 
 
-def read_document(spec: Data, source: Source) -> "Document":
-    """A split of detection data as a COCO-shaped document, free of faults.
-
-    Raises:
-        DataError: Something is wrong with it, or it is not detection data.
-    """
-    from piip.data.formats.coco import CocoDataset
-
-    dataset = _kind(spec)[1]
-    if not issubclass(dataset, CocoDataset):
-        raise DataError(
-            f"{source.annotations}: data for {spec.task} ({spec.kind}) have no boxes; only detection data have"
-        )
-    return dataset.document(source, spec)
-
-
-def looked_at(spec: Data, source: Source) -> "ReadDocument":
-    """The same, with faults: of formats other than COCO's JSON."""
-    return _kind(spec)[1].reader(source, spec)
-
-
 def open_format(spec: Data, wanted: Input, classes: Sequence[dict[str, Any]]) -> Format:
     """How images of a kind of data are prepared and results written, without its files.
 
@@ -103,7 +78,7 @@ def open_format(spec: Data, wanted: Input, classes: Sequence[dict[str, Any]]) ->
         wanted: What the network wants of an image.
         classes: In order of label, as a checkpoint has them.
     """
-    return _kind(spec)[0](spec, wanted, list(classes))
+    return classes_of(spec)[0](spec, wanted, list(classes))
 
 
 def open_dataset(
@@ -121,4 +96,4 @@ def open_dataset(
     Raises:
         DataError: The files contradict themselves or are missing.
     """
-    return _kind(spec)[1](source, spec, wanted, training=training, max_images=max_images)
+    return classes_of(spec)[1](source, spec, wanted, training=training, max_images=max_images)

@@ -78,8 +78,8 @@ def check(
 
 def _asked(source: Source, data: Data, row: ExperimentSpec) -> list[str]:
     """A line for each branch of the row's network."""
-    from piip.data import read_document
     from piip.data.demands import demands
+    from piip.data.documents import read_document
 
     if not isinstance(data, DetectionSpec):
         raise UsageError(f"--row {row.name}: sizes of objects are told of detection data, not of {words_for(data)}")

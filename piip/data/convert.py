@@ -85,7 +85,7 @@ def main(options: Options) -> int:
     check_form(source.images, data, what="images")
     if not source.images.is_dir():
         raise DataError(f"image folder not found: {source.images}")
-    from piip.data import read_document
+    from piip.data.documents import read_document
 
     document = read_document(data, source)
     convert(document, options.out)

@@ -12,11 +12,12 @@ from formats import FORMATS, IGNORED, OBJECTS, SIZES, images
 from inputs import grey
 from PIL import Image
 
-from piip.data import open_dataset, read_document
+from piip.data import open_dataset
 from piip.data.check import check
 from piip.data.check import cli as check_cli
 from piip.data.convert import cli as convert_cli
 from piip.data.convert import convert
+from piip.data.documents import read_document
 from piip.data.layouts import splits_in
 from piip.data.sources import DataError, Source
 from piip.spec import CocoSpec, Data, DetectionSpec

@@ -2,7 +2,7 @@
 
 from itertools import chain
 
-from piip.data import looked_at
+from piip.data.documents import looked_at
 from piip.data.formats.coco_check import counted, image_files
 from piip.data.formats.reading import problems_of
 from piip.data.problems import Looked, Seen
