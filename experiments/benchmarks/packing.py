@@ -77,7 +77,7 @@ def killed(folder: Path, images: int, *, batches: int, steps: int) -> timing.Row
     whole = time.perf_counter() - start
     names = {file.name for file in out.iterdir()} | {file.name for file in once.iterdir()}
     same = all((once / name).read_bytes() == (out / name).read_bytes() for name in names)
-    wanted = Input(SIDE, (127.5,) * 3, (127.5,) * 3)
+    wanted = Input(SIDE, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
     splits = [CocoDataset(Source(source.annotations, at), SPEC, wanted, training=True) for at in (source.images, out)]
     orders = [
         [

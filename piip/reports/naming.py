@@ -9,6 +9,11 @@ from piip.tracking.store import RunInfo
 Params = Mapping[str, str]
 
 
+HEAD = "model.head.kind"
+_NAMES = {"rcnn": "R-CNN", "retinanet": "RetinaNet", "upernet": "UperNet", "dino": "DINO"}
+"""Parts of heads' kinds that are not written as they sound."""
+
+
 def branches_of(params: Params) -> tuple[list[str], list[int]]:
     """Networks and their image sizes, high to low resolution, from flat params."""
     archs, resolutions = [], []
@@ -75,10 +80,13 @@ def _suffixes(differences: Sequence[Sequence[str]]) -> tuple[list[str], bool]:
 
 
 def _differences(mine: Params, others: Sequence[Params]) -> list[str]:
-    """The params of a trial that its look-alikes have otherwise, e.g. `scratch` or `lr=0.0003`."""
-    words = []
+    """What a trial has that its look-alikes have otherwise, e.g. `Mask R-CNN`, `scratch` or `lr=0.0003`."""
+    # fields of a head are compared with those of its own kind
+    same_head = [other for other in others if other.get(HEAD) == mine.get(HEAD)]
+    words = [_head_words(mine[HEAD])] if HEAD in mine and len(same_head) < len(others) else []
     for key, value in mine.items():
-        if key == "name" or key.startswith("paper") or all(other.get(key) == value for other in others):
+        compared = same_head if key.startswith("model.head.") else others
+        if key == "name" or key.startswith("paper") or all(other.get(key) == value for other in compared):
             continue
         leaf = key.rsplit(".", 1)[-1]
         word = f"{leaf}={value}"
@@ -87,3 +95,8 @@ def _differences(mine: Params, others: Sequence[Params]) -> list[str]:
         if word not in words:
             words.append(word)
     return words
+
+
+def _head_words(kind: str) -> str:
+    """`cascade_mask_rcnn` as papers write it."""
+    return " ".join(_NAMES.get(word, word.capitalize()) for word in kind.split("_"))

@@ -77,7 +77,7 @@ def test_front_holds_what_no_trial_beats():
 @pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)
 def test_the_score_of_the_tags_ranks(data):
     store = sweep(scores=data.scores)
-    first, second = (score.name for score in data.scores)
+    first, *others = (score.name for score in data.scores)
 
     ranking = ranked(store)
 
@@ -86,8 +86,8 @@ def test_the_score_of_the_tags_ranks(data):
         0.452, 0.437, 0.431, 0.425, 0.418, 0.398, 0.362, 0.341, None,
     ]  # fmt: skip
     assert ranking.trials[0]["score_name"] == first
-    assert ranking.trials[0]["scores"] == {first: 0.452, second: pytest.approx(0.452 * 0.905)}
-    assert ranking.trials[-1]["scores"] == {first: None, second: None}
+    assert ranking.trials[0]["scores"] == {first: 0.452} | dict.fromkeys(others, pytest.approx(0.452 * 0.905))
+    assert ranking.trials[-1]["scores"] == dict.fromkeys([first, *others])
 
 
 def test_a_score_to_be_low_ranks_the_other_way():
@@ -169,6 +169,25 @@ def test_labels_take_as_many_params_as_tell_look_alikes_apart():
     assert {row["label"].removeprefix("PIIP-TSB 256/192/128 ") for row in trials_in(rankings(runs[1:]))} == {
         "lr=1, weight_decay=2",
         "lr=3, weight_decay=4",
+    }
+
+
+def test_trials_of_several_heads_are_called_by_them_and_fields_told_apart_within_one():
+    first = sweep(failed=False).runs[1]
+    heads = [
+        {"model.head.kind": "mask_rcnn", "model.head.anchor_scale": "4", "train.steps": "90"},
+        {"model.head.kind": "mask_rcnn", "model.head.anchor_scale": "8", "train.steps": "90"},
+        {"model.head.kind": "retinanet", "model.head.anchor_scale": "2", "train.steps": "70"},
+    ]
+    runs = [
+        RunInfo(str(i) * 32, first.name, "pico", "FINISHED", dict(first.params) | head, dict(first.tags), {}, START)
+        for i, head in enumerate(heads)
+    ]
+
+    assert {row["label"].removeprefix("PIIP-TSB 256/192/128 ") for row in trials_in(rankings(runs))} == {
+        "Mask R-CNN, anchor_scale=4",
+        "Mask R-CNN, anchor_scale=8",
+        "RetinaNet, steps=70",
     }
 
 

@@ -63,9 +63,10 @@ def erased(image: Tensor, rng: np.random.Generator) -> Tensor:
     A share of the area drawn from `ERASED`, its shape from `ERASED_RATIOS`; where ten draws do not fit in, nothing is erased.
     """
     height, width = image.shape[1:]
+    flattest, steepest = map(math.log, ERASED_RATIOS)
     for _ in range(10):
         area = height * width * rng.uniform(*ERASED)
-        ratio = math.exp(rng.uniform(*map(math.log, ERASED_RATIOS)))
+        ratio = math.exp(rng.uniform(flattest, steepest))
         h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if h < height and w < width:
             top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
