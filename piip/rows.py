@@ -1,6 +1,6 @@
 """List rows in words and with their cost, ours beside the paper's. Starts nothing.
 
-A word picks rows by a part of their name, a pattern of it (* and ?), the data set (coco, ade20k, imagenet, demo) or the task; several
+A word picks rows by a part of their name, a pattern of it (* and ?), the data set (coco, ade20k, aerial, demo, ..) or the task; several
 words pick what all of them do. Each row is printed as soon as its network is counted, which takes a second; what was counted once is
 kept under PIIP_HOME.
 
@@ -26,7 +26,7 @@ from piip.console import run_verb
 
 NAME = (
     "a name: head, backbone, image sizes in pixels, how long it trains (1x: 12 epochs, 80k: 80000 steps, 20ep: 20 epochs, pico94: 94 "
-    "steps on the demo's data)"
+    "steps on the demo's data, aerial900: 900 on the aerial ones)"
 )
 
 

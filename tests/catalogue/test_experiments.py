@@ -175,4 +175,6 @@ def test_words_that_pick_nothing_are_told_what_there_is(words, said, capsys):
 
     error = capsys.readouterr().err
     assert said in error
-    assert "a data set (ade20k, coco, demo, imagenet) or a task (classification, detection, segmentation)" in error
+    assert (
+        "a data set (ade20k, aerial, coco, demo, imagenet) or a task (classification, detection, segmentation)" in error
+    )
