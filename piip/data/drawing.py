@@ -8,17 +8,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from piip.console import one_line
+from piip.data.painting import paint
 from piip.data.runs import Cut, cut_out
 
 READABLE = 512
 """Images with a shorter long side (pixels) are enlarged by a whole factor before anything is drawn."""
-FILL = 0.38
-"""How much of a mask's colour covers the image."""
-MARGIN = 3
-"""Pixels around a mask that painting it looks at: enlarging and the line along the edge reach no farther."""
 PERSON_LINES = (
     (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10), (1, 2), (0, 1), (0, 2),
     (1, 3), (2, 4), (3, 5), (4, 6),
@@ -49,7 +46,7 @@ def draw_predictions(
     for prediction in kept:
         cut = _cut(prediction, image.height, image.width)
         if cut is not None and cut.mask.size:
-            _paint(canvas, cut, factor, color_of(prediction["category_id"]))
+            paint(canvas, cut, factor, color_of(prediction["category_id"]))
     pen = ImageDraw.Draw(canvas)
     line = max(2, round(max(canvas.size) / 400))
     for prediction in kept:
@@ -170,26 +167,6 @@ def _cut(prediction: Mapping[str, Any], height: int, width: int) -> Cut | None:
     if isinstance(segmentation, np.ndarray):
         return Cut((segmentation > 0).astype(np.uint8), 0, 0)
     return cut_out(segmentation, height, width) if segmentation else None
-
-
-def _paint(canvas: Image.Image, cut: Cut, factor: int, color: tuple[int, int, int]) -> None:
-    """Lays a translucent colour over the mask, and a solid line along its inner edge; looks at no pixel far from the mask."""
-    x0, y0 = max(cut.left - MARGIN, 0), max(cut.top - MARGIN, 0)
-    height, width = cut.mask.shape
-    x1, y1 = (
-        min(end + MARGIN, side // factor)
-        for end, side in zip((cut.left + width, cut.top + height), canvas.size, strict=True)
-    )
-    mask = np.zeros((y1 - y0, x1 - x0), dtype=np.uint8)
-    mask[cut.top - y0 :, cut.left - x0 :][:height, :width] = cut.mask
-    size = ((x1 - x0) * factor, (y1 - y0) * factor)
-    grey = Image.fromarray(mask * 255).resize(size, Image.Resampling.BILINEAR)
-    stencil = Image.fromarray(np.where(np.asarray(grey) > 127, 255, 0).astype(np.uint8))
-    inner = np.asarray(stencil.filter(ImageFilter.MinFilter(3 if max(canvas.size) < 900 else 5)))
-    edge = np.asarray(stencil) > inner
-    alpha = np.where(edge, 255, inner * FILL).astype(np.uint8)
-    place = (x0 * factor, y0 * factor)
-    canvas.paste(color, (*place, place[0] + size[0], place[1] + size[1]), Image.fromarray(alpha))
 
 
 def _write_labels(

@@ -22,9 +22,9 @@ from piip.spec import ExperimentSpec, PIIPSpec, Spec
 
 START = "piip.training.run"
 SILENT = (
-    "piip.console", "piip.contracts", "piip.data.drawing", "piip.data.overlays", "piip.data.sources", "piip.durable", "piip.home",
-    "piip.nearest", "piip.ops.compiled.check", "piip.record", "piip.spec", "piip.training.accounting", "piip.training.machine",
-    "piip.training.recorder",
+    "piip.console", "piip.contracts", "piip.data.drawing", "piip.data.overlays", "piip.data.painting", "piip.data.sources",
+    "piip.durable", "piip.home", "piip.nearest", "piip.ops.compiled.check", "piip.record", "piip.spec", "piip.training.accounting",
+    "piip.training.machine", "piip.training.recorder",
 )  # fmt: skip
 """Modules, or rooms, that are not followed."""
 KERNELS = "piip.ops.compiled.cpu"
