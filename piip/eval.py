@@ -73,6 +73,8 @@ class Options:
     """With --workers: 1 gives each a GPU."""
     out: OutFolder | None = None
     """Folder for predictions.json and predictions.parquet; not given: under PIIP_HOME/eval."""
+    lines: bool = False
+    """COCO's numbers also in the lines that pycocotools prints: twelve of boxes and of masks, ten of keypoints."""
     json: bool = False
     """One JSON document on stdout instead of the table."""
 
@@ -178,6 +180,11 @@ def show(
     Console(width=max(100, Console().width)).print(table)
     if classes:
         show_classes(classes)
+    if options.lines:
+        from piip.metrics.printed import lines_of
+
+        prefix = "" if scored.name == "val" else f"{scored.name}/"
+        print("\n".join(lines_of(scored.metrics, prefix) or ["--lines: no figure of these is COCO's"]))
     print(f"predictions: {folder}")
 
 
