@@ -100,7 +100,7 @@ def pycocotools(source: Source, results: Results) -> dict[str, float]:
     """The original's numbers, under our names."""
     numbers: dict[str, float] = {}
     for name, kind in KINDS.items():
-        if kind == "segm" and "segmentation" not in results[0]:
+        if name == "keypoint" or (kind == "segm" and "segmentation" not in results[0]):
             continue
         other = {"bbox": "segmentation", "segm": "bbox"}[kind]  # the kind that is scored decides a result's area
         with contextlib.redirect_stdout(io.StringIO()):

@@ -99,8 +99,8 @@ def _main(rows: Rows, experiment: str, options: Options) -> int:
     place_home()
     scale, why = choose_scale(rows, options.scale, own_data=bool(options.own.given))
     specs = select(rows[scale], options)
-    check_there(options.own, specs)
     custom = own_sources(options.own, specs)
+    check_there(options.own, specs)
     print(f"scale {scale}: {why}", file=sys.stderr)
     check_device(specs, options.gpus_per_worker)
     over = over_budget(

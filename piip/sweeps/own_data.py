@@ -61,6 +61,7 @@ def own_sources(own: OwnData, specs: Sequence[ExperimentSpec]) -> dict[str, Sour
         )
     (data,) = kinds.values()
     if own.data is not None:
+        check_there(own, specs)  # before its splits are looked for
         return _by_one_path(given, data)
     wanted, possible = _flags(data)
     if missing := [flag for flag in wanted if flag not in given]:

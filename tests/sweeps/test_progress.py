@@ -118,7 +118,9 @@ def test_a_line_names_the_score_of_its_data(data):
 
     for step, value in ((10, 0.25), (20, 0.5)):
         log(journal, step)
-        journal.log(step, {f"best/{data.scores[0].name}": 0.9, data.scores[1].name: 0.8, data.scores[0].name: value})
+        journal.log(
+            step, {f"best/{data.scores[0].name}": 0.9, f"{data.scores[-1].name}_large": 0.8, data.scores[0].name: value}
+        )
         progress.look()
     journal.finish("FINISHED")
     progress.look()

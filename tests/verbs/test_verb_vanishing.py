@@ -27,7 +27,11 @@ def words(trained, copied, tmp_path) -> dict[str, dict[str, Path | str]]:
     labels = tmp_path / "labels"
     labels.mkdir()
     shutil.copytree(images, pictures)
+    wheel = tmp_path / "deepforest.whl"
+    wheel.write_bytes(b"PK")
     return {
+        "data.demo": {"OUT": tmp_path / "aerial", "--kind": "aerial", "--wheel": wheel},
+        "data.pack": {"FOLDER": pictures, "OUT": tmp_path / "packed"},
         "eval": {"--run-id": trained.run_id, "--split": "test", "--annotations": annotations, "--images": images},
         "predict": {"IMAGE": photo, "--run-id": trained.run_id, "--out": tmp_path / "drawn"},
         "convert": {"FILE": weights, "--row": "mask_rcnn_piip_tb_192_128_pico94", "--annotations": annotations},
