@@ -61,8 +61,7 @@ def own_sources(own: OwnData, specs: Sequence[ExperimentSpec]) -> dict[str, Sour
         )
     (data,) = kinds.values()
     if own.data is not None:
-        check_there(own, specs)  # before its splits are looked for
-        return _by_one_path(given, data)
+        return _by_one_path(own, data)
     wanted, possible = _flags(data)
     if missing := [flag for flag in wanted if flag not in given]:
         raise UsageError(
@@ -79,9 +78,11 @@ def own_sources(own: OwnData, specs: Sequence[ExperimentSpec]) -> dict[str, Sour
     }
 
 
-def _by_one_path(given: Mapping[str, Path], data: Data) -> dict[str, Source]:
+def _by_one_path(own: OwnData, data: Data) -> dict[str, Source]:
+    given = own.given
     if others := [flag for flag in given if flag not in ("--data", "--names")]:
         raise UsageError(f"--data names all of your data; {', '.join(others)} as well leaves open which is meant")
+    _check_paths(given, data)  # before splits are looked for in it
     splits = splits_in(given["--data"], data)
     if missing := [split for split in ("train", "val") if split not in splits]:
         raise UsageError(f"--data {given['--data']}: no split {' and '.join(missing)} in it, only {', '.join(splits)}")
@@ -135,8 +136,11 @@ def check_there(own: OwnData, specs: Sequence[ExperimentSpec]) -> None:
     Raises:
         UsageError: Names the flag.
     """
-    data = specs[0].data if specs else CocoSpec()
-    for flag, path in own.given.items():
+    _check_paths(own.given, specs[0].data if specs else CocoSpec())
+
+
+def _check_paths(given: Mapping[str, Path], data: Data) -> None:
+    for flag, path in given.items():
         place = next(iter(data.places.values()))
         file = flag == "--names" or (place.one_file and flag.endswith("annotations"))
         if not os.path.exists(path):  # of os.path: no name is too long for it
