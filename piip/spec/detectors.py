@@ -131,6 +131,9 @@ class RetinaNetSpec(HeadSpec):
     """What the level at stride 64 is made of: the backbone's coarsest map, or the pyramid's (torchvision's newer networks)."""
     anchor_scale: float = Field(default=4, gt=0)
     """Anchor side in strides, and 2^(1/3) and 2^(2/3) times it; ratios are 1/2, 1, 2; strides 8..128."""
+    tower_norm: Annotated[Literal["none", "group"], Added("none")] = "none"
+    """Between the convolutions of classes' and boxes' towers: nothing, as published, or GroupNorm of 32 groups (torchvision's newer
+    networks). Without it thousands of steps pass until classes are told apart."""
     focal_alpha: float = Field(default=0.25, ge=0, le=1)
     focal_gamma: float = Field(default=2.0, ge=0)
     box_beta: float = Field(default=0.0, ge=0)
@@ -140,6 +143,12 @@ class RetinaNetSpec(HeadSpec):
     score_threshold: float = Field(default=0.05, ge=0, le=1)
     nms_threshold: float = Field(default=0.5, ge=0, le=1)
     max_detections: int = Field(default=100, gt=0)
+
+    @model_validator(mode="after")
+    def _groups_fill_the_channels(self) -> Self:
+        if self.tower_norm == "group" and self.fpn_channels % 32:
+            raise ValueError(f"tower_norm group has 32 groups, fpn_channels {self.fpn_channels} is no multiple of 32")
+        return self
 
     @property
     def wants(self) -> Wish:

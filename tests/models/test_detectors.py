@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from test_any_backbone_with_any_head import BACKBONES, HEADS, SIDE, target
 from torchvision.ops import generalized_box_iou_loss
 
@@ -230,3 +231,17 @@ def test_the_best_boxes_of_a_class_are_kept():
     assert found["labels"].tolist() == [1, 2]
     torch.testing.assert_close(found["scores"], torch.tensor([3.0, 1.0]).sigmoid())
     torch.testing.assert_close(found["boxes"], torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 40]]))  # cut at the content
+
+
+def test_retinanets_towers_are_normalised_where_asked():
+    plain, grouped = (
+        build_model(
+            ModelSpec(backbone=BACKBONES["cnn"], head=RetinaNetSpec(fpn_channels=32, tower_norm=norm)), pretrained=False
+        )
+        for norm in ("none", "group")
+    )
+
+    assert [type(part) for part in plain.modules() if isinstance(part, torch.nn.GroupNorm)] == []
+    assert [part.num_groups for part in grouped.head.head.modules() if isinstance(part, torch.nn.GroupNorm)] == [32] * 8
+    with pytest.raises(ValidationError, match="tower_norm group has 32 groups, fpn_channels 48"):
+        RetinaNetSpec(fpn_channels=48, tower_norm="group")

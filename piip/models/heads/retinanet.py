@@ -2,10 +2,11 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import (
@@ -26,6 +27,8 @@ from piip.spec import RetinaNetSpec
 
 OCTAVE = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 """Anchor sides of a level, times `anchor_scale` strides."""
+GROUPS = 32
+"""Of the towers' GroupNorm."""
 MOMENTUM = 0.9
 """Of the running mean of positive anchors, which losses are divided by."""
 
@@ -47,7 +50,8 @@ class RetinaNet(Fp32Head):
         extra.use_P5 = spec.extra_levels == "p5"  # torchvision goes by the channels alone
         self.neck = FeaturePyramidNetwork(list(channels), width, extra_blocks=extra)
         self.anchors = Anchors([spec.anchor_scale * part for part in OCTAVE], (8, 16, 32, 64, 128))
-        self.head = RetinaNetHead(width, len(RATIOS) * len(OCTAVE), spec.num_classes)
+        norm = partial(nn.GroupNorm, GROUPS) if spec.tower_norm == "group" else None
+        self.head = RetinaNetHead(width, len(RATIOS) * len(OCTAVE), spec.num_classes, norm)
         self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
         # every object's best anchor is positive, too
         self.matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
