@@ -7,6 +7,7 @@ from torch import nn
 from piip.contracts import Maps, Tokens, Wish
 from piip.models.backbones.cnn import CNN
 from piip.models.backbones.internimage import InternImage
+from piip.models.backbones.mpvit import MPViT
 from piip.models.backbones.piip import PIIP
 from piip.models.branches.build import build_branch
 from piip.models.heads.cascade import Cascade
@@ -30,6 +31,7 @@ from piip.spec import (
     KeypointRCNNSpec,
     MaskRCNNSpec,
     ModelSpec,
+    MPViTSpec,
     PIIPSpec,
     RetinaNetSpec,
     UPerNetSpec,
@@ -41,7 +43,7 @@ def build_backbone(
     wish: Wish = Maps(),  # noqa: B008 (frozen)
     *,
     pretrained: bool = True,
-) -> PIIP | CNN | InternImage:
+) -> PIIP | CNN | InternImage | MPViT:
     """The network that turns images (B, 3, H, W) into what a head wishes for.
 
     Args:
@@ -61,6 +63,8 @@ def build_backbone(
             return CNN(spec, wish, pretrained=pretrained)
         case InternImageSpec():
             return InternImage(spec, wish)
+        case MPViTSpec():
+            return MPViT(spec, wish)
         case _:
             assert_never(spec)
 

@@ -15,6 +15,7 @@ from piip.presets.families import (
     INTERNIMAGE_CASCADE,
     INTERNVIT,
     MAE,
+    MPVIT,
     UNIPERCEIVER,
 )
 from piip.presets.pico import (
@@ -48,6 +49,7 @@ __all__ = [
     "INTERNIMAGE_CASCADE",
     "INTERNVIT",
     "MAE",
+    "MPVIT",
     "PICO",
     "PICO_DETECTORS",
     "PICO_DINO",

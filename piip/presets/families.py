@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from piip.spec import BranchSpec, CascadeMaskRCNNSpec, InternImageSpec
+from piip.spec import BranchSpec, CascadeMaskRCNNSpec, InternImageSpec, MPViTSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """RGB, in 0..255."""
@@ -117,3 +117,20 @@ INTERNIMAGE = {
 
 INTERNIMAGE_CASCADE = CascadeMaskRCNNSpec(box_convs=4, class_agnostic=False, box_loss="giou")
 """The head of its L and XL."""
+
+
+def _mpvit(
+    label: str, channels: tuple[int, int, int, int], depths: tuple[int, int, int, int], **form: Any
+) -> MPViTSpec:
+    return MPViTSpec(label=label, resolution=1333, channels=channels, depths=depths, **form)
+
+
+MPVIT = {
+    "T": _mpvit("t", (64, 96, 176, 216), (1, 2, 4, 1), mlp_ratio=2, drop_path=0.1),
+    "T4": _mpvit("t4", (64, 96, 176, 216), (1, 2, 4, 1), mlp_ratio=4, drop_path=0.1),
+    "XS": _mpvit("xs", (64, 128, 192, 256), (1, 2, 4, 1), mlp_ratio=4, drop_path=0.1),
+    "S": _mpvit("s", (64, 128, 216, 288), (1, 3, 6, 3), mlp_ratio=4, drop_path=0.2),
+    "B": _mpvit("b", (128, 224, 368, 480), (1, 3, 8, 3), mlp_ratio=4, drop_path=0.4),
+}
+"""With the drop path of its detectors. T4 is T with the MLP ratio of the others: its detectors' printed cost is of that, its code and
+its pretraining have 2."""

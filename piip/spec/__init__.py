@@ -20,6 +20,7 @@ from piip.spec.formats import CityscapesSpec, CrowdHumanSpec, KeypointsSpec, Lvi
 from piip.spec.heads import ClassifierSpec, DINOSpec, Head, UPerNetSpec
 from piip.spec.internimage import InternImageSpec
 from piip.spec.model import ModelSpec
+from piip.spec.mpvit import MPViTSpec
 from piip.spec.networks import MIN_RESOLUTION
 from piip.spec.speed import SpeedSpec
 from piip.spec.training import OptimSpec, TrainSpec
@@ -50,6 +51,7 @@ __all__ = [
     "KeypointRCNNSpec",
     "KeypointsSpec",
     "LvisSpec",
+    "MPViTSpec",
     "MaskBranchSpec",
     "MaskRCNNSpec",
     "ModelSpec",

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from piip.contracts import Input
 from piip.spec.base import Added, DecidesNoNumber, Spec
 from piip.spec.internimage import InternImageSpec
+from piip.spec.mpvit import MPViTSpec
 from piip.spec.networks import MAX_RESOLUTION, MIN_RESOLUTION, BackboneSpec, Colour, Seen, SingleSpec, Spread
 
 Window = Annotated[int, Field(gt=0)] | None
@@ -190,4 +191,4 @@ class CNNSpec(SingleSpec):
     kind: Literal["cnn"] = "cnn"
 
 
-Backbone = Annotated[PIIPSpec | CNNSpec | InternImageSpec, Field(discriminator="kind")]
+Backbone = Annotated[PIIPSpec | CNNSpec | InternImageSpec | MPViTSpec, Field(discriminator="kind")]

@@ -36,6 +36,8 @@ class BackboneSpec(Spec):
 
     samples: ClassVar[bool] = False
     """Whether it reads maps at places that it learns, which kernels of ours compute (`speed.kernel`)."""
+    shares_statistics: ClassVar[bool] = False
+    """Whether its BatchNorms count the images of all workers, where there are GPUs (SyncBatchNorm), as heads' do."""
 
     @property
     def networks(self) -> Sequence[Seen]:

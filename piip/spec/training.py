@@ -15,10 +15,11 @@ class OptimSpec(Spec):
     weight_decay: float = Field(default=0.05, ge=0)
     layer_decay: float = Field(default=0.85, gt=0, le=1)
     """Block j of L in a branch learns at lr * layer_decay ** (L - j); interactions, merge, neck and head at lr."""
-    groups: Literal["released", "corrected", "classification"] = "released"
+    groups: Literal["released", "corrected", "classification", "uniform"] = "released"
     """`released`: as the official detection code, where branches of 32 blocks beside 48 have their steps rounded down, and position
     embeddings, bias tables and merge weights decay. `corrected`: exact steps, and none of those decays. `classification`: no layer
-    decay, lr times ten outside branches, weight decay on everything."""
+    decay, lr times ten outside branches, weight decay on everything. `uniform`: one rate, and weight decay on everything, norms and
+    biases too (MPViT's detectors)."""
     warmup_steps: int = Field(default=500, ge=0)
     warmup_part: Annotated[float | None, Added(None)] = Field(default=None, ge=0, le=1)
     """Warm-up as a part of the training (5 of 20 epochs: 0.25); wins over warmup_steps."""

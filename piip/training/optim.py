@@ -28,12 +28,7 @@ def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, f
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decay = spec.weight_decay if _decays(name, parameter, spec.groups) else 0.0
-            if spec.groups == "classification":
-                # what joins pretrained networks learns ten times faster; separate heads sit in the branches there
-                pretrained = name.startswith(("backbone.", "head.own.")) and not name.startswith(JOINTS)
-                scale = 1.0 if pretrained else 10.0
-            else:
-                scale = spec.layer_decay ** distances.get(name, 0)
+            scale = _scale(name, spec, distances.get(name, 0))
             groups.setdefault((scale, decay), []).append(parameter)
     return torch.optim.AdamW(
         [
@@ -46,9 +41,22 @@ def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, f
     )
 
 
+def _scale(name: str, spec: OptimSpec, distance: float) -> float:
+    """How many times `lr` a parameter learns at, see OptimSpec.groups."""
+    match spec.groups:
+        case "uniform":
+            return 1.0
+        case "classification":
+            # what joins pretrained networks learns ten times faster; separate heads sit in the branches there
+            pretrained = name.startswith(("backbone.", "head.own.")) and not name.startswith(JOINTS)
+            return 1.0 if pretrained else 10.0
+        case "released" | "corrected":
+            return spec.layer_decay**distance
+
+
 def _decays(name: str, parameter: nn.Parameter, rules: str) -> bool:
     """Whether weight decay pulls at a parameter, see OptimSpec.groups."""
-    if rules == "classification":
+    if rules in ("classification", "uniform"):
         return True
     vector = parameter.ndim == 1 and parameter.numel() > 1
     if vector or name.endswith(".bias"):

@@ -66,7 +66,8 @@ def run(
     model.freeze(spec.train.freeze)
     model = model.to(device)
     set_speed(model, spec.speed, precision=spec.train.precision)
-    if (note := share_statistics(model.head, workers=world_size, device=device)) and rank == 0:
+    shared = ("backbone", "head") if spec.model.backbone.shares_statistics else ("head",)
+    if (note := share_statistics(model, shared, workers=world_size, device=device)) and rank == 0:
         log.warning(note)
     distances = cast(Backbone, model.backbone).layer_ids(exact=spec.optim.groups == "corrected")
     optimizer = build_optimizer(model, spec.rates, {f"backbone.{name}": d for name, d in distances.items()})

@@ -22,6 +22,7 @@ from piip.spec import (
     KeypointRCNNSpec,
     MaskRCNNSpec,
     ModelSpec,
+    MPViTSpec,
     RetinaNetSpec,
     UPerNetSpec,
 )
@@ -34,6 +35,7 @@ BACKBONES = {
     "vit": piip("T", (64,), branches=PICO),
     "cnn": CNNSpec(arch="resnet18", resolution=SIDE),
     "internimage": InternImageSpec(resolution=SIDE, channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8)),
+    "mpvit": MPViTSpec(resolution=SIDE, channels=(8, 8, 16, 16), paths=(2, 1, 1, 1), depths=(1, 1, 1, 1)),
 }
 HEADS = {
     "faster_rcnn": FasterRCNNSpec(**_TWO_STAGE),
@@ -50,7 +52,8 @@ HEADS = {
     "classifier of tokens": ClassifierSpec(num_classes=CLASSES),
 }
 REFUSED = {
-    (backbone, "classifier of tokens"): "this head reads the tokens of a PIIP" for backbone in ("cnn", "internimage")
+    (backbone, "classifier of tokens"): "this head reads the tokens of a PIIP"
+    for backbone in ("cnn", "internimage", "mpvit")
 }
 
 

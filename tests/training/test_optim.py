@@ -268,3 +268,11 @@ def test_rates_grow_with_the_batch_where_the_spec_says_for_which_they_are():
     assert (scaled.lr, scaled.min_lr) == pytest.approx((2.5e-5, 2.5e-7))
     assert optim.at(16).lr == optim.lr
     assert OptimSpec(lr=1e-4).at(4) == OptimSpec(lr=1e-4)
+
+
+def test_uniform_groups_are_one_with_decay_on_everything(two_blocks):
+    optimizer = build_optimizer(two_blocks, OptimSpec(groups="uniform", layer_decay=0.5), {"first.weight": 2})
+
+    (group,) = optimizer.param_groups
+    assert (group["lr_scale"], group["weight_decay"]) == (1.0, 0.05)
+    assert len(group["params"]) == len(list(two_blocks.parameters()))
