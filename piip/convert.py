@@ -105,7 +105,7 @@ def categories_of(spec: "ExperimentSpec", annotations: Path | None) -> list[dict
 
 
 def _known_classes(spec: "ExperimentSpec", annotations: Path | None) -> list[dict[str, Any]]:
-    from piip.data import open_dataset, sources
+    from piip.data import locating, open_dataset, sources
     from piip.data.formats import coco_classes
     from piip.data.formats.coco_json import read_classes
     from piip.spec import Ade20kSpec, CocoSpec, DetectionSpec, ImageNetSpec, KeypointsSpec, LvisSpec
@@ -114,11 +114,11 @@ def _known_classes(spec: "ExperimentSpec", annotations: Path | None) -> list[dic
         case CocoSpec(name="coco") if annotations is None:
             return coco_classes.COCO
         case CocoSpec() | LvisSpec() | KeypointsSpec():
-            return read_classes(annotations or sources.locate(spec.data, "val").annotations)
+            return read_classes(annotations or locating.locate(spec.data, "val").annotations)
         case Ade20kSpec():
             from piip.data.formats import ade20k_files
 
-            here = None if spec.data.name == "ade20k" else sources.locate(spec.data, "val")
+            here = None if spec.data.name == "ade20k" else locating.locate(spec.data, "val")
             given = annotations and sources.Source(annotations, annotations)
             return ade20k_files.classes_of(given or here, spec.data)
         case ImageNetSpec(name="imagenet") if annotations is None:
@@ -128,9 +128,9 @@ def _known_classes(spec: "ExperimentSpec", annotations: Path | None) -> list[dic
         case ImageNetSpec():
             from piip.data.formats.folder_listing import classes_of as folders_of
 
-            return folders_of(annotations or sources.locate(spec.data, "val").annotations)
+            return folders_of(annotations or locating.locate(spec.data, "val").annotations)
         case DetectionSpec():
-            here = sources.locate(spec.data, "val")
+            here = locating.locate(spec.data, "val")
             given = annotations and sources.Source(annotations, here.images, here.names)
             return open_dataset(spec.data, given or here, spec.model.input).classes
         case _:

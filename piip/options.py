@@ -13,6 +13,8 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 NAME_LENGTH = 250
 """Characters of a name that becomes a folder's; file systems take 255 bytes."""
+PACK = "pack.json"
+"""What a folder that `piip data pack` made has in it; what is packed there, nobody sees before it is opened."""
 
 
 class UsageError(ValueError):
@@ -143,13 +145,15 @@ def given_file(path: Path) -> Path:
 
 def _given_folder(path: Path) -> Path:
     _there(path, "folder")
-    if not path.expanduser().is_dir():
+    if path.expanduser().is_file():
         raise ValueError("is a file, a folder is wanted")
     return path
 
 
 def _there(path: Path, what: str = "file or folder") -> Path:
-    if not os.path.exists(path.expanduser()):  # of os.path: no name is too long for it
+    place = path.expanduser()
+    in_pack = (os.path.isfile(folder / PACK) for folder in place.absolute().parents)
+    if not os.path.exists(place) and not any(in_pack):  # of os.path: no name is too long for it
         raise ValueError(f"no such {what}")
     return path
 

@@ -164,7 +164,7 @@ def demo_folder(tmp_path_factory) -> Path:
 def sources(demo_folder, piip_home):
     """The demo data where a trial looks for it; a test may damage its copy."""
     from piip import home
-    from piip.data.sources import locate
+    from piip.data.locating import locate
     from piip.spec import CocoSpec
 
     shutil.copytree(demo_folder, home.data_root() / "demo")

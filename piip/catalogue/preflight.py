@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from piip.catalogue.counted import counted
 from piip.counting.costs import Cost, added
-from piip.data.sources import Source, locate
+from piip.data.locating import locate
+from piip.data.sources import Source
 from piip.spec import ExperimentSpec, UPerNetSpec
 
 if TYPE_CHECKING:

@@ -18,24 +18,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 from pydantic import AfterValidator, Field
 
 from piip.catalogue.rows import find_row
 from piip.console import run_verb
+from piip.data import packed
 from piip.data.check_words import as_json, as_text
 from piip.data.decoding import OWN_NAMES
+from piip.data.files import exists, is_folder
 from piip.data.layouts import given_source
+from piip.data.locating import check_form
 from piip.data.problems import Looked, Problem, Report, Seen
-from piip.data.sources import DataError, Source, check_form
+from piip.data.sources import DataError, Source
 from piip.options import GivenPath, NewFile, SplitName, UsageError, given_file
 from piip.spec import Ade20kSpec, CocoSpec, Data, DetectionSpec, ExperimentSpec, ImageNetSpec
 from piip.spec.data import Kind, kinds_called, named_kind, words_for
-
-if TYPE_CHECKING:
-    pass
 
 
 def check(
@@ -58,11 +58,14 @@ def check(
     """
     check_form(annotations, data, what="annotations")
     check_form(images, data, what="images")
-    if not images.is_dir():
+    if not is_folder(images):
         raise DataError(f"image folder not found: {images}")
-    if not annotations.exists() and not next(iter(data.places.values())).one_file:
+    if not exists(annotations) and not next(iter(data.places.values())).one_file:
         raise DataError(f"folder not found: {annotations}")
-    looked = _look_at(Source(annotations, images, names), data)
+    source = Source(annotations, images, names)
+    if damaged := _damaged(source):
+        return damaged
+    looked = _look_at(source, data)
     report = Report(looked.images, looked.annotations, looked.categories, looked.seen)
     for number, problems in enumerate(looked.problems):
         for problem in problems:
@@ -72,8 +75,18 @@ def check(
     if not report.usable:
         report.seen = Seen()
     elif row is not None:
-        report.asks = _asked(Source(annotations, images, names), data, row)
+        report.asks = _asked(source, data, row)
     return report
+
+
+def _damaged(source: Source) -> Report | None:
+    """Shards of packed folders that are not as they were written; None where all are: no file in them need be looked at otherwise."""
+    paths = dict.fromkeys(path for path in (source.annotations, source.images, source.names) if path is not None)
+    report = Report(0, 0, 0, Seen())
+    for pack in packed.packs_of(paths):
+        for error in pack.damages():
+            report.add(Problem("damaged shard", str(error)))
+    return None if report.usable else report
 
 
 def _asked(source: Source, data: Data, row: ExperimentSpec) -> list[str]:

@@ -19,8 +19,10 @@ import tyro
 from pydantic import AfterValidator
 
 from piip.console import run_verb
+from piip.data.files import is_folder
 from piip.data.layouts import given_source
-from piip.data.sources import DataError, check_form
+from piip.data.locating import check_form
+from piip.data.sources import DataError
 from piip.options import GivenPath, NewFile, SplitName, UsageError, given_file
 from piip.scratch import scratch
 from piip.spec.data import Kind, kinds_called, named_kind
@@ -83,7 +85,7 @@ def main(options: Options) -> int:
     source = given_source(options.annotations, options.images, options.names, options.split, data)
     check_form(source.annotations, data, what="annotations")
     check_form(source.images, data, what="images")
-    if not source.images.is_dir():
+    if not is_folder(source.images):
         raise DataError(f"image folder not found: {source.images}")
     from piip.data.documents import read_document
 

@@ -1,8 +1,10 @@
-"""Files below a folder, as all kinds of data that are folders see them."""
+"""Files below a folder, as all kinds of data that are folders see them, packed or not."""
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from piip.data import packed
 from piip.data.sources import DataError
@@ -49,18 +51,29 @@ def _in_pack(folder: str) -> Iterator[str]:
 def entries(folder: Path | str) -> tuple[list[str], list[str]]:
     """Names of the folders and of the files in a folder, packed or not; none where it is not there."""
     if packed.is_packed(folder) or not os.path.isdir(folder):
-        found = packed.within(os.path.join(folder, "file"))
-        above = found[1].removesuffix("file") if found else ""
-        names = [name.removeprefix(above) for name in found[0].files if name.startswith(above)] if found else []
-        folders = dict.fromkeys(name.partition("/")[0] for name in names if "/" in name)
-        return list(folders), [name for name in names if "/" not in name]
+        return _packed_entries(folder) or ([], [])
     there = list(os.scandir(folder))
     return [e.name for e in there if e.is_dir()], [e.name for e in there if not e.is_dir()]
 
 
+def _packed_entries(folder: Path | str) -> tuple[list[str], list[str]] | None:
+    found = packed.within(os.path.join(folder, "file"))
+    return found[0].folders.get(found[1].rpartition("/")[0]) if found else None
+
+
 def is_there(path: Path) -> bool:
     """Whether there is such a file, packed or not."""
-    return os.path.isfile(path) or packed.content_of(path) is not None
+    return os.path.isfile(path) or packed.file_within(path) is not None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder, packed or not."""
+    return os.path.isdir(path) or _packed_entries(path) is not None  # of os.path: no name is too long for it
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder, packed or not."""
+    return os.path.exists(path) or is_there(path) or is_folder(path)
 
 
 def content(path: Path) -> bytes:
@@ -71,6 +84,16 @@ def content(path: Path) -> bytes:
     """
     inside = packed.content_of(path)
     return path.read_bytes() if inside is None else bytes(inside)
+
+
+def stream(path: Path) -> BinaryIO:
+    """A file opened to read its bytes, packed or not.
+
+    Raises:
+        OSError: It is not there.
+    """
+    inside = packed.content_of(path)
+    return path.open("rb") if inside is None else io.BytesIO(inside)
 
 
 def _holds(place: str, inside: tuple[str, ...]) -> bool:
@@ -99,3 +122,14 @@ def bytes_in(path: Path) -> int:
         return path.stat().st_size
     pack, name = packed.within(path) or (None, "")
     return pack.files.get(name, (0, 0, -1))[2] if pack else -1
+
+
+def version(path: Path) -> tuple[int, int]:
+    """Bytes of a file and when it, or the packed folder that it is in, was written: what changes with its content.
+
+    Raises:
+        OSError: It is not there.
+    """
+    inside = packed.file_within(path)
+    written = path if inside is None else inside[0].folder / packed.MANIFEST
+    return bytes_in(path), written.stat().st_mtime_ns

@@ -1,11 +1,11 @@
 """The splits of data that one path holds: a folder laid out as the data set's download, or YOLO's data.yaml."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from piip.data.files import exists, is_folder, is_there
 from piip.data.sources import DataError, Source
 from piip.options import UsageError
 from piip.spec import Data, YoloSpec
@@ -52,7 +52,7 @@ def given_source(annotations: Path, images: Path | None, names: Path | None, spl
     """
     if images is not None or not next(iter(data.places.values())).apart:
         return Source(annotations, images or annotations, names)
-    if annotations.is_file() and annotations.suffix not in (".yaml", ".yml"):
+    if is_there(annotations) and annotations.suffix not in (".yaml", ".yml"):
         raise UsageError(f"data for {words_for(data)} need the folder of their images, too: ANNOTATIONS IMAGES")
     splits, wanted = splits_in(annotations, data), split or "train"
     if wanted not in splits:
@@ -70,9 +70,9 @@ def _placed(path: Path, data: Data, split: str) -> Iterator[Source]:
         )
         for dropped in range(len(annotations)):
             source = Source(path.joinpath(*annotations[dropped:]), path.joinpath(*images[dropped:]))
-            if source.annotations.exists() and source.images.is_dir() and len(images) > dropped:
+            if exists(source.annotations) and is_folder(source.images) and len(images) > dropped:
                 file = path.joinpath(*classes[dropped:])
-                yield Source(source.annotations, source.images, file if classes and file.is_file() else None)
+                yield Source(source.annotations, source.images, file if classes and is_there(file) else None)
 
 
 def _last(pattern: str) -> str:
@@ -80,9 +80,9 @@ def _last(pattern: str) -> str:
 
 
 def _yaml_of(path: Path) -> Path | None:
-    if path.is_file():
+    if is_there(path):
         return path
-    return next((path / name for name in YAMLS if (path / name).is_file()), None)
+    return next((path / name for name in YAMLS if is_there(path / name)), None)
 
 
 def _of_yaml(file: Path) -> dict[str, Source]:
@@ -90,7 +90,7 @@ def _of_yaml(file: Path) -> dict[str, Source]:
 
     said = read_yaml(file)
     root = file.parent / str(said.get("path") or "")
-    if not os.path.isdir(root):  # of os.path: no name is too long for it
+    if not is_folder(root):
         root = file.parent  # the machine it was written on had another place
     found = {split: _folder(file, root, split, said[split]) for split in SPLITS if said.get(split)}
     if not found:
@@ -105,4 +105,4 @@ def _folder(file: Path, root: Path, split: str, said: Any) -> Path:
             f"{file}: {split} is {str(said)[:80]!r}; one folder of images is wanted (lists of files are not read)"
         )
     places = [root / said, root / said.removeprefix("../")]
-    return next((place for place in places if os.path.isdir(place)), places[0])
+    return next((place for place in places if is_folder(place)), places[0])

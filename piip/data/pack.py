@@ -3,8 +3,8 @@
     python -m piip.data.pack train_images/ packed/train      then packed/train is given wherever train_images/ was
     python -m piip.data.pack packed/train                    reads every shard again and compares its checksum
 
-Images, label maps and class folders are packed alike, each folder by itself; a COCO-format JSON stays a file beside them. Training,
-evaluation and checks of a packed folder have the samples, order, digest and trials of the folder it was made of. Killed midway, the same
+Images, label maps and class folders are packed alike, a whole data set (data.yaml, CSV, JSON with their images) as well: paths go on below
+the packed folder as they did below the plain one. Training, evaluation and checks of a packed folder have the samples, order, digest and trials of the folder it was made of. Killed midway, the same
 command goes on and ends in the same bytes.
 """
 

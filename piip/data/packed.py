@@ -8,19 +8,20 @@ through folders, and workers of a machine share the pages. Sizes are those of th
 import hashlib
 import json
 import os
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from piip.data.sources import DataError
+from piip.options import PACK
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # paths are looked at before anything is computed
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
-MANIFEST, INDEX = "pack.json", "index.arrow"
+MANIFEST, INDEX = PACK, "index.arrow"
 AGAIN = "Pack it again with the same command, or copy it again"
 
 
@@ -71,15 +72,31 @@ class Packed:
             self._tables[shard] = mapped(self._sized(self.shards[shard])).column("content")
         return memoryview(self._tables[shard].chunk(row)[0].as_buffer())
 
-    def verify(self) -> None:
-        """Reads every shard.
+    @cached_property
+    def folders(self) -> dict[str, tuple[list[str], list[str]]]:
+        """Path of every folder, "" of the outermost -> names of the folders and of the files in it."""
+        found: dict[str, tuple[list[str], list[str]]] = {"": ([], [])}
+        for name in self.files:
+            above, _, last = name.rpartition("/")
+            self._enter(found, above)
+            found[above][1].append(last)
+        return found
 
-        Raises:
-            DataError: One is not what was written; says which.
-        """
+    def _enter(self, found: dict[str, tuple[list[str], list[str]]], folder: str) -> None:
+        if folder not in found:
+            above, _, last = folder.rpartition("/")
+            self._enter(found, above)
+            found[above][0].append(last)
+            found[folder] = ([], [])
+
+    def damages(self) -> Iterator[DataError]:
+        """Reads every shard, and the index: an error for each that is not what was written."""
         for file in (self._index, *self.shards):
-            if checksum(path := self._sized(file)) != file.sha256:
-                raise DataError(f"{path}: not the bytes that were written. {AGAIN}")
+            try:
+                if checksum(path := self._sized(file)) != file.sha256:
+                    yield DataError(f"{path}: not the bytes that were written. {AGAIN}")
+            except DataError as error:
+                yield error
 
     def _sized(self, file: Written) -> Path:
         path = self.folder / file.name
@@ -126,6 +143,12 @@ def _opened(folder: str, changed: int, size: int) -> Packed:
     return Packed(Path(folder))
 
 
+def packs_of(paths: Iterable[Path]) -> list[Packed]:
+    """The packed folders that these are, or lie in, each once."""
+    found = (within(path / "file") for path in paths)
+    return list({pack.folder: pack for pack, _ in filter(None, found)}.values())
+
+
 def within(path: Path | str) -> tuple[Packed, str] | None:
     """The packed folder that a path leads into, and the path below it; None where there is none."""
     path = os.path.abspath(path)
@@ -138,17 +161,25 @@ def within(path: Path | str) -> tuple[Packed, str] | None:
     return packed(folder), os.path.relpath(path, folder).replace(os.sep, "/")
 
 
-def content_of(path: Path) -> memoryview | None:
-    """The content of a file in a packed folder; None where it is none, or a file of its own."""
+def file_within(path: Path) -> tuple[Packed, str] | None:
+    """The packed folder and the name there of a file in one; None where there is none, or it is a file of its own."""
     if os.path.isfile(path) or (found := within(path)) is None or found[1] not in found[0].files:
         return None
-    return found[0].content(found[1])
+    return found
 
 
-def pixels_of(content: memoryview | None) -> NDArray[np.uint8] | None:
+def content_of(path: Path) -> memoryview | None:
+    """The content of a file in a packed folder; None where it is none, or a file of its own."""
+    found = file_within(path)
+    return None if found is None else found[0].content(found[1])
+
+
+def pixels_of(content: memoryview | None) -> "NDArray[np.uint8] | None":
     """(H, W, 3), not copied, of what `pixmaps.as_pixels` gave; None of other contents."""
     if content is None or content[:3] != b"P6\n":
         return None
+    import numpy as np
+
     head = bytes(content[:40]).split(b"\n", 3)
     width, height = map(int, head[1].split())
     start = sum(map(len, head[:3])) + 3

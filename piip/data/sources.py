@@ -1,18 +1,7 @@
-"""Where a data set's files are on this machine. The spec says what the data is, this says where."""
+"""Where the files of a split are on this machine. The spec says what the data are, this says where; `locating` finds them."""
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from piip.home import data_root, home
-from piip.options import UsageError
-from piip.spec import Data
-from piip.spec.data import words_for
-
-MADE = {"demo": "", "aerial": " --kind aerial"}
-"""Data sets that are made here, under `home()`, and what the command says to make them."""
 
 
 class DataError(ValueError):
@@ -29,73 +18,3 @@ class Source:
     """The folder that names of images are relative to."""
     names: Path | None = None
     """The file that names the classes, a line each, where annotations do not."""
-
-
-def locate(data: Data, split: str, custom: Mapping[str, Source] | None = None) -> Source:
-    """The files of a split.
-
-    Args:
-        data: Its `name` is one of its kind's `places` (under `data_root()`; of `MADE` under `home()`), or what the user calls their own.
-        split: `train`, `val`, or a key of `custom`.
-        custom: The user's own files by split; used by names without a place alone.
-
-    Raises:
-        DataError: The name or split is unknown, or a file is not there.
-    """
-    if data.name in data.places:
-        source, advice = _placed(data, split)
-    elif custom and split in custom:
-        source, advice = custom[split], "Give paths that are there."
-    else:
-        given = ", ".join(sorted(custom)) if custom else "none"
-        raise DataError(
-            f"no data set {data.name!r} for {words_for(data)}. There is: {', '.join(data.places)}; any other name is of data of your "
-            f"own, which need annotations and an image folder for {split!r}; given: {given}."
-        )
-    for path in (source.annotations, source.images):
-        if not path.exists():
-            raise DataError(f"{data.name} data not found: {path}. {advice}")
-    return source
-
-
-def check_form(path: Path, data: Data, *, what: Literal["annotations", "images"], said: str = "") -> None:
-    """Refuse a file where a folder is wanted, and the other way round; what is not there at all is somebody else's to say.
-
-    Args:
-        path: Of a user's own data.
-        data: What they are.
-        what: Which of a split's two paths.
-        said: The flag it was given by.
-
-    Raises:
-        UsageError: Says which it is, what is wanted and what that holds.
-    """
-    place = next(iter(data.places.values()))
-    file = what == "annotations" and place.one_file
-    folder = os.path.isdir(path)  # of os.path: no name is too long for it
-    fits = not place.refuses(folder=folder) if what == "annotations" else folder
-    if fits or not os.path.exists(path):
-        return
-    given, wanted = ("folder", "file") if file else ("file", "folder")
-    holds = f" with {data.holds}" if what == "annotations" or not place.apart else " of images"
-    others = " (folders are for --kind segmentation and --kind classification)" if file and not said else ""
-    raise UsageError(
-        f"{f'{said} ' if said else ''}{path} is a {given}; {words_for(data)} wants a {wanted}{holds}{others}"
-    )
-
-
-def _placed(data: Data, split: str) -> tuple[Source, str]:
-    """The files of a data set that has its place, and what to do where they are not there."""
-    made = MADE.get(data.name)
-    root = data_root() if made is None else home() / "data"
-    part = {"train": "training", "val": "validation"}.get(split, split)
-    voc = {"train": "trainval", "val": "test"}.get(split, split)
-    annotations, images, names = (
-        root / place.format(split=split, part=part, voc=voc) if place else None for place in data.places[data.name][:3]
-    )
-    assert annotations is not None
-    assert images is not None
-    put = f"Set PIIP_DATA to the folder that holds {data.name}/."
-    advice = put if made is None else f"Make it: python -m piip.data.demo {root / data.name}{made}"
-    # a names file is a help, not a need: ADE20K's own download has one, its copies often do not
-    return Source(annotations, images, names if names and names.is_file() else None), advice

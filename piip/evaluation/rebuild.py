@@ -13,7 +13,9 @@ from typing import Literal
 from torch import nn
 
 from piip import home
-from piip.data.sources import DataError, Source, locate
+from piip.data.files import exists
+from piip.data.locating import locate
+from piip.data.sources import DataError, Source
 from piip.models import build_model
 from piip.models.speed import set_speed
 from piip.spec import ExperimentSpec
@@ -106,7 +108,7 @@ def source_of(rebuilt: Rebuilt, split: str, given: Mapping[str, Source]) -> Sour
         return given[split]
     tags = rebuilt.run.tags
     annotations, images, names = (tags.get(f"data.{split}.{part}") for part in ("annotations", "images", "names"))
-    if annotations and images and Path(annotations).exists():
+    if annotations and images and exists(Path(annotations)):
         return Source(Path(annotations), Path(images), Path(names) if names else None)
     if annotations and rebuilt.spec.data.name not in rebuilt.spec.data.places:
         raise DataError(

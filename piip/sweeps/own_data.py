@@ -1,13 +1,14 @@
 """The user's own files on an experiment's command line, for every kind of data."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from piip.data.files import exists, is_folder
 from piip.data.layouts import splits_in
+from piip.data.locating import check_form
 from piip.data.own_name import own_name
-from piip.data.sources import Source, check_form
+from piip.data.sources import Source
 from piip.options import UsageError
 from piip.spec import CocoSpec, Data, ExperimentSpec
 from piip.spec.data import Kind, of_kind, words_for
@@ -143,13 +144,13 @@ def _check_paths(given: Mapping[str, Path], data: Data) -> None:
     for flag, path in given.items():
         place = next(iter(data.places.values()))
         file = flag == "--names" or (place.one_file and flag.endswith("annotations"))
-        if not os.path.exists(path):  # of os.path: no name is too long for it
+        if not exists(path):
             raise UsageError(f"{flag} {path}: no such {'file' if file else 'folder'}")
         if flag == "--data":
             continue
         if flag != "--names":
             check_form(path, data, what="annotations" if flag.endswith("annotations") else "images", said=flag)
-        elif os.path.isdir(path):
+        elif is_folder(path):
             raise UsageError(f"{flag} {path} is a folder; a file is wanted, with the name of a class in every line")
 
 

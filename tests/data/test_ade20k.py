@@ -13,8 +13,9 @@ from piip.data.check import check
 from piip.data.formats.ade20k_classes import ADE20K
 from piip.data.formats.ade20k_files import classes_of, pairs_of
 from piip.data.formats.ade20k_results import describe, largest
+from piip.data.locating import locate
 from piip.data.samples import ImageInfo
-from piip.data.sources import DataError, Source, locate
+from piip.data.sources import DataError, Source
 from piip.spec import Ade20kSpec
 
 INPUT = Input(32, (127.5,) * 3, (127.5,) * 3)

@@ -14,7 +14,8 @@ from PIL import Image
 from piip.data.check import check
 from piip.data.demo import __main__, wheel
 from piip.data.demo.aerial import KEPT_SHARE, Tiling, make_aerial, seen, tiles
-from piip.data.sources import DataError, locate
+from piip.data.locating import locate
+from piip.data.sources import DataError
 from piip.spec import CocoSpec
 
 SIDES = [(230, 247), (125, 104), (64, 64), (64, 64)]

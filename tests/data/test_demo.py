@@ -17,8 +17,8 @@ from piip.data.demo import __main__, make
 from piip.data.demo.make import Recipe, ensure_demo, make_demo
 from piip.data.demo.scene import HUE_SPREAD, HUES, PHOTOGRAPHS, _fill, _photograph, scene
 from piip.data.demo.shapes import SHAPES
+from piip.data.locating import locate
 from piip.data.masks import decoded
-from piip.data.sources import locate
 from piip.spec import CocoSpec
 from piip.spec.data import words_for
 from piip.sweeps.own_data import OwnData, own_sources

@@ -2,24 +2,29 @@
 
 import errno
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from formats import FORMATS
 from kinds import DATA
 from PIL import Image
 
 from piip.contracts import Input
 from piip.data import open_dataset, packing
 from piip.data.check import check
+from piip.data.check import cli as check_cli
 from piip.data.demo.make import Recipe, make_demo
 from piip.data.images import read_image
+from piip.data.layouts import splits_in
 from piip.data.loader import EvalLoader, TrainLoader
 from piip.data.pack import cli
 from piip.data.packed import Packed
 from piip.data.packing import pack, verify
 from piip.data.sources import DataError, Source
+from piip.spec.data import named_kind
 
 WANTED = Input(96, (123.7, 116.3, 103.5), (58.4, 57.1, 57.4))
 PLACES = {kind.places["demo"]: kind for kind in DATA if "demo" in kind.places}
@@ -83,6 +88,36 @@ def test_a_packed_split_is_the_split_in_samples_order_digest_and_findings(places
     assert all(plain.digest == other.digest for plain, other in both)
     reports = [check(at.annotations, at.images, data=spec, names=at.names) for at in (source, packed)]
     assert (reports[0].seen, reports[0].usable) == (reports[1].seen, reports[1].usable)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_whole_data_set_packed_as_one_folder_is_read_as_it_is(kind, tmp_path):
+    plain, whole = FORMATS[kind](tmp_path / "data"), tmp_path / "whole"
+    pack(tmp_path / "data", whole)
+    moved = (path and whole / path.relative_to(tmp_path / "data") for path in vars(plain).values())
+    spec, sources = named_kind(kind, "own", short_ratio=1.0), (plain, Source(*moved))
+    laid_out = [
+        splits_in(folder, spec).get("train") if kind in LAID_OUT else None for folder in (whole, tmp_path / "data")
+    ]
+
+    splits = [open_dataset(spec, source, replace(WANTED, masks=False), training=True) for source in sources]
+
+    assert splits[0].digest == splits[1].digest
+    assert splits[0].infos == splits[1].infos
+    assert seen([s.collate([s.sample(k, 0) for k in range(len(s))]) for s in splits[:1]]) == seen(
+        [s.collate([s.sample(k, 0) for k in range(len(s))]) for s in splits[1:]]
+    )
+    assert laid_out[0] is None or relative(laid_out[0], whole) == relative(laid_out[1], tmp_path / "data")
+    words = [str(path) for path in (sources[1].annotations, sources[1].images)]
+    assert check_cli([*words, "--kind", kind, *(["--names", str(sources[1].names)] if plain.names else [])]) == 0
+
+
+LAID_OUT = ("yolo", "voc", "crowdhuman", "openimages", "cityscapes")
+"""Kinds whose whole folder says where everything is."""
+
+
+def relative(source: Source, folder: Path) -> list[Path | None]:
+    return [path and path.relative_to(folder) for path in vars(source).values()]
 
 
 def folder_of(tmp_path: Path, files: int = 6) -> Path:
@@ -160,6 +195,10 @@ def test_a_damaged_shard_is_named(damage, said, tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{out / 'shard-00001.arrow'}: " in line
     assert said in line
+    assert check_cli([str(out), "--kind", "imagenet"]) == 1
+    told = capsys.readouterr().out
+    assert f"1 x damaged shard\n    {line.removeprefix('error: ')}" in told
+    assert told.endswith("not usable as it is\n")
 
 
 def test_an_image_of_a_shard_that_is_cut_off_is_no_image(tmp_path):

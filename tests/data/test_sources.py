@@ -1,6 +1,7 @@
 import pytest
 
-from piip.data.sources import DataError, Source, locate
+from piip.data.locating import locate
+from piip.data.sources import DataError, Source
 from piip.spec import CocoSpec
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from piip import home
-from piip.data.sources import locate
+from piip.data.locating import locate
 from piip.record.runs import RunRecord, create_run
 from piip.record.trial import Trial
 from piip.spec import CocoSpec, ExperimentSpec

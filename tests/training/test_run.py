@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from piip import home
 from piip.data import open_dataset
-from piip.data.sources import locate
+from piip.data.locating import locate
 from piip.record.events import read_events, read_metrics, read_status
 from piip.record.journal import Fenced, Journal
 from piip.spec import CocoSpec

@@ -17,7 +17,7 @@ from waiting import LONG
 import piip
 from piip import home
 from piip.data.formats.coco import CocoDataset
-from piip.data.sources import locate
+from piip.data.locating import locate
 from piip.models import build_model
 from piip.record.events import read_metrics
 from piip.spec import CocoSpec

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from piip.contracts import Input, Metric
 from piip.data.files import bytes_in
+from piip.data.files import content as content_of_file
 from piip.data.formats.base import ImageDataset
 from piip.data.formats.coco_format import CocoFormat
 from piip.data.formats.coco_json import Document, classes_of, read_checked
@@ -89,7 +90,7 @@ class CocoDataset(CocoFormat, ImageDataset):
 
     def _fingerprint(self) -> str:
         """Made of the annotations and of the names and sizes in bytes of the image files."""
-        content = hashlib.sha256(self._read_digest or self.source.annotations.read_bytes())
+        content = hashlib.sha256(self._read_digest or content_of_file(self.source.annotations))
         for info, path in dict.fromkeys(zip(self.infos, self._files, strict=True)):  # once, however often it comes
             content.update(f"{info.file_name}\0{bytes_in(path)}\0".encode())
         return content.hexdigest()

@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from piip.console import one_line
+from piip.data.files import bytes_in, is_there, version
 from piip.data.formats.coco_faults import category_problems, find_problems
 from piip.data.problems import Problem
 from piip.data.sources import DataError
@@ -77,7 +78,7 @@ def read(path: Path) -> Document:
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
-        size = path.stat().st_size
+        size = bytes_in(path)
         raise DataError(f"{path}: not complete JSON ({error}; the file has {size} bytes). Copy it again.") from None
     missing = [
         key
@@ -98,15 +99,15 @@ def read_checked(path: Path) -> Document:
     Raises:
         DataError: With the first problem, and how many there are.
     """
-    if not path.is_file():
+    if not is_there(path):
         raise DataError(f"annotations not found: {path}")
-    known = path.stat()
-    key = (str(path.resolve()), known.st_size, known.st_mtime_ns)
+    size, written = version(path)
+    key = (str(path.resolve()), size, written)
     with _parsing:
         document = _parsed.get(key)
         if document is None:
             document = _parsed[key] = _checked(path)
-            if known.st_size <= SMALL:
+            if size <= SMALL:
                 _recent.append(document)
         return document
 

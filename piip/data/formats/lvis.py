@@ -8,6 +8,7 @@ Images have no file_name but a `coco_url`, which ends in `train2017/000000391895
 import hashlib
 from typing import Any
 
+from piip.data.files import content
 from piip.data.formats.coco_faults import by_id
 from piip.data.formats.coco_json import Document
 from piip.data.formats.coco_json import read as read_json
@@ -51,7 +52,7 @@ def whole(document: Document, problems: list[Problem], source: Source) -> ReadDo
     """A document that came from COCO-shaped JSON, with what a reader found in it."""
     made = ByIdDocument(document, [], Reading(source).at, "")
     made.problems = problems
-    made.digest = hashlib.sha256(source.annotations.read_bytes()).digest()
+    made.digest = hashlib.sha256(content(source.annotations)).digest()
     return made
 
 

@@ -8,6 +8,7 @@ images (*-annotations-human-imagelabels-boxable.csv), which scores take into acc
 nor wrong in scores, unless the spec says otherwise. Images of the folder without a row are not of the split: nobody says what is in them.
 """
 
+from piip.data.files import stream
 from piip.data.formats.detected import ReadDataset
 from piip.data.formats.openimages_labels import names_of, note_verified, rows_of
 from piip.data.formats.reading import ReadDocument, Reading, number, shown
@@ -33,8 +34,9 @@ def read(source: Source, spec: OpenImagesSpec) -> ReadDocument:
     )
     sizes = reading.sizes(names)
     reading.begin(source.annotations)
-    for line in source.annotations.open("rb"):
-        reading.more(line)
+    with stream(source.annotations) as lines:
+        for line in lines:
+            reading.more(line)
     reading.more(repr(categories).encode())
     ids = {name: reading.add_image(name, *sizes[name]) for name in names if name in sizes}
     for place, row in rows_of(source.annotations, WANTED):

@@ -1,12 +1,14 @@
 """What Open Images says of classes and of whole images: names, the hierarchy of classes, labels that people verified."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from piip.console import one_line
+from piip.data.files import is_there, stream
 from piip.data.formats.reading import Reading, shown
 from piip.data.sources import DataError, Source
 from piip.data.text import read_text
@@ -23,7 +25,7 @@ def names_of(source: Source) -> list[dict[str, Any]]:
         DataError: There is none, or it has not two columns.
     """
     file = source.names or source.annotations.parent / NAMES
-    if not file.is_file():
+    if not is_there(file):
         raise DataError(f"which classes are there? Give the CSV of names, {NAMES} ({file} is not there): --names FILE")
     rows = [row for _, row in _parsed(file, read_text(file, "names").splitlines()) if row]
     odd = next((k for k, row in enumerate(rows, start=1) if len(row) != 2 or not all(map(one_line, row))), None)
@@ -35,7 +37,7 @@ def names_of(source: Source) -> list[dict[str, Any]]:
         raise DataError(f"{file}: a class is there twice; each once is wanted")
     categories = [{"id": k, "name": one_line(name), "mid": mid} for k, (mid, name) in enumerate(rows, start=1)]
     hierarchy = file.parent / HIERARCHY
-    return _with_parents(categories, hierarchy) if hierarchy.is_file() else categories
+    return _with_parents(categories, hierarchy) if is_there(hierarchy) else categories
 
 
 def _with_parents(categories: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
@@ -66,10 +68,9 @@ def note_verified(reading: Reading, ids: dict[str, int], numbers: dict[str, int]
     """Adds to images which classes people verified to be there, or not to be: of the file beside the boxes, where there is one."""
     split = reading.source.annotations.name.partition("-annotations")[0]
     file = reading.source.annotations.parent / VERIFIED.format(split)
-    if not file.is_file():
+    if not is_there(file):
         return
-    reading.begin(file)
-    reading.more(file.read_bytes())
+    reading.bytes_of(file)
     for place, row in rows_of(file, ("ImageID", "LabelName", "Confidence")):
         image_id, number = ids.get(f"{row['ImageID']}.jpg"), numbers.get(row["LabelName"])
         if row["Confidence"] not in ("0", "1", "0.0", "1.0"):
@@ -89,9 +90,9 @@ def rows_of(file: Path, wanted: tuple[str, ...]) -> Iterator[tuple[int, dict[str
     Raises:
         DataError: No such file, no CSV, or without a column that is wanted.
     """
-    if not file.is_file():
+    if not is_there(file):
         raise DataError(f"annotations not found: {file}")
-    with file.open(encoding="utf-8-sig", newline="") as text:
+    with io.TextIOWrapper(stream(file), encoding="utf-8-sig", newline="") as text:
         rows = _parsed(file, text)
         _, heading = next(rows, (0, []))
         if missing := [name for name in wanted if name not in heading]:

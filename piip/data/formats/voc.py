@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from piip.console import one_line
-from piip.data.files import content, files_below, require_text
+from piip.data.files import content, files_below, is_folder, require_text
 from piip.data.formats.detected import ReadDataset
 from piip.data.formats.reading import ReadDocument, Reading, number, shown
 from piip.data.formats.voc_labels import Labels, known_names
@@ -71,7 +71,7 @@ def _images(folder: Path) -> dict[str, str]:
 
 def _files(source: Source) -> Iterator[Path]:
     """The XML files of a split."""
-    if source.annotations.is_dir():
+    if is_folder(source.annotations):
         found = [path for path in files_below(source.annotations) if path.lower().endswith(".xml")]
         require_text(source.annotations, found)
         if not found:
@@ -90,7 +90,7 @@ def _files(source: Source) -> Iterator[Path]:
 def _folder_of_list(path: Path) -> Path:
     """The folder Annotations that belongs to a list: beside ImageSets, or beside the list."""
     for folder in path.absolute().parents[:3]:
-        if (folder / "Annotations").is_dir():
+        if is_folder(folder / "Annotations"):
             return folder / "Annotations"
     raise DataError(f"{path}: there is no folder Annotations beside it or up to two folders above")
 
@@ -156,7 +156,7 @@ def _add(
 
 def _of_all(source: Source, read_already: list[Path], labels: Labels) -> None:
     """Learns the classes of the folder's other files, too: a list's images need not have all of them."""
-    if source.annotations.is_dir():
+    if is_folder(source.annotations):
         return
     known = set(read_already)
     for path in map(Path, files_below(_folder_of_list(source.annotations))):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from piip.data.files import files_below, is_there, require_text
+from piip.data.files import files_below, is_folder, is_there, require_text
 from piip.data.formats.detected import ReadDataset
 from piip.data.formats.reading import ReadDocument, Reading, labelled, number, shown
 from piip.data.formats.yolo_names import Names, labels_of, names_of
@@ -71,7 +71,7 @@ def _images(folder: Path) -> dict[str, str]:
 
 
 def _labels_without_image(reading: Reading, labels: Path, images: dict[str, str]) -> None:
-    if not labels.is_dir():
+    if not is_folder(labels):
         return
     for path in files_below(labels):
         stem, ending = os.path.splitext(Path(path).relative_to(labels).as_posix())

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from piip.console import one_line
+from piip.data.files import is_folder, is_there
 from piip.data.sources import DataError, Source
 from piip.data.text import is_text, read_text
 
@@ -34,7 +35,7 @@ def labels_of(source: Source) -> Path:
     if "images" in parts:
         at = len(parts) - 1 - parts[::-1].index("images")
         beside = Path(*parts[:at], "labels", *parts[at + 1 :])
-        if beside.is_dir():
+        if is_folder(beside):
             return beside
     return source.images
 
@@ -47,7 +48,7 @@ def names_of(source: Source) -> Names:
     """
     labels = labels_of(source).absolute()
     places = [folder / name for folder in (labels, *labels.parents[:3]) for name in NAMES]
-    file = source.names or next((path for path in places if path.is_file()), None)
+    file = source.names or next((path for path in places if is_there(path)), None)
     if file is None:
         raise DataError(
             f"what are the classes of the labels in {labels} called? Give data.yaml, or a file with a name in every line, the first one "
