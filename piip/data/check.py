@@ -40,7 +40,7 @@ from piip.spec.data import Kind, kinds_called, named_kind, words_for
 
 def check(
     annotations: Path, images: Path, *, data: Data = CocoSpec(name="custom"), names: Path | None = None,  # noqa: B008 (frozen)
-    row: ExperimentSpec | None = None, progress: bool = False,
+    more: tuple[Path, ...] = (), row: ExperimentSpec | None = None, progress: bool = False,
 ) -> Report:  # fmt: skip
     """Looks at everything.
 
@@ -49,6 +49,7 @@ def check(
         images: The folder of images.
         data: What the files are.
         names: The file that names the classes, where annotations do not.
+        more: Further annotations of the split, where it has several files or folders of them.
         row: Object sizes are told as its network sees them.
         progress: Says how far it is on stderr.
 
@@ -62,7 +63,7 @@ def check(
         raise DataError(f"image folder not found: {images}")
     if not exists(annotations) and not next(iter(data.places.values())).one_file:
         raise DataError(f"folder not found: {annotations}")
-    source = Source(annotations, images, names)
+    source = Source(annotations, images, names, more)
     if damaged := _damaged(source):
         return damaged
     looked = _look_at(source, data)
@@ -81,7 +82,9 @@ def check(
 
 def _damaged(source: Source) -> Report | None:
     """Shards of packed folders that are not as they were written; None where all are: no file in them need be looked at otherwise."""
-    paths = dict.fromkeys(path for path in (source.annotations, source.images, source.names) if path is not None)
+    paths = dict.fromkeys(
+        path for path in (source.annotations, *source.more, source.images, source.names) if path is not None
+    )
     report = Report(0, 0, 0, Seen())
     for pack in packed.packs_of(paths):
         for error in pack.damages():
@@ -164,7 +167,9 @@ def main(options: Options) -> int:
     data = _spec(options)
     row = find_row(options.row) if options.row else None
     source = given_source(options.annotations, options.images, options.names, options.split, data)
-    report = check(source.annotations, source.images, data=data, names=source.names, row=row, progress=True)
+    report = check(
+        source.annotations, source.images, data=data, names=source.names, more=source.more, row=row, progress=True
+    )
     if options.sheet is not None and report.usable:
         from piip.data.sheet import save_sheet
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from piip.data.layouts import whole_of
 from piip.data.sources import DataError, Source
 from piip.spec import Ade20kSpec, Data, DetectionSpec
 
@@ -57,6 +58,8 @@ def command_of(source: Source, data: Data) -> str:
     """What to type to see all that is wrong in a split, whatever its kind of data."""
     words = [str(source.annotations)]
     words += [str(source.images)] if source.images != source.annotations else []
+    if source.more and (whole := whole_of(source, data)):
+        words = [str(whole[0]), "--split", whole[1]]
     words += ["--kind", data.kind] if data.kind != "coco" else []
     if isinstance(data, DetectionSpec) and source.names:
         words += ["--names", str(source.names)]

@@ -6,10 +6,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from piip.data.files import exists, is_folder, is_there
+from piip.data.locating import source_at
 from piip.data.sources import DataError, Source
 from piip.options import UsageError
 from piip.spec import Data, YoloSpec
 from piip.spec.data import words_for
+from piip.spec.places import Places
 
 SPLITS = ("train", "val", "test")
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -37,6 +39,18 @@ def splits_in(path: Path, data: Data) -> dict[str, Source]:
     return found
 
 
+def whole_of(source: Source, data: Data) -> tuple[Path, str] | None:
+    """The one path and the split that a source is of, where there is one; None: it was given by its own paths."""
+    for path in filter(None, (source.names, source.images)):
+        try:
+            splits = splits_in(path, data)
+        except DataError:
+            continue  # that path holds no data; whoever asks goes by the source's own
+        if found := [split for split, one in splits.items() if one == source]:
+            return path, found[0]
+    return None
+
+
 def given_source(annotations: Path, images: Path | None, names: Path | None, split: str | None, data: Data) -> Source:
     """A split as a verb's words name it: by two paths, or by one that holds several splits.
 
@@ -62,17 +76,18 @@ def given_source(annotations: Path, images: Path | None, names: Path | None, spl
 
 def _placed(path: Path, data: Data, split: str) -> Iterator[Source]:
     """A split below `path`, which may be any of the folders that the data set's own places begin with; the first one last."""
-    names = {"split": split, "part": {"train": "training", "val": "validation"}.get(split, split)}
-    names["voc"] = {"train": "trainval", "val": "test"}.get(split, split)
     for place in reversed(data.places.values()):
-        annotations, images, classes = (
-            PurePosixPath(pattern.format(**names)).parts if pattern else () for pattern in place[:3]
-        )
-        for dropped in range(len(annotations)):
-            source = Source(path.joinpath(*annotations[dropped:]), path.joinpath(*images[dropped:]))
-            if exists(source.annotations) and is_folder(source.images) and len(images) > dropped:
-                file = path.joinpath(*classes[dropped:])
-                yield Source(source.annotations, source.images, file if classes and is_there(file) else None)
+        folders = len(PurePosixPath(place.images).parts)
+        for dropped in range(len(PurePosixPath(place.annotations).parts)):
+            source = source_at(place, path, split, without=dropped)
+            there = exists(source.annotations) and all(map(exists, _lists(place, path, dropped)))
+            if there and is_folder(source.images) and (folders > dropped or (place.more and folders == dropped)):
+                yield source
+
+
+def _lists(place: Places, path: Path, dropped: int) -> Iterator[Path]:
+    """What a place adds to any of its splits: without it, it is another one."""
+    return (one for split, _ in place.more for one in source_at(place, path, split, without=dropped).more)
 
 
 def _last(pattern: str) -> str:
@@ -92,17 +107,25 @@ def _of_yaml(file: Path) -> dict[str, Source]:
     root = file.parent / str(said.get("path") or "")
     if not is_folder(root):
         root = file.parent  # the machine it was written on had another place
-    found = {split: _folder(file, root, split, said[split]) for split in SPLITS if said.get(split)}
+    said = {"val": said.get("validation")} | {key: entry for key, entry in said.items() if entry}
+    found = {split: _split(file, root, split, said[split]) for split in SPLITS if said.get(split)}
     if not found:
         raise DataError(f"{file}: no split: train: and val: with folders of images are wanted")
-    return {split: Source(folder, folder, file) for split, folder in found.items()}
+    return found
 
 
-def _folder(file: Path, root: Path, split: str, said: Any) -> Path:
-    """The folder of a split's images; Roboflow's begin with ../ and lie beside the file all the same."""
-    if not isinstance(said, str) or said.endswith(".txt"):
-        raise DataError(
-            f"{file}: {split} is {str(said)[:80]!r}; one folder of images is wanted (lists of files are not read)"
-        )
+def _split(file: Path, root: Path, split: str, said: Any) -> Source:
+    """A split: one folder of images, a list (train.txt), or several of these."""
+    entries = said if isinstance(said, list) else [said]
+    if odd := next((entry for entry in entries if not isinstance(entry, str)), None):
+        wanted = "a folder of images, a .txt with a path in every line, or several of these"
+        raise DataError(f"{file}: {split} has {str(odd)[:80]!r}; {wanted} are wanted")
+    first, *more = (_place(root, entry) for entry in entries)
+    listed = bool(more) or (first.suffix == ".txt" and not is_folder(first))
+    return Source(first, root if listed else first, file, tuple(more))
+
+
+def _place(root: Path, said: str) -> Path:
+    """A folder of images or a list; Roboflow's begin with ../ and lie beside the file all the same."""
     places = [root / said, root / said.removeprefix("../")]
-    return next((place for place in places if is_folder(place)), places[0])
+    return next((place for place in places if exists(place)), places[0])

@@ -1,7 +1,7 @@
 """Finds a data set's files on this machine."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from piip.data.files import exists, is_folder, is_there
@@ -10,6 +10,7 @@ from piip.home import data_root, home
 from piip.options import UsageError
 from piip.spec import Data
 from piip.spec.data import words_for
+from piip.spec.places import Places
 
 MADE = {"demo": "", "aerial": " --kind aerial"}
 """Data sets that are made here, under `home()`, and what the command says to make them."""
@@ -36,7 +37,7 @@ def locate(data: Data, split: str, custom: Mapping[str, Source] | None = None) -
             f"no data set {data.name!r} for {words_for(data)}. There is: {', '.join(data.places)}; any other name is of data of your "
             f"own, which need annotations and an image folder for {split!r}; given: {given}."
         )
-    for path in (source.annotations, source.images):
+    for path in (source.annotations, *source.more, source.images):
         if not exists(path):
             raise DataError(f"{data.name} data not found: {path}. {advice}")
     return source
@@ -68,18 +69,31 @@ def check_form(path: Path, data: Data, *, what: Literal["annotations", "images"]
     )
 
 
+def source_at(place: Places, root: Path, split: str, *, without: int = 0) -> Source:
+    """Where a split's files of a data set would be.
+
+    Args:
+        place: The data set's.
+        root: What `place` is below.
+        split: `train`, `val` or `test`.
+        without: So many of the first folders of `place` are not there: `root` is in their place.
+    """
+    said = {"split": split, "part": {"train": "training", "val": "validation"}.get(split, split)}
+    said["voc"] = {"train": "trainval", "val": "test"}.get(split, split)
+
+    def at(pattern: str) -> Path:
+        return root.joinpath(*PurePosixPath(pattern.format(**said)).parts[without:])
+
+    # a names file is a help, not a need: ADE20K's own download has one, its copies often do not
+    names = at(place.names) if place.names else None
+    more = tuple(at(pattern) for whose, pattern in place.more if whose == split)
+    return Source(at(place.annotations), at(place.images), names if names and is_there(names) else None, more)
+
+
 def _placed(data: Data, split: str) -> tuple[Source, str]:
     """The files of a data set that has its place, and what to do where they are not there."""
-    made = MADE.get(data.name)
+    made, place = MADE.get(data.name), data.places[data.name]
     root = data_root() if made is None else home() / "data"
-    part = {"train": "training", "val": "validation"}.get(split, split)
-    voc = {"train": "trainval", "val": "test"}.get(split, split)
-    annotations, images, names = (
-        root / place.format(split=split, part=part, voc=voc) if place else None for place in data.places[data.name][:3]
-    )
-    assert annotations is not None
-    assert images is not None
-    put = f"Set PIIP_DATA to the folder that holds {data.name}/."
+    put = f"Set PIIP_DATA to the folder that holds {PurePosixPath(place.annotations).parts[0]}/."
     advice = put if made is None else f"Make it: python -m piip.data.demo {root / data.name}{made}"
-    # a names file is a help, not a need: ADE20K's own download has one, its copies often do not
-    return Source(annotations, images, names if names and is_there(names) else None), advice
+    return source_at(place, root, split), advice

@@ -4,8 +4,8 @@
     python -m piip.data.pack packed/train                    reads every shard again and compares its checksum
 
 Images, label maps and class folders are packed alike, a whole data set (data.yaml, CSV, JSON with their images) as well: paths go on below
-the packed folder as they did below the plain one. Training, evaluation and checks of a packed folder have the samples, order, digest and trials of the folder it was made of. Killed midway, the same
-command goes on and ends in the same bytes.
+the packed folder as they did below the plain one. Training, evaluation and checks of a packed folder have the samples, order, digest and
+trials of the folder it was made of. Killed midway, the same command goes on and ends in the same bytes.
 """
 
 import json

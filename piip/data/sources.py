@@ -18,3 +18,5 @@ class Source:
     """The folder that names of images are relative to."""
     names: Path | None = None
     """The file that names the classes, a line each, where annotations do not."""
+    more: tuple[Path, ...] = ()
+    """Further files or folders that hold annotations of the same split, where it has several."""

@@ -109,7 +109,8 @@ def source_of(rebuilt: Rebuilt, split: str, given: Mapping[str, Source]) -> Sour
     tags = rebuilt.run.tags
     annotations, images, names = (tags.get(f"data.{split}.{part}") for part in ("annotations", "images", "names"))
     if annotations and images and exists(Path(annotations)):
-        return Source(Path(annotations), Path(images), Path(names) if names else None)
+        more = (Path(path) for path in tags.get(f"data.{split}.more", "").splitlines())
+        return Source(Path(annotations), Path(images), Path(names) if names else None, tuple(more))
     if annotations and rebuilt.spec.data.name not in rebuilt.spec.data.places:
         raise DataError(
             f"the run's {split} data is not where it was, {annotations}. "

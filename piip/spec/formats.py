@@ -12,9 +12,11 @@ _LISTS = "VOCdevkit/VOC{}/ImageSets/Main"
 class YoloSpec(DetectionSpec):
     """YOLO's folders: a text file an image, a line an object: its class and its box or polygon in parts of the image's sides."""
 
-    holds: ClassVar[str] = "YOLO labels, a text file for each image, named as it"
+    holds: ClassVar[str] = (
+        "YOLO labels, a text file for each image, named as it (or a list of images, a path in every line)"
+    )
     places: ClassVar[dict[str, Places]] = {
-        "yolo": Places("yolo/labels/{split}", "yolo/images/{split}", "yolo/data.yaml"),
+        "yolo": Places("yolo/labels/{split}", "yolo/images/{split}", "yolo/data.yaml", either=True),
     }
 
     has_keypoints: ClassVar[bool] = True
@@ -31,6 +33,10 @@ class VocSpec(DetectionSpec):
         "XML files, or a list of their names (ImageSets/Main/train.txt) beside the folder Annotations"
     )
     places: ClassVar[dict[str, Places]] = {
+        "voc0712": Places(
+            f"{_LISTS.format(2007)}/{{voc}}.txt", "VOCdevkit", "VOCdevkit/names.txt", either=True,
+            more=(("train", f"{_LISTS.format(2012)}/trainval.txt"),),
+        ),
         "voc2007": Places(f"{_LISTS.format(2007)}/{{voc}}.txt", "VOCdevkit/VOC2007/JPEGImages", "VOCdevkit/names.txt", either=True),
         "voc2012": Places(f"{_LISTS.format(2012)}/{{split}}.txt", "VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/names.txt", either=True),
     }  # fmt: skip
@@ -42,7 +48,8 @@ class VocSpec(DetectionSpec):
 
     kind: Literal["voc"] = "voc"
     name: DataName = "voc2012"
-    """`voc2007` (trainval and test), `voc2012` (train and val) under PIIP_DATA; any other: what you call your own files."""
+    """`voc2007` (trainval and test), `voc2012` (train and val), `voc0712` (trainval of both, test of 2007) under PIIP_DATA; any other: what
+    you call your own files."""
     difficult: Literal["ignored", "learned"] = "ignored"
     """Objects marked difficult: not learned, or learned as the others. Scored they never are, as in VOC."""
     inclusive: bool = True

@@ -27,7 +27,9 @@ class Places(NamedTuple):
     names: str | None = None
     """The file that names the classes, where annotations do not."""
     either: bool = False
-    """Whether a split's annotations may be a folder as well as a file."""
+    """Whether a split's annotations may be a folder as well as a file, or a file as well as a folder."""
+    more: tuple[tuple[str, str], ...] = ()
+    """Splits, by name, that have a second file of annotations, and where."""
 
     @property
     def apart(self) -> bool:

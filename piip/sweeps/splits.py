@@ -33,8 +33,10 @@ class Split:
 
     def tags(self, name: str) -> dict[str, str]:
         """What a run says of it."""
-        names = {f"data.{name}.names": str(self.source.names)} if self.source.names else {}
-        return names | {
+        also = {f"data.{name}.names": str(self.source.names)} if self.source.names else {}
+        if self.source.more:
+            also[f"data.{name}.more"] = "\n".join(map(str, self.source.more))
+        return also | {
             f"data.{name}.digest": self.digest,
             f"data.{name}.annotations": str(self.source.annotations),
             f"data.{name}.images": str(self.source.images),

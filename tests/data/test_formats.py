@@ -1,6 +1,7 @@
 """What people's formats of detection data become: the same objects in each are the same targets, scores, checks and COCO JSON."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -8,7 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from formats import FORMATS, IGNORED, OBJECTS, SIZES, images
+from formats import FORMATS, IGNORED, NAMES, OBJECTS, SIZES, images
 from inputs import grey
 from PIL import Image
 
@@ -17,6 +18,7 @@ from piip.data.check import check
 from piip.data.check import cli as check_cli
 from piip.data.convert import cli as convert_cli
 from piip.data.convert import convert
+from piip.data.decoding import command_of
 from piip.data.documents import read_document
 from piip.data.layouts import splits_in
 from piip.data.sources import DataError, Source
@@ -297,6 +299,91 @@ class TestYolo:
         assert entry["num_keypoints"] == 1
         assert entry["bbox"] == pytest.approx([0.4 * width, 0.4 * height, 0.2 * width, 0.2 * height])
 
+    @pytest.mark.parametrize(
+        ("train", "listed"),
+        [
+            ("train.txt", ["./images/train/{}.jpg"]),  # from the list
+            ("lists/train.txt", ["images/train/{}.jpg"]),  # from `path`
+            ("lists/train.txt", ["../images/train/{}.jpg"]),
+            ("train.txt", ["{root}/images/train/{}.jpg"]),
+            ("[images/more, images/train]", []),
+            ("[train.txt, images/more]", ["images/train/{}.jpg"]),
+            ("[images/train, images/more, images/train]", []),
+        ],
+    )
+    def test_lists_and_several_folders_are_the_same_images(self, train, listed, tmp_path):
+        source = FORMATS["yolo"](tmp_path)
+        whole = targets(opened("yolo", source))
+        if "more" in train:
+            for folder, ending in (("images", "jpg"), ("labels", "txt")):
+                (tmp_path / folder / "more").mkdir()
+                (tmp_path / folder / "train" / f"a.{ending}").rename(tmp_path / folder / "more" / f"a.{ending}")
+        names = [name for name in SIZES if "more" not in train or name != "a"]
+        for line in listed:
+            file = tmp_path / next(entry for entry in train.strip("[]").split(", ") if entry.endswith(".txt"))
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("\n".join(line.format(name, root=tmp_path) for name in names))
+        (tmp_path / "data.yaml").write_text(f"path: .\ntrain: {train}\nval: {train}\nnames: {json.dumps(NAMES)}\n")
+
+        splits = splits_in(tmp_path / "data.yaml", spec_of("yolo"))
+
+        found = targets(opened("yolo", splits["train"]))
+        same({name: found[name] for name in whole}, whole)
+        assert len(found) == len(whole)
+        assert check_cli([str(tmp_path), "--kind", "yolo", "--split", "val"]) == 0
+        if splits["val"].more:
+            words = command_of(splits["train"], spec_of("yolo")).split()
+            assert words[3:6] == [str(tmp_path / "data.yaml"), "--split", "train"]
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            ("images/train/a.jpg\nimages/train/a.jpg", r"line 2: 'images/train/a\.jpg' is there before"),
+            ("images/train/a.jpg\nnotes.doc", r"line 2: 'notes\.doc'; a path that ends in \.bmp"),
+            ("images/train/gone.jpg", r"not found: .*images/train/gone\.jpg"),
+            ("images/train/a.jpg\nimages/train/a.png", r"share the labels a\.txt"),
+            ("\n", r"train\.txt: no images"),
+        ],
+    )
+    def test_what_a_list_has_wrong_is_named(self, line, said, tmp_path, capsys):
+        source = FORMATS["yolo"](tmp_path)
+        Image.new("RGB", (64, 48)).save(source.images / "a.png")
+        (tmp_path / "train.txt").write_text(line)
+
+        status = check_cli([str(tmp_path / "train.txt"), str(tmp_path), "--kind", "yolo"])
+
+        told = capsys.readouterr()
+        assert re.search(said, told.out + told.err)
+        assert status == (0 if "before" in said else 1)
+
+    @pytest.mark.parametrize(
+        ("more", "order"),
+        [
+            ("flip_idx: [1, 0]", [1, 0]),
+            ("kpt_names: {0: [left_ear, right_ear], 1: [left_ear, right_ear]}", [1, 0]),
+            ("kpt_names: [nose, tail]", [0, 1]),
+            ("", "nobody says which keypoint becomes which in a mirror"),
+            ("flip_idx: [1, 1]", r"flip_idx is \[1, 1\]; each of 0 to 1 once"),
+            ("kpt_names: [nose]", r"kpt_names is \['nose'\]; a list of 2 names"),
+        ],
+    )
+    def test_which_keypoints_change_places_is_asked_of_data_yaml(self, more, order, tmp_path):
+        source = FORMATS["yolo"](tmp_path)
+        (tmp_path / "data.yaml").write_text(f"names: [cat, dog]\nkpt_shape: [2, 2]\n{more}\n")
+        for name in ("a", "b"):
+            (source.annotations / f"{name}.txt").write_text("1 .5 .5 .2 .2 .25 .5 .75 .5")
+        wanted = replace(grey(80), masks=False, keypoints=2)
+        mirrored = spec_of("yolo").model_copy(update={"flip": 1.0})
+
+        if isinstance(order, str):
+            with pytest.raises(DataError, match=order):
+                open_dataset(mirrored, source, wanted, training=True)
+            return
+
+        (points,) = open_dataset(mirrored, source, wanted, training=True).sample(0, 0).target["keypoints"]
+        # at 20 and 60 of 80 pixels: mirrored, at 60 and 20, and whoever changes places is at 20 and 60 again
+        torch.testing.assert_close(points[:, 0], torch.tensor([60.0, 20.0])[order])
+
     @pytest.mark.parametrize("names", ["cat\ndog\n", "names:\n  0: cat\n  1: dog\n"])
     def test_names_come_in_the_forms_that_tools_write(self, names, tmp_path):
         source = FORMATS["yolo"](tmp_path)
@@ -331,6 +418,23 @@ def test_open_images_hierarchy_and_verified_labels_are_scored_with(tmp_path):
 
 
 class TestVoc:
+    def test_both_years_are_one_set(self, tmp_path):
+        for year in ("2007", "2012"):  # names of images are the same in both, their objects are not
+            FORMATS["voc"](tmp_path / f"VOC{year}")
+            lists = tmp_path / f"VOC{year}/ImageSets/Main"
+            (lists / "trainval.txt").write_text("b\n" if year == "2007" else "a\nb\n")
+            (lists / "test.txt").write_text("a\n")
+
+        splits = splits_in(tmp_path, spec_of("voc"))
+
+        files = {split: [info.file_name for info in opened("voc", source).infos] for split, source in splits.items()}
+        assert files["train"] == ["VOC2007/JPEGImages/b.jpg", "VOC2012/JPEGImages/a.jpg", "VOC2012/JPEGImages/b.jpg"]
+        assert files["val"] == files["test"] == ["VOC2007/JPEGImages/a.jpg"]
+        found = opened("voc", splits["train"])
+        same({"a": found.sample(1, 0).target}, {"a": targets(opened("voc", splits["val"]))["a"]})
+        assert command_of(splits["train"], spec_of("voc")).endswith(f"{tmp_path} --split train --kind voc")
+        assert check_cli([str(tmp_path), "--kind", "voc"]) == 0
+
     def test_difficult_objects_are_learned_where_asked_for(self, tmp_path):
         source = FORMATS["voc"](tmp_path)
 
@@ -390,9 +494,14 @@ class TestOnePath:
     def test_what_is_not_there_is_named(self, tmp_path):
         with pytest.raises(DataError, match=r"no data of kind cityscapes in it; looked for gtFine/\{split\}"):
             splits_in(tmp_path, spec_of("cityscapes"))
-        (tmp_path / "data.yaml").write_text("train: train.txt\n")
-        with pytest.raises(DataError, match=r"train is 'train\.txt'; one folder of images is wanted"):
+        (tmp_path / "data.yaml").write_text("train: [train.txt, 7]\n")
+        with pytest.raises(
+            DataError, match=r"train has '7'; a folder of images, a \.txt with a path in every line, or"
+        ):
             splits_in(tmp_path, spec_of("yolo"))
+        (tmp_path / "data.yaml").write_text("train: train.txt\nnames: [cat]\n")
+        with pytest.raises(DataError, match=r"list of images not found: .*/train\.txt"):
+            opened("yolo", splits_in(tmp_path, spec_of("yolo"))["train"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -68,7 +68,9 @@ class CocoDataset(CocoFormat, ImageDataset):
         self._files = _existing(source, self.infos, required=spec.broken_images == "refuse")
         # evaluation keeps the document for the metric; of training's, twenty times as large, only what is learned stays
         self._document = None if training else document
-        self._mirrored = mirrored_order(document, wanted.keypoints) if wanted.keypoints else []
+        self._mirrored = (
+            mirrored_order(document, wanted.keypoints, needed=training and spec.flip > 0) if wanted.keypoints else []
+        )
         self._masks = wanted.masks or (training and spec.copy_paste > 0)
         self._objects = self._learned(document) if training else {}
         if training and spec.repeat_threshold:

@@ -36,10 +36,9 @@ def read(source: Source, spec: VocSpec) -> ReadDocument:
     files = list(_files(source))
     trees = ((file, _tree(reading, file)) for file in files)
     entries = [(file, tree) for file, tree in trees if tree is not None]
-    lacking = [name for file, tree in entries if _size(tree) is None for name in (_image_name(tree, file, images),)]
-    sizes = reading.sizes(lacking)
-    for file, tree in entries:
-        name = _image_name(tree, file, images)
+    names = [_image_name(tree, file, images, _beside(file, source)) for file, tree in entries]
+    sizes = reading.sizes([name for (_, tree), name in zip(entries, names, strict=True) if _size(tree) is None])
+    for (file, tree), name in zip(entries, names, strict=True):
         if size := _size(tree) or sizes.get(name):
             reading.begin(file)
             image_id = reading.add_image(name, *size)
@@ -78,13 +77,14 @@ def _files(source: Source) -> Iterator[Path]:
             raise DataError(f"{source.annotations}: no XML files")
         yield from map(Path, found)
         return
-    folder = _folder_of_list(source.annotations)
-    words = [line.split() for line in read_text(source.annotations, "list of images").splitlines() if line.strip()]
-    names = [row[0] for row in words if row[1:] != ["-1"]]
-    if not names:
-        raise DataError(f"{source.annotations}: names no image; an id in every line is wanted, of a file in {folder}")
-    for name in dict.fromkeys(names):
-        yield folder / f"{name.removesuffix('.xml')}.xml"
+    for file in (source.annotations, *source.more):
+        folder = _folder_of_list(file)
+        words = [line.split() for line in read_text(file, "list of images").splitlines() if line.strip()]
+        names = [row[0] for row in words if row[1:] != ["-1"]]
+        if not names:
+            raise DataError(f"{file}: names no image; an id in every line is wanted, of a file in {folder}")
+        for name in dict.fromkeys(names):
+            yield folder / f"{name.removesuffix('.xml')}.xml"
 
 
 def _folder_of_list(path: Path) -> Path:
@@ -113,11 +113,21 @@ def _tree(reading: Reading, file: Path) -> ElementTree.Element | None:
     return tree
 
 
-def _image_name(tree: ElementTree.Element, file: Path, images: dict[str, str]) -> str:
-    """The image of an XML file: that it names, or that is called as it; tools rename images and forget the XML."""
+def _image_name(tree: ElementTree.Element, file: Path, images: dict[str, str], below: str) -> str:
+    """The image of an XML file: that it names, or that is called as it; tools rename images and forget the XML.
+
+    `below` is the folder of such images, with a /, where several years' lie apart.
+    """
     said = _text(tree, "filename").replace("\\", "/").rpartition("/")[2]
     said = said if is_text(said) else ""
-    return images.get(said) or images.get(file.stem) or said or f"{file.stem}.jpg"
+    found = images.get(f"{below}{said}") or images.get(f"{below}{file.stem}")
+    return found or f"{below}{said or f'{file.stem}.jpg'}"
+
+
+def _beside(file: Path, source: Source) -> str:
+    """The folder of images that lies beside that of an XML file, from `source.images`: VOC2007/JPEGImages/; empty where there is none."""
+    folder = file.parent.parent / "JPEGImages"
+    return f"{folder.relative_to(source.images).as_posix()}/" if source.images in folder.parents else ""
 
 
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
@@ -159,7 +169,8 @@ def _of_all(source: Source, read_already: list[Path], labels: Labels) -> None:
     if is_folder(source.annotations):
         return
     known = set(read_already)
-    for path in map(Path, files_below(_folder_of_list(source.annotations))):
+    folders = dict.fromkeys(_folder_of_list(file) for file in (source.annotations, *source.more))
+    for path in (Path(path) for folder in folders for path in files_below(folder)):
         if path.suffix.lower() == ".xml" and path not in known:
             try:
                 tree = ElementTree.fromstring(content(path))

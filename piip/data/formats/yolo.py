@@ -14,38 +14,38 @@ from typing import Any
 
 import numpy as np
 
-from piip.data.files import files_below, is_folder, is_there, require_text
+from piip.data.files import files_below, is_folder, is_there
 from piip.data.formats.detected import ReadDataset
-from piip.data.formats.reading import ReadDocument, Reading, labelled, number, shown
-from piip.data.formats.yolo_names import Names, labels_of, names_of
-from piip.data.sources import DataError, Source
+from piip.data.formats.reading import ReadDocument, Reading, number, shown
+from piip.data.formats.yolo_lists import is_listed, labelled_images, labels_of
+from piip.data.formats.yolo_names import Names, names_of
+from piip.data.sources import Source
 from piip.spec import YoloSpec
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 ROUNDING = 0.01
 """How far beyond 0..1 a number may be: tools round."""
 
 
 def read(source: Source, spec: YoloSpec) -> ReadDocument:
-    """The images of a folder with the objects of their label files.
+    """The images of a folder, or of lists, with the objects of their label files.
 
     Raises:
         DataError: No images, or nobody says what the classes are called.
     """
     reading = Reading(source, skip=spec.broken_images == "skip")
-    labels, names = labels_of(source), names_of(source)
+    names = names_of(source)
     reading.more(repr(names).encode())
-    images = _images(source.images)
+    images = labelled_images(reading)
     sizes = reading.sizes(list(images.values()))
-    for stem, name in images.items():
-        file = labels / f"{stem}.txt"
+    for file, name in images.items():
         if name in sizes:
             height, width = sizes[name]
             image_id = reading.add_image(name, height, width)
             if is_there(file):
                 _read_labels(reading, file, image_id, (height, width), names)
-    _labels_without_image(reading, labels, images)
-    return reading.document(labelled(names.classes))
+    if not is_listed(source):
+        _labels_without_image(reading, labels_of(source), images)
+    return reading.document(names.categories)
 
 
 class YoloDataset(ReadDataset):
@@ -54,28 +54,12 @@ class YoloDataset(ReadDataset):
     reader = staticmethod(read)
 
 
-def _images(folder: Path) -> dict[str, str]:
-    """Path below the folder without its ending -> path, of every image."""
-    paths = [path for path in files_below(folder) if os.path.splitext(path)[1].lower() in IMAGES]
-    require_text(folder, paths)
-    images: dict[str, str] = {}
-    for path in paths:
-        name = Path(path).relative_to(folder).as_posix()
-        stem = os.path.splitext(name)[0]
-        if stem in images:
-            raise DataError(f"{folder}: {images[stem]} and {name} share the labels {stem}.txt; which of them is meant?")
-        images[stem] = name
-    if not images:
-        raise DataError(f"{folder}: no images, which end in {', '.join(sorted(IMAGES))}")
-    return images
-
-
-def _labels_without_image(reading: Reading, labels: Path, images: dict[str, str]) -> None:
+def _labels_without_image(reading: Reading, labels: Path, images: dict[Path, str]) -> None:
     if not is_folder(labels):
         return
     for path in files_below(labels):
         stem, ending = os.path.splitext(Path(path).relative_to(labels).as_posix())
-        if ending == ".txt" and stem not in images and not stem.endswith(("classes", "notes")):
+        if ending == ".txt" and Path(path) not in images and not stem.endswith(("classes", "notes")):
             reading.begin(Path(path))
             reading.fault("labels without image", None, f"no image {stem}.* in {reading.source.images}", fatal=False)
 

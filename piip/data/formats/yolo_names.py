@@ -1,4 +1,4 @@
-"""What the classes of YOLO's folders are called, and where the files of labels are."""
+"""What the classes of YOLO's folders are called."""
 
 import reprlib
 from pathlib import Path
@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from piip.console import one_line
-from piip.data.files import is_folder, is_there
+from piip.data.files import is_there
+from piip.data.formats.coco_keypoints import is_mirror
+from piip.data.formats.reading import labelled
+from piip.data.formats.yolo_lists import labels_of
 from piip.data.sources import DataError, Source
 from piip.data.text import is_text, read_text
 
@@ -22,22 +25,18 @@ class Names(NamedTuple):
     """In order of number, which counts from 0."""
     keypoints: tuple[int, int] | None = None
     """Keypoints of an object, and numbers of each (2, or 3 with visibility), where labels have them."""
+    mirrored: tuple[int, ...] = ()
+    """Which keypoint stands at each place once an image is mirrored (flip_idx); empty: nobody says."""
+    points: tuple[str, ...] = ()
+    """What the keypoints are called (kpt_names, one list for all classes); empty: nobody says."""
 
-
-def labels_of(source: Source) -> Path:
-    """The folder of label files.
-
-    Where one folder is given for both, it is that of images: labels/ stands in for the last images/ of its path, or they lie together.
-    """
-    if source.annotations != source.images:
-        return source.annotations
-    parts = source.images.parts
-    if "images" in parts:
-        at = len(parts) - 1 - parts[::-1].index("images")
-        beside = Path(*parts[:at], "labels", *parts[at + 1 :])
-        if is_folder(beside):
-            return beside
-    return source.images
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """As COCO's files have them, numbered from 1."""
+        said = {"flip_idx": list(self.mirrored)} if self.mirrored else {}
+        if self.keypoints:
+            said |= {"keypoints": list(self.points or map(str, range(self.keypoints[0])))}
+        return [category | said for category in labelled(self.classes)]
 
 
 def names_of(source: Source) -> Names:
@@ -103,7 +102,36 @@ def _of_yaml(file: Path) -> Names:
     texts = [str(name) for name in names]
     if odd := [text for text in texts if not is_text(text)]:
         raise DataError(f"{file}: {odd[0]!r} is no name")
-    return Names([one_line(text) for text in texts], _keypoints(file, said.get("kpt_shape")))
+    shape = _keypoints(file, said.get("kpt_shape"))
+    count = shape[0] if shape else 0
+    classes = [one_line(text) for text in texts]
+    return Names(
+        classes, shape, _mirrored(file, said.get("flip_idx"), count), _points(file, said.get("kpt_names"), count)
+    )
+
+
+def _mirrored(file: Path, said: Any, count: int) -> tuple[int, ...]:
+    if said is None or not count:
+        return ()
+    if not is_mirror(said, count):
+        wanted = f"each of 0 to {count - 1} once, those that change places naming each other"
+        raise DataError(f"{file}: flip_idx is {reprlib.repr(said)}; {wanted}, is wanted")
+    return tuple(said)
+
+
+def _points(file: Path, said: Any, count: int) -> tuple[str, ...]:
+    """One list of names, or a table of such by class; classes that differ have none in common."""
+    lists = list(said.values()) if isinstance(said, dict) else [said]
+    if said is None or not count:
+        return ()
+    if (
+        not all(isinstance(names, list) and len(names) == count and all(map(is_text, names)) for names in lists)
+        or not lists
+    ):
+        raise DataError(
+            f"{file}: kpt_names is {reprlib.repr(said)}; a list of {count} names, or one for each class, is wanted"
+        )
+    return tuple(lists[0]) if all(names == lists[0] for names in lists) else ()
 
 
 def _keypoints(file: Path, said: Any) -> tuple[int, int] | None:
