@@ -1,8 +1,9 @@
 """Turn released weights into a run, so that piip.eval, piip.predict and fine-tuning treat them like any other.
 
-FILE is an official PIIP .pth (detection, segmentation, classification), a DeepSpeed folder or its mp_rank_00_model_states.pt, or a
-checkpoint of ours. No code of a pickle is run. What is missing, left over or of another shape is an error, unless --allow says
-otherwise. Rows that differ only in image sizes share their weights' shapes: which of them a file belongs to, it does not tell.
+FILE is an official .pth of PIIP (detection, segmentation, classification) or of InternImage's or MPViT's detectors, a DeepSpeed folder or
+its mp_rank_00_model_states.pt, or a checkpoint of ours. No code of a pickle is run. What is missing, left over or of another shape is
+an error, unless --allow says otherwise. Rows that differ only in image sizes share their weights' shapes: which of them a file belongs
+to, it does not tell.
 
 Examples:
   python -m piip.convert mask_rcnn_deit_tsb_1120_896_448_fpn_1x_coco_bs16.pth
@@ -72,10 +73,12 @@ def main(options: Options) -> int:
     from piip.counting.meta import on_meta
     from piip.models import build_model
     from piip.training.start import read_any
+    from piip.weights.names.detectron2 import as_in_file
     from piip.weights.names.mmdet import fit_weights
 
     categories = categories_of(spec, options.annotations)
-    weights = read_any(options.file, options.sha256)
+    weights, network = as_in_file(read_any(options.file, options.sha256), spec.model)
+    spec = spec.model_copy(update={"model": network})
     with on_meta():
         model = build_model(spec.model, pretrained=False)
     state, report = fit_weights(weights, model, spec.model, [category["name"] for category in categories])

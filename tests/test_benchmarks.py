@@ -145,6 +145,19 @@ def test_a_backbone_gives_the_same_maps_and_gradients_in_every_form():
             assert row["x official, same precision"] == 1
 
 
+def test_mpvit_written_plainly_gives_the_same_maps_and_gradients():
+    import mpvit
+
+    small = mpvit.MPViTSpec(resolution=64, channels=(16, 16, 32, 48), paths=(2, 2, 1, 1), depths=(1, 2, 1, 1))
+
+    rows = mpvit.measure("tiny", mpvit.Case(small, (64, 96), 2, CPU), rounds=1)
+
+    assert [row["what"] for row in rows] == ["forward", "both"]
+    for row in rows:
+        assert row["difference"] < 1e-4
+        assert row["x plain"] == pytest.approx(row["plain ms"] / row["ours ms"])
+
+
 def test_the_loader_is_compared_with_reading_and_with_a_step(tmp_path):
     import loader
 

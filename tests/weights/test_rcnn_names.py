@@ -120,5 +120,5 @@ def test_a_head_without_official_files_starts_anew_beside_an_official_backbone()
 
 def test_a_backbone_without_official_files_is_refused():
     spec = ModelSpec(backbone=CNNSpec(arch="resnet18", resolution=64), head=MaskRCNNSpec(num_classes=2))
-    with on_meta(), pytest.raises(ValueError, match="official files are of PIIP and InternImage; this is a cnn"):
+    with on_meta(), pytest.raises(ValueError, match="official files are of PIIP, InternImage and MPViT; this is a cnn"):
         fit_weights(Weights(FILE, "x"), build_model(spec, pretrained=False), spec)

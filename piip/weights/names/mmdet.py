@@ -1,6 +1,7 @@
 """Released weights into our models: the official code's names, class order and shapes for backbone, neck and heads.
 
-Backbones go by piip/weights/names/piip.py (InternImage's names are the official ones), heads by rcnn.py, dino.py and mmseg.py.
+Backbones go by piip/weights/names/piip.py (InternImage's names are the official ones), heads by rcnn.py, dino.py and mmseg.py; MPViT, all
+of it, by detectron2.py.
 """
 
 import re
@@ -9,9 +10,9 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from piip.spec import DINOSpec, Head, InternImageSpec, ModelSpec, PIIPSpec, TwoStageSpec
+from piip.spec import DINOSpec, Head, InternImageSpec, ModelSpec, MPViTSpec, PIIPSpec, TwoStageSpec
 from piip.weights.fit import Report, fit
-from piip.weights.names import dino, mmseg, rcnn
+from piip.weights.names import detectron2, dino, mmseg, rcnn
 from piip.weights.names.piip import left_out, to_official
 from piip.weights.read import Weights, WeightsError
 from piip.weights.resizing import adapt
@@ -68,9 +69,11 @@ def fit_weights(
         _same_classes(weights, classes)
         return fit(weights.tensors, wanted, origin=weights.origin, adapt=adapt)
     backbone, head = spec.backbone, spec.head
+    if isinstance(backbone, MPViTSpec):
+        return detectron2.fit_mpvit(weights, wanted, spec)
     if not isinstance(backbone, PIIPSpec | InternImageSpec):
         raise ValueError(
-            f"{weights.origin} has none of this network's names, and official files are of PIIP and InternImage; "
+            f"{weights.origin} has none of this network's names, and official files are of PIIP, InternImage and MPViT; "
             f"this is a {backbone.kind}"
         )
 

@@ -34,11 +34,16 @@ _OF_A_STAGE = [
     (r"mask_predictor\.mask_fcn_logits", "mask_head.", "conv_logits"),
 ]
 _LEAF = r"\.(?P<leaf>weight|bias|running_mean|running_var|num_batches_tracked)"
-_ROWS = re.compile(r"roi_head\.(?:bbox|mask)_head\.(?:\d+\.)?(fc_cls|fc_reg|conv_logits)\.")
+_ROWS = re.compile(
+    r"roi_head\.(?:bbox|mask)_head\.(?:\d+\.)?(fc_cls|fc_reg|conv_logits)\."
+    r"|roi_heads\.(?:box_predictor|mask_head)\.(cls_score|bbox_pred|predictor)\."
+)
+_KINDS = {"cls_score": "fc_cls", "bbox_pred": "fc_reg", "predictor": "conv_logits"}
+"""detectron2's words for them: its background is the last class, too."""
 PER_CLASS = re.compile(
     _ROWS.pattern + r"|head\.roi_heads\.(?:stages\.\d+\.)?(?:box_predictor|mask_predictor\.mask_fcn_logits)\."
 )
-"""How names begin of tensors with a row per class, mmdetection's and ours."""
+"""How names begin of tensors with a row per class, mmdetection's, detectron2's and ours."""
 
 
 def official_name(name: str) -> str:
@@ -88,4 +93,5 @@ def _rows(tensors: Mapping[str, Tensor], spec: TwoStageSpec) -> list[tuple[str, 
     """Name, value and kind of the official tensors with a row per class; boxes that are all classes' have none."""
     shared = isinstance(spec, CascadeSpec) and spec.class_agnostic
     found = [(name, value, _ROWS.match(name)) for name, value in tensors.items()]
-    return [(n, value, match[1]) for n, value, match in found if match and not (shared and match[1] == "fc_reg")]
+    kinds = [(name, value, match[1] or _KINDS[match[2]]) for name, value, match in found if match]
+    return [(name, value, kind) for name, value, kind in kinds if not (shared and kind == "fc_reg")]
