@@ -1,5 +1,6 @@
 # make demo   sets up and runs a real sweep on this machine: local Ray, SQLite MLflow, data it makes
 # make test   sets up and passes the checks and tests
+# make fuzz   reads damaged data of every format, ten CPU minutes a reader (MINUTES=1: less)
 # make sizes  prints how long files and functions are
 # make clean  removes the virtual environment; runs/ (your results) stays
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test lint sizes clean
+.PHONY: setup demo test lint fuzz sizes clean
 
 setup: $(READY)
 	@echo "compiling the kernel, unless that is done"
@@ -36,6 +37,10 @@ lint: setup
 
 test: lint
 	@$(BIN)/python -m pytest -m "not long and not gpu and not weights" --durations=15
+
+MINUTES ?= 10
+fuzz: setup
+	@$(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
 sizes:
 	@$(PYTHON) tests/sizes.py

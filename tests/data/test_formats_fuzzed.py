@@ -1,84 +1,25 @@
-"""Damaged files of every format: the check and training agree on what is good, and nothing but our own error comes of the rest."""
+"""Damaged files of every format: the check and training agree on what is good, and nothing but our own error comes of the rest.
 
-import shutil
-import tempfile
-from dataclasses import replace
+`make fuzz` does the same for as long as one likes.
+"""
+
 from pathlib import Path
 
 import pytest
-from formats import FORMATS
+from fuzzing import READERS, damage, read_damaged
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from inputs import grey
 
-from piip.data import open_dataset
-from piip.data.check import check
-from piip.data.sources import DataError, Source
-from piip.spec.data import named_kind
-
-WANTED = replace(grey(64), masks=False)
-ODD = [
-    b"", b" ", b"-1", b"0", b"1e999", b"nan", b"inf", b"-inf", b"1e-320", b"99999999999999999999999", b"9" * 5000, b"1.5", b"true",
-    b"null", b'""', b"\xff\xfe", b"\x00", b"\xed\xa0\x80", "é".encode(), "\u2028".encode(), b"\r", b"\n", b"\n\n", b",", b'"', b"'",
-    b":", b"[", b"]", b"{", b"}", b"<", b">", b"&amp;", b"&x;", b"<a>", b"</object>", b"<object>", b"#", b"- ",
-    b"!!python/object:os.system {}", b"*x", b"&x", b"[[[[", b"[]", b"{}", b"../../x", b"1 .5 .5 .2 .2", b"1 .1 .1 .5 .5 .9 .1",
-    b"kpt_shape: [2, 3]", b"a" * 300, b"\\ud800",
-]  # fmt: skip
-"""What is put in the place of a piece of a file."""
+from piip.data.sources import Source
 
 
-@st.composite
-def damage(draw):
-    """Which annotation file, and what becomes of up to three pieces of it: positions as parts of its length."""
-    pieces = st.tuples(st.floats(0, 1), st.sampled_from([0, 0, 1, 2, 3, 5, 8, 40]), st.sampled_from(ODD))
-    return draw(st.integers(0, 20)), draw(st.lists(pieces, min_size=1, max_size=3))
-
-
-@pytest.fixture(scope="module", params=FORMATS)
+@pytest.fixture(scope="module", params=READERS)
 def whole(request, tmp_path_factory) -> tuple[str, Path, Source]:
     """Good data of a format."""
     folder = tmp_path_factory.mktemp(request.param)
-    return request.param, folder, FORMATS[request.param](folder)
+    return request.param, folder, READERS[request.param](folder)
 
 
 @settings(max_examples=25)
 @given(what=damage())
 def test_a_damaged_file_is_read_or_refused_by_the_check_and_by_training_alike(whole, what):
-    kind, root, source = whole
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "data"
-        shutil.copytree(root, copy)
-        files = [
-            path
-            for path in sorted(copy.rglob("*"))
-            if path.is_file() and path.suffix != ".jpg" and "leftImg8bit" not in str(path)
-        ]
-        file = files[what[0] % len(files)]
-        content = file.read_bytes()
-        for place, length, piece in what[1]:
-            at = int(place * len(content))
-            content = content[:at] + piece + content[at + length :]
-        file.write_bytes(content)
-        moved = Source(
-            *(path and copy / path.relative_to(root) for path in (source.annotations, source.images, source.names))
-        )
-        _same_said(named_kind(kind, "custom", short_ratio=1.0, pad_multiple=32), moved)
-
-
-def _same_said(spec, source: Source) -> None:
-    try:
-        report = check(source.annotations, source.images, data=spec, names=source.names)
-    except DataError:
-        report = None
-    if report is not None and report.usable:
-        assert _learned(spec, source) <= report.seen.training["boxes"]
-        assert open_dataset(spec, source, WANTED).metric().compute()
-    else:
-        with pytest.raises(DataError):
-            _learned(spec, source)
-
-
-def _learned(spec, source: Source) -> int:
-    """Objects of all samples of training."""
-    dataset = open_dataset(spec, source, WANTED, training=True)
-    return sum(len(dataset.sample(index, 0).target["labels"]) for index in range(len(dataset)))
+    read_damaged(*whole, what)
