@@ -22,7 +22,7 @@ def read(source: Source, spec: KeypointsSpec) -> ReadDocument:
     """
     del spec
     document = read_json(source.annotations)
-    return whole(document, list(_problems(document, source)), source)
+    return whole(document, list(_problems(document)), source)
 
 
 class KeypointsDataset(ReadDataset):
@@ -31,22 +31,24 @@ class KeypointsDataset(ReadDataset):
     reader = staticmethod(read)
 
 
-def _problems(document: Document, source: Source) -> Iterator[Problem]:
+def _problems(document: Document) -> Iterator[Problem]:
     counts: dict[Any, int] = {}
     for category in filter(_is_entry, document["categories"]):
         names = category.get("keypoints", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             said = f"category {shown(category.get('id'))} has keypoints {shown(names)}; a list of names is wanted"
-            yield Problem("bad names of keypoints", f"{source.annotations}: {said}")
+            yield Problem("bad names of keypoints", said)
         elif isinstance(category.get("id"), int):
             counts[category["id"]] = len(names)
     if not any(counts.values()):
-        yield Problem("no keypoints", f"{source.annotations}: no category names its keypoints")
+        yield Problem("no keypoints", "no category names its keypoints")
     for annotation in filter(_is_entry, document["annotations"]):
-        category = annotation.get("category_id")
-        points, wanted = annotation.get("keypoints"), counts.get(category, 0) if isinstance(category, int) else 0
-        if points is not None and (fault := _fault(points, annotation.get("num_keypoints"), wanted)):
-            yield Problem("bad keypoints", f"{source.annotations}: annotation {shown(annotation.get('id'))} {fault}")
+        category, points = annotation.get("category_id"), annotation.get("keypoints")
+        wanted = counts.get(category) if isinstance(category, int) else None
+        if points is None or wanted is None:
+            continue  # of a category that is none, find_problems tells
+        if fault := _fault(points, annotation.get("num_keypoints"), wanted):
+            yield Problem("bad keypoints", f"annotation {shown(annotation.get('id'))} {fault}")
 
 
 def _is_entry(node: Any) -> bool:

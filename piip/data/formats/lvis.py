@@ -34,7 +34,7 @@ def read(source: Source, spec: LvisSpec) -> ReadDocument:
     del spec
     document = read_json(source.annotations)
     known = {category.get("id") for category in document["categories"] if isinstance(category, dict)}
-    problems = [*_categories(document, source), *_images(document, source, known)]
+    problems = [*_categories(document), *_images(document, known)]
     return whole(document, problems, source)
 
 
@@ -64,19 +64,19 @@ class ByIdDocument(ReadDocument):
         return by_id(annotation)
 
 
-def _categories(document: Document, source: Source) -> Any:
+def _categories(document: Document) -> Any:
     for category in document["categories"]:
         frequency = category.get("frequency") if isinstance(category, dict) else None
         if frequency not in FREQUENCIES:
             said = f"category {shown(category.get('id') if isinstance(category, dict) else category)} has frequency {shown(frequency)}"
-            yield Problem("no frequency", f"{source.annotations}: {said}; r, c or f is wanted")
+            yield Problem("no frequency", f"{said}; r, c or f is wanted")
 
 
-def _images(document: Document, source: Source, known: set[Any]) -> Any:
+def _images(document: Document, known: set[Any]) -> Any:
     for image in document["images"]:
         if not isinstance(image, dict):
             continue  # which find_problems tells
-        who = f"{source.annotations}: image {shown(image.get('id'))}"
+        who = f"image {shown(image.get('id'))}"
         url = image.get("coco_url")
         if "file_name" not in image and is_text(url):
             image["file_name"] = "/".join(str(url).split("/")[-2:])
