@@ -16,7 +16,7 @@ is not found.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +35,7 @@ from piip.data.problems import Looked, Problem, Report, Seen
 from piip.data.sources import DataError, Source
 from piip.options import GivenPath, NewFile, SplitName, UsageError, given_file
 from piip.spec import Ade20kSpec, CocoSpec, Data, DetectionSpec, ExperimentSpec, ImageNetSpec
-from piip.spec.data import Kind, kinds_called, named_kind, words_for
+from piip.spec.data import Kind, kinds_called, named_kind, of_kind, words_for
 
 
 def check(
@@ -93,13 +93,21 @@ def _damaged(source: Source) -> Report | None:
 
 
 def _asked(source: Source, data: Data, row: ExperimentSpec) -> list[str]:
-    """A line for each branch of the row's network."""
+    """A line for each branch of the row's network, and one on what its training cuts away."""
+    from piip.data import open_dataset
+    from piip.data.cut_away import cut_away
     from piip.data.demands import demands
     from piip.data.documents import read_document
+    from piip.data.formats.coco import CocoDataset
 
     if not isinstance(data, DetectionSpec):
         raise UsageError(f"--row {row.name}: sizes of objects are told of detection data, not of {words_for(data)}")
-    return [demand.words for demand in demands(read_document(data, source), row)]
+    told = [demand.words for demand in demands(read_document(data, source), row)]
+    prepared = of_kind(row.data, data.kind).model_copy(
+        update={"name": data.name}
+    )  # as training on the row would see them
+    split = open_dataset(prepared, source, replace(row.model.input, masks=False, keypoints=0), training=True)
+    return [*told, cut_away(split).words] if isinstance(split, CocoDataset) else told
 
 
 def _look_at(source: Source, data: Data) -> Looked:

@@ -29,6 +29,7 @@ def draw_predictions(
     names: Mapping[int, str],
     *,
     score_threshold: float = 0.5,
+    lines: Mapping[int, Sequence[tuple[int, int]]] | None = None,
 ) -> Image.Image:
     """The image with boxes, translucent masks, class names and scores; small images come back larger by a whole factor.
 
@@ -39,6 +40,7 @@ def draw_predictions(
             (x, y, visibility of each; those of 0 are not there).
         names: Category id to name.
         score_threshold: Predictions below it are left out; a line says so where that leaves none.
+        lines: Category id -> pairs of keypoints, counted from 0, that are joined; not there: as COCO joins a person's 17, a ring of others.
     """
     kept = [p for p in predictions if p.get("score", 1.0) >= score_threshold]
     kept.sort(key=lambda p: p.get("score", 1.0))  # the surest is drawn last, on top
@@ -48,12 +50,12 @@ def draw_predictions(
         if cut is not None and cut.mask.size:
             paint(canvas, cut, factor, color_of(prediction["category_id"]))
     pen = ImageDraw.Draw(canvas)
-    line = max(2, round(max(canvas.size) / 400))
+    width_of_line = max(2, round(max(canvas.size) / 400))
     for prediction in kept:
         x, y, width, height = (v * factor for v in prediction["bbox"])
-        pen.rectangle((x, y, x + width, y + height), outline=color_of(prediction["category_id"]), width=line)
+        pen.rectangle((x, y, x + width, y + height), outline=color_of(prediction["category_id"]), width=width_of_line)
     for prediction in kept:
-        _draw_keypoints(pen, prediction, factor, line)
+        _draw_keypoints(pen, prediction, factor, width_of_line, (lines or {}).get(prediction["category_id"]))
     _write_labels(pen, kept, names, factor, canvas.size)
     if predictions and not kept:
         top = max(p["score"] for p in predictions)
@@ -61,14 +63,21 @@ def draw_predictions(
     return canvas
 
 
-def _draw_keypoints(pen: ImageDraw.ImageDraw, prediction: Mapping[str, Any], factor: int, line: int) -> None:
-    """A dot a keypoint; a person's 17 joined as COCO joins them, a ring of other ones."""
+def _draw_keypoints(
+    pen: ImageDraw.ImageDraw,
+    prediction: Mapping[str, Any],
+    factor: int,
+    line: int,
+    joined: Sequence[tuple[int, int]] | None,
+) -> None:
+    """A dot a keypoint, with the lines between them."""
     points = np.array(prediction.get("keypoints") or [], dtype=np.float64).reshape(-1, 3)
     count, color = len(points), color_of(prediction["category_id"])
-    pairs = PERSON_LINES if count == 17 else [(k, (k + 1) % count) for k in range(count)]
+    ring = [(k, (k + 1) % count) for k in range(count)]
+    pairs = (PERSON_LINES if count == 17 else ring) if joined is None else joined
     places = [(float(x) * factor, float(y) * factor) for x, y, _ in points]
     for start, stop in pairs:
-        if points[start, 2] > 0 and points[stop, 2] > 0:
+        if max(start, stop) < count and points[start, 2] > 0 and points[stop, 2] > 0:
             pen.line((*places[start], *places[stop]), fill=color, width=line)
     for (x, y), visible in zip(places, points[:, 2], strict=True):
         if visible > 0:

@@ -1,5 +1,6 @@
 """What planning knows of data: each split is opened once, whatever the number of rows, and only this is kept of it."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,12 +8,16 @@ from typing import Any
 from piip import home
 from piip.catalogue.preflight import sources_of
 from piip.data import open_dataset
+from piip.data.cut_away import cut_away
 from piip.data.decoding import refuse_broken
+from piip.data.formats.coco import CocoDataset
 from piip.data.loader import steps_per_epoch
 from piip.data.samples import ImageInfo
 from piip.data.scorable import refuse_unscored
 from piip.data.sources import DataError, Source
 from piip.spec import ExperimentSpec
+
+log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 """A data set's spec and a split."""
@@ -77,6 +82,10 @@ def _open(spec: ExperimentSpec, name: str, source: Source) -> Split:
     dataset = open_dataset(spec.data, source, spec.model.input, training=name == "train")
     if spec.data.broken_images == "refuse":
         refuse_broken(dataset, home.home() / "decoded")
+    if name == "train" and isinstance(dataset, CocoDataset):
+        lost = cut_away(dataset)
+        if lost.cut or lost.small:
+            log.warning("%s: %s", source.annotations, lost.words)
     return Split(source, dataset.classes, dataset.digest, dataset.infos)
 
 
@@ -96,7 +105,7 @@ def fit_classes(spec: ExperimentSpec, data: Mapping[str, Split]) -> ExperimentSp
         ValueError: The splits have different ones.
     """
     train, val = data["train"].classes, data["val"].classes
-    if train != val:
+    if [(c["id"], c["name"]) for c in train] != [(c["id"], c["name"]) for c in val]:
         names = [[category["name"] for category in classes] for classes in (train, val)]
         raise ValueError(f"training and validation data have different classes: {_difference(*names)}")
     if len(train) == spec.model.head.num_classes:

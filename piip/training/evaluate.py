@@ -74,7 +74,8 @@ def evaluate(
 def by_class(metric: Metric, dataset: Dataset) -> list[dict[str, Any]]:
     """The metric's numbers of each class, beside its id and name, in order of label; empty where the metric has none."""
     found = metric.per_class() if isinstance(metric, PerClass) else {}
-    return [category | found.get(category["id"], {}) for category in dataset.classes] if found else []
+    classes = ({"id": category["id"], "name": category["name"]} for category in dataset.classes)
+    return [category | found.get(category["id"], {}) for category in classes] if found else []
 
 
 def score(

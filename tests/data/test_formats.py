@@ -513,6 +513,27 @@ def test_open_images_hierarchy_and_verified_labels_are_scored_with(tmp_path):
         read_document(spec_of("openimages"), source)
 
 
+@pytest.mark.parametrize(
+    ("skeleton", "joined"), [([[1, 3]], (1, 0)), ([[2, 1]], (0, 1)), (None, (1, 1)), ([[1, 9]], (1, 1))]
+)
+def test_keypoints_are_joined_as_their_file_says_else_in_a_ring(skeleton, joined, tmp_path):
+    source = FORMATS["keypoints"](tmp_path)
+    document = json.loads(source.annotations.read_text())
+    for category in document["categories"]:
+        category |= {"keypoints": ["a", "b", "c"], **({"skeleton": skeleton} if skeleton else {})}
+    document["annotations"] = document["annotations"][:1]  # in an image of 64 x 48
+    document["annotations"][0] |= {"keypoints": [10, 10, 2, 10, 40, 2, 50, 10, 2], "num_keypoints": 3}
+    source.annotations.write_text(json.dumps(document))
+
+    dataset = open_dataset(spec_of("keypoints"), source, replace(grey(80), masks=False, keypoints=3))
+    drawn = np.array(dataset.draw(Image.new("RGB", (64, 48)), [e | {"bbox": [0, 0, 0, 0]} for e in dataset.truth(0)]))
+
+    factor = drawn.shape[1] // 64
+    between = drawn[10 * factor, 30 * factor].any(), drawn[25 * factor, 10 * factor].any()  # of a and c, of a and b
+    assert between == tuple(map(bool, joined))
+    assert ("bad skeleton" in reported("keypoints", source)) == (skeleton == [[1, 9]])
+
+
 class TestVoc:
     def test_both_years_are_one_set(self, tmp_path):
         for year in ("2007", "2012"):  # names of images are the same in both, their objects are not

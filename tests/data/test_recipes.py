@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from inputs import grey
 
 from piip.data import open_dataset
+from piip.data.cut_away import cut_away
 from piip.data.repeats import repeated
 from piip.data.runs import Cut
 from piip.data.transforms.detection import boxes_of
@@ -370,3 +371,18 @@ def test_runs_are_moved_with_their_picture():
 
     assert moved.boxes.tolist() == [[23, 12, 27, 14]]
     assert array_of(moved.runs, torch.arange(1), (18, 29))[0, 12:14, 23:27].all()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=ids)
+@pytest.mark.parametrize("resolution", [64, 8])
+def test_objects_that_a_draw_leaves_out_are_counted(recipe, resolution, tiny_coco):
+    """Of the tiny data: 4 objects that are learned."""
+    split = open_dataset(spec_of(recipe), tiny_coco, grey(resolution, masks=False), training=True)
+
+    lost = cut_away(split)
+
+    learned = sum(len(split.sample(index, 0).target["labels"]) for index in range(len(split)))
+    assert (lost.images, lost.objects) == (4, 4)
+    assert lost.cut + lost.small == 4 - learned
+    assert lost.cut == 0 or recipe is not None
+    assert f"{lost.cut} cut away, {lost.small} under a pixel" in lost.words

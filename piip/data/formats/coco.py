@@ -141,8 +141,11 @@ class CocoDataset(CocoFormat, ImageDataset):
 
     def _read(self, index: int) -> tuple[Tensor, Objects]:
         info = self.infos[index]
-        image = read_image(self._files[index], (info.height, info.width))
-        return image, self._objects.get(info.image_id, Objects())
+        return read_image(self._files[index], (info.height, info.width)), self.learned(index)
+
+    def learned(self, index: int) -> Objects:
+        """What training learns of an image, before anything is drawn."""
+        return self._objects.get(self.infos[index].image_id, Objects())
 
     def collate(self, samples: Sequence[Sample], seed: int = 0) -> Batch:
         """Pads and stacks; in training to the recipe's square, where it has one."""
@@ -175,14 +178,18 @@ class CocoDataset(CocoFormat, ImageDataset):
             target["keypoints"] = picture.points
         return self._sample(seen, target, info, view.scale)
 
+    @property
+    def kept_share(self) -> float:
+        """Of an object's area, the least that a view shows of those that stay."""
+        return self.spec.recipe.kept_share if isinstance(self.spec.recipe, SlicesSpec) else 0.0
+
     def _picture(self, view: View, image: Tensor, learned: Objects, info: ImageInfo) -> Picture:
-        share = self.spec.recipe.kept_share if isinstance(self.spec.recipe, SlicesSpec) else 0.0
         labels = torch.tensor(learned.labels, dtype=torch.int64)
         cuts = learned.cuts_in(info) if self._masks else None
         points = learned.points(self.wanted.keypoints) if self.wanted.keypoints else None
         if points is not None and view.mirrored:
             points = points[:, self._mirrored]
-        return Picture.of(view, image, learned.boxes_in(info), labels, cuts, share, points)
+        return Picture.of(view, image, learned.boxes_in(info), labels, cuts, self.kept_share, points)
 
     def _mosaic(self, first: tuple[Tensor, Objects, ImageInfo], side: int, rng: np.random.Generator) -> Picture:
         """An image above left, three others beside and below it."""

@@ -26,7 +26,7 @@ class CocoFormat:
     Args:
         spec: How images are prepared.
         wanted: The limit of the resized long side in pixels, mean and std.
-        classes: {"id", "name"} in order of label.
+        classes: {"id", "name"} in order of label; `skeleton` where it says how keypoints are joined.
     """
 
     def __init__(self, spec: DetectionSpec, wanted: Input, classes: list[dict[str, Any]]):
@@ -66,7 +66,8 @@ class CocoFormat:
         """Boxes, masks, names and scores."""
         names = {category["id"]: category["name"] for category in self.classes}
         threshold = coco_results.telling_threshold(result) if score_threshold is None else score_threshold
-        return draw_predictions(image, result, names, score_threshold=threshold)
+        lines = {c["id"]: [(a - 1, b - 1) for a, b in c["skeleton"]] for c in self.classes if "skeleton" in c}
+        return draw_predictions(image, result, names, score_threshold=threshold, lines=lines)
 
     def describe(self, result: Results, *, score_threshold: float = 0.5) -> str:
         """How many objects are sure enough."""

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from piip.console import one_line
 from piip.data.files import bytes_in, is_there, version
 from piip.data.formats.coco_faults import category_problems, find_problems
+from piip.data.formats.coco_shapes import skeleton_of
 from piip.data.problems import Problem
 from piip.data.sources import DataError
 from piip.data.text import read_text
@@ -113,8 +114,11 @@ def read_checked(path: Path) -> Document:
 
 
 def classes_of(document: Document) -> list[dict[str, Any]]:
-    """{"id", "name"} in order of label, which is that of ids; names as they are shown, on one line."""
-    classes = ({"id": c["id"], "name": one_line(c["name"])} for c in document["categories"])
+    """{"id", "name"} in order of label, which is that of ids; names as they are shown, on one line.
+
+    A class that says how its keypoints are joined keeps that: `skeleton`, pairs counted from 1, as COCO has it.
+    """
+    classes = ({"id": c["id"], "name": one_line(c["name"])} | skeleton_of(c) for c in document["categories"])
     return sorted(classes, key=lambda c: c["id"])
 
 

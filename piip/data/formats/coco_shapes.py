@@ -1,6 +1,7 @@
 """What is wrong with an annotation's box or segmentation: checked before anything of C reads it."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -82,3 +83,14 @@ def _are_finite(values: list[Any]) -> bool:
         return math.isfinite(sum(values))
     except (TypeError, OverflowError):
         return False
+
+
+def skeleton_of(category: Mapping[str, Any]) -> dict[str, list[list[int]]]:
+    """{"skeleton": pairs of keypoints that are joined, counted from 1}; empty where a class says none, or none that can be drawn."""
+    pairs, names = category.get("skeleton"), category.get("keypoints")
+    if not isinstance(pairs, list) or not isinstance(names, list) or not pairs:
+        return {}
+    ends = [end for pair in pairs for end in (pair if isinstance(pair, list) and len(pair) == 2 else [None])]
+    if not all(is_whole(end) and 1 <= end <= len(names) for end in ends):
+        return {}
+    return {"skeleton": [list(pair) for pair in pairs]}

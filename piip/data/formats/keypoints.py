@@ -5,7 +5,7 @@ from typing import Any
 
 from piip.data.formats.coco_json import Document
 from piip.data.formats.coco_json import read as read_json
-from piip.data.formats.coco_shapes import is_number
+from piip.data.formats.coco_shapes import is_number, skeleton_of
 from piip.data.formats.detected import ReadDataset
 from piip.data.formats.lvis import whole
 from piip.data.formats.reading import ReadDocument, shown
@@ -40,6 +40,9 @@ def _problems(document: Document) -> Iterator[Problem]:
             yield Problem("bad names of keypoints", said)
         elif isinstance(category.get("id"), int):
             counts[category["id"]] = len(names)
+        if category.get("skeleton") and not skeleton_of(category):
+            said = f"category {shown(category.get('id'))} has skeleton {shown(category['skeleton'])}"
+            yield Problem("bad skeleton", f"{said}; pairs of keypoints, from 1, are wanted. Not drawn", fatal=False)
     if not any(counts.values()):
         yield Problem("no keypoints", "no category names its keypoints")
     for annotation in filter(_is_entry, document["annotations"]):

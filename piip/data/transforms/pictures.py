@@ -65,13 +65,10 @@ class Picture:
             share: Of an object that is cut.
             points: (n, K, 3) keypoints in its pixels, in the order they have once the view mirrored them; None: none are learned.
         """
-        seen, keep = usable(view.boxes(boxes))
+        seen, keep = shown(view, boxes, share)
         runs = view.mask_runs(cuts) if cuts is not None else None
-        if not view.whole:
-            shares = view.seen_share(boxes)
-            keep = keep & (shares >= share)
-            if runs is not None:
-                keep = keep & (have_pixels(runs, len(boxes)) | (shares >= 1))
+        if not view.whole and runs is not None:
+            keep = keep & (have_pixels(runs, len(boxes)) | (view.seen_share(boxes) >= 1))
         points = None if points is None else _seen(view, points)[keep]
         return cls(view.image(image), seen[keep], labels[keep], None if runs is None else kept(runs, keep), points)
 
@@ -80,6 +77,12 @@ class Picture:
         runs = None if self.runs is None else moved(self.runs, top, left)
         points = None if self.points is None else self.points + self.points.new_tensor([left, top, 0])
         return replace(self, boxes=self.boxes + self.boxes.new_tensor([left, top] * 2), runs=runs, points=points)
+
+
+def shown(view: View, boxes: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Boxes (n, 4) as a view has them, and which of them (n,) stay: a pixel wide and high, and of those that it cuts, at least `share`."""
+    seen, keep = usable(view.boxes(boxes))
+    return seen, keep if view.whole else keep & (view.seen_share(boxes) >= share)
 
 
 def _seen(view: View, points: Tensor) -> Tensor:
