@@ -9,8 +9,20 @@ one FLOP; GELU, softmax, RMSNorm, layer scale, residuals, resizing and the norms
 from dataclasses import dataclass
 from itertools import cycle, islice, pairwise
 
+from piip.counting import published_internimage
 from piip.counting.published_parts import Branch, ConvNeXt, Count, Stage, ViT, conv, linear, norm
-from piip.spec import BranchSpec, ClassifierSpec, InteractionSpec, ModelSpec, PIIPSpec
+from piip.presets import INTERNIMAGE
+from piip.spec import (
+    BranchSpec,
+    CascadeSpec,
+    ClassifierSpec,
+    FasterRCNNSpec,
+    InteractionSpec,
+    InternImageSpec,
+    MaskRCNNSpec,
+    ModelSpec,
+    PIIPSpec,
+)
 
 POINTS = 4
 """Sampling points per head: the official term for sampling has it written in."""
@@ -50,8 +62,14 @@ def published(spec: ModelSpec) -> Count | None:
     """What the papers' tables would print for a network; None for one their scripts cannot count.
 
     They know DeiT, InternViT and ConvNeXt branches of the paper's sizes; not BEiT, Uni-Perceiver, ResNet or our pico networks.
+    InternImage's know its sizes in two-stage detectors (published_internimage.py), with neck and head at 800 x 1280.
     """
     backbone, head = spec.backbone, spec.head
+    if isinstance(backbone, InternImageSpec):
+        known = backbone.channels in {size.channels for size in INTERNIMAGE.values()}
+        if known and isinstance(head, FasterRCNNSpec | MaskRCNNSpec | CascadeSpec) and head.dialect == "mmdet":
+            return published_internimage.detector(backbone, head)
+        return None
     if not isinstance(backbone, PIIPSpec):
         size = _convnext(backbone.networks[0].arch, backbone.resolution)
         return detector(Network((size,), InteractionSpec(count=0))) if size else None
@@ -61,12 +79,12 @@ def published(spec: ModelSpec) -> Count | None:
     branches = [_branch(branch, real=hybrid) for branch in backbone.branches]
     if None in branches:
         return None
-    known = tuple(branch for branch in branches if branch is not None)
+    found = tuple(branch for branch in branches if branch is not None)
     if isinstance(head, ClassifierSpec):
         return surrogate(
-            Network(known, backbone.interaction, separate_heads=not head.merge, num_classes=head.num_classes)
+            Network(found, backbone.interaction, separate_heads=not head.merge, num_classes=head.num_classes)
         )
-    return (detector if hybrid else surrogate)(Network(known, backbone.interaction, backbone.merge_after))
+    return (detector if hybrid else surrogate)(Network(found, backbone.interaction, backbone.merge_after))
 
 
 def _branch(spec: BranchSpec, *, real: bool) -> Branch | None:

@@ -62,7 +62,7 @@ def build_backbone(
         case CNNSpec():
             return CNN(spec, wish, pretrained=pretrained)
         case InternImageSpec():
-            return InternImage(spec, wish)
+            return InternImage(spec, wish, pretrained=pretrained)
         case MPViTSpec():
             return MPViT(spec, wish)
         case _:

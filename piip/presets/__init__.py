@@ -18,6 +18,12 @@ from piip.presets.families import (
     MPVIT,
     UNIPERCEIVER,
 )
+from piip.presets.internimage import (
+    internimage_cascade,
+    internimage_dino,
+    internimage_dino_20k,
+    internimage_mask_rcnn,
+)
 from piip.presets.pico import (
     PICO,
     PICO_DETECTORS,
@@ -67,6 +73,10 @@ __all__ = [
     "dino",
     "dino_pico",
     "each_branch",
+    "internimage_cascade",
+    "internimage_dino",
+    "internimage_dino_20k",
+    "internimage_mask_rcnn",
     "lasting",
     "mask_rcnn_1x",
     "mask_rcnn_pico",

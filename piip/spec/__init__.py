@@ -18,7 +18,7 @@ from piip.spec.detectors import (
 from piip.spec.experiment import ExperimentSpec, PaperResult
 from piip.spec.formats import CityscapesSpec, CrowdHumanSpec, KeypointsSpec, LvisSpec, OpenImagesSpec, VocSpec, YoloSpec
 from piip.spec.heads import ClassifierSpec, DINOSpec, Head, UPerNetSpec
-from piip.spec.internimage import InternImageSpec
+from piip.spec.internimage import InternImageForm, InternImageSpec
 from piip.spec.model import ModelSpec
 from piip.spec.mpvit import MPViTSpec
 from piip.spec.networks import MIN_RESOLUTION
@@ -47,6 +47,7 @@ __all__ = [
     "Head",
     "ImageNetSpec",
     "InteractionSpec",
+    "InternImageForm",
     "InternImageSpec",
     "KeypointRCNNSpec",
     "KeypointsSpec",

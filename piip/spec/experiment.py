@@ -10,7 +10,7 @@ from piip.spec.backbones import PIIPSpec
 from piip.spec.base import DecidesNoNumber, Spec, to_json
 from piip.spec.data import CocoSpec, Data
 from piip.spec.detection import DetectionSpec
-from piip.spec.internimage import InternImageSpec
+from piip.spec.internimage import InternImageForm
 from piip.spec.model import ModelSpec
 from piip.spec.speed import SpeedSpec
 from piip.spec.training import OptimSpec, TrainSpec
@@ -89,9 +89,18 @@ class ExperimentSpec(Spec):
 
     @model_validator(mode="after")
     def _has_a_kernel(self) -> Self:
-        if self.speed.kernel == "triton" and isinstance(self.model.backbone, InternImageSpec):
+        if self.speed.kernel == "triton" and isinstance(self.model.backbone, InternImageForm):
             raise ValueError(
                 "speed.kernel 'triton' is for a PIIP's attention, InternImage's DCNv3 has none. Take 'auto'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_of_its_network(self) -> Self:
+        backbone = self.model.backbone
+        if self.optim.groups == "internimage" and not isinstance(backbone, InternImageForm):
+            raise ValueError(
+                f"optim.groups 'internimage' is for InternImage, the backbone is of kind {backbone.kind!r}. Take 'released'"
             )
         return self
 

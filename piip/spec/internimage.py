@@ -5,18 +5,19 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from piip.contracts import Input
-from piip.spec.base import DecidesNoNumber
+from piip.spec.base import Added, DecidesNoNumber
 from piip.spec.networks import MAX_RESOLUTION, MIN_RESOLUTION, BackboneSpec, Colour, Seen, Spread
 
 _Count = Annotated[int, Field(gt=0)]
 
 
-class InternImageSpec(BackboneSpec):
-    """InternImage (arXiv 2211.05778), maps at strides 4, 8, 16, 32; its sizes are in presets/families.py."""
+class InternImageForm(BackboneSpec):
+    """What InternImages are made of, one or two of them."""
 
     samples: ClassVar[bool] = True
+    word: ClassVar[str] = "internimage"
+    """How its name begins."""
 
-    kind: Literal["internimage"] = "internimage"
     label: Annotated[str, DecidesNoNumber()] = ""
     """Letters for people, e.g. `t`; not part of the digest."""
     resolution: int = Field(ge=MIN_RESOLUTION, le=MAX_RESOLUTION)
@@ -46,19 +47,31 @@ class InternImageSpec(BackboneSpec):
     """Over the blocks: all alike, or from 0 growing to `drop_path` (published)."""
     checkpointing: bool = False
     """Recompute the blocks' activations in the backward pass: less memory, about a third more time."""
+    weights: Annotated[str | None, Added(None)] = None
+    """File of the public pretraining, a classifier's, which its head is not taken of; None starts from random weights."""
     mean: Colour = (123.675, 116.28, 103.53)
     std: Spread = (58.395, 57.12, 57.375)
     """RGB, in 0..255: ImageNet's."""
 
     @property
     def networks(self) -> tuple[Seen, ...]:
-        """Itself, from scratch: its public pretraining is not read yet."""
-        return (Seen(f"internimage_{self.label or self.channels}", self.resolution, False),)
+        """Itself."""
+        return (Seen(f"{self.word}_{self.label or self.channels}", self.resolution, self.weights is not None),)
 
     @property
     def title(self) -> str:
         """`InternImage-T`."""
         return f"InternImage-{self.label.upper() or self.channels}"
+
+    @property
+    def words(self) -> str:
+        """What it is."""
+        return "a hierarchy of blocks whose samples move with the image (DCNv3), which sees one image size"
+
+    @property
+    def start(self) -> str:
+        """`pretrained (internimage_t_1k_224.pth)`."""
+        return f"pretrained ({self.weights.rpartition('/')[2]})" if self.weights else "from scratch"
 
     @property
     def input(self) -> Input:
@@ -91,3 +104,9 @@ class InternImageSpec(BackboneSpec):
                 f"post_norm_blocks {blocks} are to be blocks of the third level, rising from 0 to {depth - 1}"
             )
         return self
+
+
+class InternImageSpec(InternImageForm):
+    """InternImage (arXiv 2211.05778), maps at strides 4, 8, 16, 32; its sizes are in presets/families.py."""
+
+    kind: Literal["internimage"] = "internimage"

@@ -15,11 +15,15 @@ class OptimSpec(Spec):
     weight_decay: float = Field(default=0.05, ge=0)
     layer_decay: float = Field(default=0.85, gt=0, le=1)
     """Block j of L in a branch learns at lr * layer_decay ** (L - j); interactions, merge, neck and head at lr."""
-    groups: Literal["released", "corrected", "classification", "uniform"] = "released"
+    groups: Literal["released", "corrected", "classification", "uniform", "internimage"] = "released"
     """`released`: as the official detection code, where branches of 32 blocks beside 48 have their steps rounded down, and position
     embeddings, bias tables and merge weights decay. `corrected`: exact steps, and none of those decays. `classification`: no layer
     decay, lr times ten outside branches, weight decay on everything. `uniform`: one rate, and weight decay on everything, norms and
-    biases too (MPViT's detectors)."""
+    biases too (MPViT's detectors). `internimage`: as InternImage's detection code, where the last level's norm and those between blocks
+    learn at other layers' rates, a composite of two at one, DINO's level embeddings as slowly as the stem, and layers that say where
+    DINO looks have no weight decay."""
+    offset_rate: Annotated[float, Added(1.0)] = Field(default=1.0, gt=0)
+    """Factor of the rate of layers that say where DINO's attention looks, for `groups` `internimage` (published: 1e-3 for H and G)."""
     warmup_steps: int = Field(default=500, ge=0)
     warmup_part: Annotated[float | None, Added(None)] = Field(default=None, ge=0, le=1)
     """Warm-up as a part of the training (5 of 20 epochs: 0.25); wins over warmup_steps."""
@@ -41,6 +45,14 @@ class OptimSpec(Spec):
             return self
         factor = batch_size / self.lr_per
         return self.model_copy(update={"lr": self.lr * factor, "min_lr": self.min_lr * factor, "lr_per": None})
+
+    @model_validator(mode="after")
+    def _offsets_are_of_a_group(self) -> Self:
+        if self.offset_rate != 1 and self.groups != "internimage":
+            raise ValueError(
+                f"offset_rate {self.offset_rate:g} is for groups 'internimage', got {self.groups!r}. Leave it 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _falls(self) -> Self:

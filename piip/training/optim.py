@@ -2,16 +2,36 @@
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import nn
 
+from piip.contracts import Backbone
+from piip.models.network import Network
 from piip.spec import OptimSpec
 
 POSITIONS = ("pos_embed", "cls_token", "frame_embed", "relative_position_bias_table")
 """How names of learned positions and tokens end."""
 JOINTS = ("backbone.interactions.", "backbone.merge", "backbone.pyramid.")
 """How names begin of what joins a PIIP's branches."""
+OFFSETS = ".sampling_offsets."
+"""In names of DINO's layers that say where attention looks."""
+
+
+def distances_of(model: Network, spec: OptimSpec) -> dict[str, float]:
+    """Parameter name -> distance from the end of its backbone, for `build_optimizer`.
+
+    Args:
+        model: Whose backbone says it.
+        spec: Its `groups`: `corrected` takes every layer where it is, all others where the official code does.
+    """
+    backbone = cast(Backbone, model.backbone)
+    distances = {f"backbone.{name}": d for name, d in backbone.layer_ids(exact=spec.groups == "corrected").items()}
+    if spec.groups == "internimage":
+        stem = cast(int, model.backbone.stem_distance)
+        distances |= {name: stem for name, _ in model.named_parameters() if name.endswith(".level_embed")}
+    return distances
 
 
 def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, float]) -> torch.optim.AdamW:
@@ -22,7 +42,8 @@ def build_optimizer(model: nn.Module, spec: OptimSpec, distances: Mapping[str, f
     Args:
         model: Its trainable parameters are optimised.
         spec: Rates and decays.
-        distances: Parameter name -> number of blocks above it in its branch; absent means 0 (interactions, merge, heads).
+        distances: Of `distances_of`: parameter name -> number of blocks above it in its branch; absent means 0 (interactions, merge,
+            heads).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -50,14 +71,16 @@ def _scale(name: str, spec: OptimSpec, distance: float) -> float:
             # what joins pretrained networks learns ten times faster; separate heads sit in the branches there
             pretrained = name.startswith(("backbone.", "head.own.")) and not name.startswith(JOINTS)
             return 1.0 if pretrained else 10.0
-        case "released" | "corrected":
-            return spec.layer_decay**distance
+        case "released" | "corrected" | "internimage":
+            return spec.layer_decay**distance * (spec.offset_rate if OFFSETS in name else 1.0)
 
 
 def _decays(name: str, parameter: nn.Parameter, rules: str) -> bool:
     """Whether weight decay pulls at a parameter, see OptimSpec.groups."""
     if rules in ("classification", "uniform"):
         return True
+    if rules == "internimage":
+        return parameter.ndim > 1 and OFFSETS not in name
     vector = parameter.ndim == 1 and parameter.numel() > 1
     if vector or name.endswith(".bias"):
         return False

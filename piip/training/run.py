@@ -2,13 +2,11 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import cast
 
 import torch
 import torch.distributed as dist
 
 from piip import home
-from piip.contracts import Backbone
 from piip.data import open_dataset
 from piip.data.loader import TrainLoader
 from piip.models import build_model
@@ -20,7 +18,7 @@ from piip.training.accounting import Accounts
 from piip.training.engines import build_engine
 from piip.training.evaluate import evaluate
 from piip.training.manifest import Manifest
-from piip.training.optim import build_optimizer
+from piip.training.optim import build_optimizer, distances_of
 from piip.training.recorder import Recorder, best_so_far, is_best
 from piip.training.start import start_from
 
@@ -69,8 +67,7 @@ def run(
     shared = ("backbone", "head") if spec.model.backbone.shares_statistics else ("head",)
     if (note := share_statistics(model, shared, workers=world_size, device=device)) and rank == 0:
         log.warning(note)
-    distances = cast(Backbone, model.backbone).layer_ids(exact=spec.optim.groups == "corrected")
-    optimizer = build_optimizer(model, spec.rates, {f"backbone.{name}": d for name, d in distances.items()})
+    optimizer = build_optimizer(model, spec.rates, distances_of(model, spec.rates))
     recorder.doing(f"starting {spec.train.engine}")
     engine = build_engine(spec, model, optimizer, micro_batch=loader.micro_batch, accumulate=loader.accumulate)
 

@@ -26,6 +26,7 @@ _AUGREG, _GOOGLE = "--imagenet2012-steps_20k", "https://storage.googleapis.com/v
 _S_16 = f"S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0{_AUGREG}-lr_0.03"
 _B_16 = f"B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0{_AUGREG}-lr_0.01"
 _L_16 = f"L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1{_AUGREG}-lr_0.01"
+_INTERNIMAGE = "https://huggingface.co/OpenGVLab/InternImage/resolve/main"
 _CONVNEXT = "https://dl.fbaipublicfiles.com/convnext"
 PUBLIC = {
     url.rsplit("/", 1)[1]: url
@@ -50,6 +51,10 @@ PUBLIC = {
         *(f"{_PIIP}/{name}-res_384.pth" for name in (_S_16, _B_16, _L_16)),
         *(f"{_GOOGLE}/{name}-res_{side}.npz" for name in (_S_16, _B_16, _L_16) for side in (224, 384)),
         *(f"{_CONVNEXT}/convnext_{size}_1k_224_ema.pth" for size in ("tiny", "small", "base")),
+        *(f"{_INTERNIMAGE}/internimage_{size}_1k_224.pth" for size in "tsb"),
+        *(f"{_INTERNIMAGE}/internimage_{size}_22k_192to384.pth" for size in ("l", "xl")),
+        *(f"{_INTERNIMAGE}/internimage_{size}_jointto22k_384.pth" for size in "hg"),
+        f"{_INTERNIMAGE}/dino_4scale_cbinternimage_h_objects365_80classes.pth",
         f"{_PERCEIVER}/uni-perceiver-base-L12-H768-224size-torch-pretrained_converted.pth",
         f"{_PERCEIVER}/uni-perceiver-large-L24-H1024-224size-pretrained_converted.pth",
     )

@@ -1,20 +1,26 @@
 """The closed form against the printed tables, and against what the official counters gave when they were run."""
 
 import json
+import lzma
 from pathlib import Path
 
 import pytest
 
 from piip.catalogue.rows import all_rows
+from piip.counting import published_internimage
 from piip.counting.meta import on_meta
 from piip.counting.published import published
 from piip.counting.published_parts import ConvNeXt, Count, ViT
 from piip.models import build_backbone
-from piip.presets import CONVNEXT, PICO_HEAD, mask_rcnn_1x, pico, piip
+from piip.presets import CONVNEXT, INTERNIMAGE, INTERNIMAGE_CASCADE, PICO_HEAD, mask_rcnn_1x, pico, piip
 from piip.spec import CNNSpec, ModelSpec
 
 # configuration -> multiply-adds and parameters by classification/get_flops.py and mmdetection/get_flops_det.py, run at 7a8eceb
 OFFICIAL = json.loads((Path(__file__).parent.parent / "golden" / "published_cost.json").read_text())
+INTERNIMAGE_COUNTED = json.loads(
+    lzma.decompress((Path(__file__).parent.parent / "golden" / "internimage.json.xz").read_bytes())
+)["flops"]
+"""Size -> what mmcv's hooks and the official script's addition gave for the whole detector, at 800 x 1280."""
 ROWS = all_rows()
 PRINTED = [row for row in ROWS.values() if row.paper and row.paper.gflops]
 # what the counters saw of the released TSBL is the network as meant
@@ -39,8 +45,35 @@ def test_the_closed_form_gives_every_digit_of_the_official_counters(config):
 
 
 def test_all_printed_figures_are_covered():
-    assert len(PRINTED) == 32  # detection 11, AugReg 2, InternViT and H6B 3, ConvNeXt 8, ADE20K 5, ImageNet 3
+    # detection 11, AugReg 2, InternViT and H6B 3, ConvNeXt 8, ADE20K 5, ImageNet 3; InternImage 10
+    assert len(PRINTED) == 42
     assert len(OFFICIAL) == 33  # and SBL 1568/1120/672 of DeiT III, whose cost is not printed
+
+
+@pytest.mark.parametrize("size", ["T", "S", "B", "L", "XL"])
+def test_internimages_detectors_are_counted_to_the_last_digit(size):
+    found = [row for name, row in ROWS.items() if f"mask_rcnn_internimage_{size.lower()}_" in name]
+    wanted = INTERNIMAGE_COUNTED[size]
+
+    assert len(found) == 2
+    for row in found:
+        count = published(row.model)
+        assert (count.flops / 1e9, count.params) == (
+            pytest.approx(wanted["mmcv_plus_dcnv3_G"], rel=1e-9),
+            wanted["params_total"],
+        )
+
+
+@pytest.mark.parametrize("size", ["H", "G"])
+def test_the_largest_bodies_too(size):
+    cascade = published_internimage.detector(INTERNIMAGE[size], INTERNIMAGE_CASCADE)
+    wanted = INTERNIMAGE_COUNTED[size]
+
+    assert (cascade.flops / 1e9, cascade.params) == (
+        pytest.approx(wanted["mmcv_plus_dcnv3_G"], rel=1e-9),
+        wanted["params_total"],
+    )
+    assert published_internimage.body(INTERNIMAGE[size]).params == wanted["params"]["backbone"]
 
 
 def test_networks_their_scripts_do_not_know_have_no_published_cost():

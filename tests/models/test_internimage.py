@@ -1,4 +1,4 @@
-"""InternImage against the official code: values of tiny networks, names and shapes of all sizes, learning rates of layers."""
+"""InternImage against the official code: values of tiny networks, names and shapes of all sizes, pretraining."""
 
 import json
 import lzma
@@ -15,8 +15,11 @@ from piip.counting.cost import cost
 from piip.counting.meta import on_meta
 from piip.models import build_backbone
 from piip.presets import INTERNIMAGE
-from piip.spec import ExperimentSpec, InternImageSpec, ModelSpec, OptimSpec
-from piip.training.optim import build_optimizer
+from piip.spec import ExperimentSpec, InternImageSpec, ModelSpec
+from piip.training.start import files_of
+from piip.weights.names.internimage import fit_pretraining
+from piip.weights.read import Weights, WeightsError
+from piip.weights.sources import read_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = InternImageSpec(resolution=64, channels=8, depths=(1, 1, 2, 1), groups=(1, 2, 4, 8), drop_path=0.2)
@@ -67,31 +70,6 @@ def test_a_size_has_the_official_names_and_shapes(size):
         name: shape for name, (shape, _) in wanted["keys"].items()
     }
     assert sum(p.numel() for p in model.parameters()) == wanted["params"]
-
-
-@pytest.mark.parametrize(("recipe", "size"), [("cascade_L_1x", "L"), ("dino_H", "H")])
-def test_layers_learn_at_the_published_rates(recipe, size):
-    with on_meta():
-        model = build_backbone(INTERNIMAGE[size])
-    wanted = golden()["groups"][recipe]
-
-    distances = model.layer_ids()
-
-    assert {f"backbone.{name}": wanted["rate"] ** distance for name, distance in distances.items()} == pytest.approx(
-        wanted["scales"]
-    )
-
-
-def test_weights_decay_as_published():
-    with on_meta():
-        backbone = build_backbone(INTERNIMAGE["H"])
-    model = torch.nn.ModuleDict({"backbone": backbone})
-    names = {id(p): name for name, p in model.named_parameters()}
-
-    groups = build_optimizer(model, OptimSpec(), {}).param_groups
-
-    decaying = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
-    assert decaying == set(golden()["groups"]["dino_H"]["decays"])
 
 
 def test_layers_as_meant_go_with_the_blocks_they_follow():
@@ -178,3 +156,68 @@ def test_multiply_adds_are_the_papers_arithmetic(size):
     counted = cost(ModelSpec(backbone=INTERNIMAGE[size]), 800, 1280)
 
     assert counted.backbone_gflops == pytest.approx(wanted["mac_backbone_G"] + wanted["dcnv3_addon_G"], rel=1e-6)
+
+
+def classifier_file(model, path, *, layer_scale=True, **others) -> str:
+    """A classifier's file with this body, as the official ones: a head, in H and G also what distils CLIP."""
+    body = {name: value.clone() + 1 for name, value in model.state_dict().items() if layer_scale or "gamma" not in name}
+    rest = ("conv_head.0.weight", "head.weight", "dcnv3_head_x4.0.weight", "clip_projector.norm.bias", "fc_norm.0.bias")
+    torch.save({"model": body | dict.fromkeys(rest, torch.zeros(3)) | others}, path)
+    return str(path)
+
+
+def test_a_network_begins_with_its_public_pretraining(tmp_path):
+    given = build_backbone(TINY)
+    file = classifier_file(given, tmp_path / "t.pth", layer_scale=False)
+
+    model, fewer = (
+        build_backbone(TINY.override({"weights": file}), Maps(strides)) for strides in ((4, 8, 16, 32), (4, 8))
+    )
+
+    state = model.state_dict()
+    for name, value in given.state_dict().items():  # T's has no layer scale: the detector's stays
+        assert torch.equal(state[name], value if "gamma" in name else value + 1), name
+    assert len(fewer.levels) == 2
+    assert torch.equal(
+        build_backbone(TINY.override({"weights": "nowhere"}), pretrained=False).levels[0].norm[0].weight, torch.ones(8)
+    )
+
+
+def test_what_became_of_a_file_is_said_tensor_by_tensor(tmp_path):
+    model = build_backbone(TINY)
+    in_detector = {f"backbone.{name}": value for name, value in model.state_dict().items()} | {"neck.x": torch.zeros(1)}
+
+    _, of_classifier = fit_pretraining(read_weights(classifier_file(model, tmp_path / "s.pth")), model.state_dict())
+    _, of_detector = fit_pretraining(Weights(in_detector, "detector"), model.state_dict())
+
+    assert set(of_classifier.matched) == set(of_detector.matched) == set(model.state_dict())
+    assert of_classifier.ignored == dict.fromkeys(
+        ("conv_head.0.weight", "head.weight", "dcnv3_head_x4.0.weight", "clip_projector.norm.bias", "fc_norm.0.bias"),
+        "the classifier's",
+    )
+    assert of_detector.ignored == {"neck.x": "the detector's"}
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"channels": 16}, r"Missing: patch_embed.conv1.weight, .*The file is of another network"),
+        ({"depths": (1, 1, 3, 1)}, r"Missing: levels.2.blocks.2.gamma1"),
+        ({"depths": (1, 1, 1, 1)}, r"Unexplained: levels.2.blocks.1.gamma1 \(this network has no such tensor\)"),
+        ({"dw_kernel_size": 5}, r"Missing: levels.0.blocks.0.dcn.dw_conv.0.weight"),
+    ],
+)
+def test_a_file_of_another_size_explains_itself(other, message, tmp_path):
+    file = classifier_file(build_backbone(TINY), tmp_path / "t.pth")
+
+    with pytest.raises(WeightsError, match=message):
+        build_backbone(TINY.override({**other, "weights": file}))
+
+
+def test_a_start_is_named_and_its_file_makes_the_trial(tmp_path):
+    file = classifier_file(build_backbone(TINY), tmp_path / "internimage_t.pth")
+    started = TINY.override({"weights": file})
+
+    assert (TINY.start, started.start) == ("from scratch", "pretrained (internimage_t.pth)")
+    assert files_of(ModelSpec(backbone=started)) == {"backbone.weights": file}
+    assert files_of(ModelSpec(backbone=TINY)) == {}

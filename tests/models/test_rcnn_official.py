@@ -20,7 +20,7 @@ from piip.data.masks import results_of
 from piip.data.samples import ImageInfo
 from piip.models import build_model
 from piip.presets import INTERNIMAGE, INTERNIMAGE_CASCADE
-from piip.spec import CascadeMaskRCNNSpec, MaskRCNNSpec, ModelSpec
+from piip.spec import CascadeMaskRCNNSpec, DINOSpec, MaskRCNNSpec, ModelSpec
 from piip.weights.names.mmdet import fit_weights
 from piip.weights.read import Weights
 
@@ -121,7 +121,8 @@ def test_detections_and_masks(kind):
 @pytest.mark.parametrize("name", internimage_golden()["detectors"])
 def test_official_detectors_fit_without_a_tensor_left_over(name):
     size, kind = name.partition("internimage_")[2].split("_")[0].upper(), name.split("_")[0]
-    spec = ModelSpec(backbone=INTERNIMAGE[size], head=INTERNIMAGE_CASCADE if kind == "cascade" else MaskRCNNSpec())
+    head = {"cascade": INTERNIMAGE_CASCADE, "mask": MaskRCNNSpec(), "dino": DINOSpec()}[kind]
+    spec = ModelSpec(backbone=INTERNIMAGE[size], head=head)
     detector = internimage_golden()["detectors"][name]
     shapes = {f"backbone.{n}": shape for n, (shape, _) in internimage_golden()["full"][size]["keys"].items()}
     with on_meta():
@@ -133,7 +134,7 @@ def test_official_detectors_fit_without_a_tensor_left_over(name):
     report.require(())
     assert fitted.keys() == model.state_dict().keys()
     # ours have a row for the background in boxes (one of five numbers and a bias each) and masks
-    heads = 3 if kind == "cascade" else 1
+    heads = {"cascade": 3, "mask": 1, "dino": 0}[kind]
     unused = heads * (4 * 1025 + 257)
     assert sum(p.numel() for p in model.parameters()) == detector["params"] + unused
 

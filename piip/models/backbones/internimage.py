@@ -14,7 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from piip.contracts import Maps, Wish
 from piip.models.backbones.wishes import STRIDES, strides_of
 from piip.models.layers.dcnv3 import DCNv3, ToChannelsLast
-from piip.spec import InternImageSpec
+from piip.spec import InternImageForm
+from piip.weights.names.internimage import fit_pretraining
+from piip.weights.sources import read_weights
 
 # B batch, H W map, C channels
 
@@ -25,9 +27,19 @@ class InternImage(nn.Module):
     Args:
         spec: Depths, widths and form of the blocks.
         wish: The head's. Levels behind the coarsest map that it asks for are not built.
+        pretrained: False starts from random weights, whatever the spec says.
+
+    Raises:
+        ValueError: It asks for what is not there, or `spec.weights` cannot be had, or is of another network.
     """
 
-    def __init__(self, spec: InternImageSpec, wish: Wish = Maps()) -> None:  # noqa: B008 (frozen)
+    def __init__(
+        self,
+        spec: InternImageForm,
+        wish: Wish = Maps(),  # noqa: B008 (frozen)
+        *,
+        pretrained: bool = True,
+    ) -> None:
         super().__init__()
         self.strides = strides_of(wish, STRIDES, what="an InternImage")
         built = STRIDES.index(max(self.strides)) + 1
@@ -41,6 +53,14 @@ class InternImage(nn.Module):
             for level in range(built)
         )
         self.apply(_initialise)
+        if pretrained and spec.weights:
+            fitted, _ = fit_pretraining(read_weights(spec.weights), self.state_dict())
+            self.load_state_dict(fitted, strict=False)
+
+    @property
+    def stem_distance(self) -> int:
+        """The stem's distance from the end, see `layer_ids`."""
+        return sum(self.spec.depths) + 1
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> maps (B, C_i, H / s, W / s) rounded up, s in `strides`."""
@@ -66,8 +86,9 @@ class InternImage(nn.Module):
             exact: False as published, by a slip of the official constructor: the last level's norm goes with the level before it, and
                 norm k inside level 2 with that level's block k. True: each with the block that it follows (the last at 0).
         """
-        count = sum(self.spec.depths)
-        return {name: count + 1 - self._layer(name.split("."), exact=exact) for name, _ in self.named_parameters()}
+        return {
+            name: self.stem_distance - self._layer(name.split("."), exact=exact) for name, _ in self.named_parameters()
+        }
 
     def _layer(self, words: Sequence[str], *, exact: bool) -> int:
         """The number of the layer that a parameter belongs to, from the front: 0 the stem, 1 the first block."""
@@ -124,7 +145,7 @@ class Level(nn.Module):
         last: Nothing follows.
     """
 
-    def __init__(self, spec: InternImageSpec, level: int, rates: Sequence[float], *, last: bool) -> None:
+    def __init__(self, spec: InternImageForm, level: int, rates: Sequence[float], *, last: bool) -> None:
         super().__init__()
         channels = spec.channels * 2**level
         self.checkpointing = spec.checkpointing
@@ -153,7 +174,7 @@ class Block(nn.Module):
     Norms stand in front of both ("pre": T), behind both ("post": S to XL, and G), or in front and behind ("res_post": H).
     """
 
-    def __init__(self, spec: InternImageSpec, level: int, rate: float) -> None:
+    def __init__(self, spec: InternImageForm, level: int, rate: float) -> None:
         super().__init__()
         channels = spec.channels * 2**level
         self.norms, self.drop_path = spec.norms, DropPath(rate)

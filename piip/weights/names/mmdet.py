@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from piip.spec import DINOSpec, Head, InternImageSpec, ModelSpec, MPViTSpec, PIIPSpec, TwoStageSpec
+from piip.spec import DINOSpec, Head, InternImageForm, ModelSpec, MPViTSpec, PIIPSpec, TwoStageSpec
 from piip.weights.fit import Report, fit
 from piip.weights.names import detectron2, dino, mmseg, rcnn
 from piip.weights.names.piip import left_out, to_official
@@ -71,7 +71,7 @@ def fit_weights(
     backbone, head = spec.backbone, spec.head
     if isinstance(backbone, MPViTSpec):
         return detectron2.fit_mpvit(weights, wanted, spec)
-    if not isinstance(backbone, PIIPSpec | InternImageSpec):
+    if not isinstance(backbone, PIIPSpec | InternImageForm):
         raise ValueError(
             f"{weights.origin} has none of this network's names, and official files are of PIIP, InternImage and MPViT; "
             f"this is a {backbone.kind}"
