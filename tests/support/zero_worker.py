@@ -1,6 +1,6 @@
 """One of the worker processes of test_zero.py: `python zero_worker.py RANK WORLD_SIZE plan.json`.
 
-For each configuration it trains 20 steps without a stop, then goes on from a copy of the checkpoint of step 10 as another trial.
+For each configuration it trains without a stop, then goes on from a copy of the checkpoint half way as another trial.
 """
 
 import json
