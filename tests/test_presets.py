@@ -2,8 +2,18 @@ import re
 
 import pytest
 
-from piip.presets import DEIT, PICO, mask_rcnn_1x, mask_rcnn_pico, pico, piip
-from piip.spec import CNNSpec
+from piip.presets import (
+    DEIT,
+    MPVIT,
+    PICO,
+    classifier_pico,
+    detectron2_adamw,
+    mask_rcnn_1x,
+    mask_rcnn_pico,
+    pico,
+    piip,
+)
+from piip.spec import CNNSpec, RetinaNetSpec
 
 
 def test_letters_and_resolutions_pair_up_from_the_largest_image():
@@ -82,6 +92,28 @@ def test_one_x_is_the_papers_recipe():
     assert row.optim.milestones == (8 / 12, 11 / 12)
     # 1120 -> short side at most 672: the official configs' (1120, 672)
     assert int(1120 * row.data.short_ratio) == 672
+
+
+@pytest.mark.parametrize(("times", "steps", "falls"), [(1, 90_000, [60_000, 80_000]), (3, 270_000, [210_000, 250_000])])
+def test_mpvit_is_trained_as_published(times, steps, falls):
+    row = detectron2_adamw(RetinaNetSpec(), MPVIT["S"], times=times)
+
+    assert (row.train.steps, row.train.batch_size, row.model.backbone.drop_path) == (steps, 16, 0.2)
+    assert [round(part * steps) for part in row.optim.milestones] == falls
+    assert (row.optim.lr, row.optim.weight_decay, row.optim.clip_norm, row.optim.groups) == (1e-4, 0.05, 1.0, "uniform")
+    assert (row.optim.warmup_steps, row.optim.warmup_ratio) == (1000, 0.01)
+    # short side 800, long side at most 1333, padded to the coarsest stride
+    assert (row.data.limits(1333, training=False), row.data.pad_multiple) == ((1333, 800), 32)
+    assert (row.data.recipe is None) == (times == 1)
+    if row.data.recipe:
+        assert (row.data.recipe.short, row.data.recipe.first_short) == (tuple(range(480, 801, 32)), (400, 500, 600))
+        assert row.data.recipe.crop == (384, 600)
+
+
+def test_what_is_no_piip_is_classified_by_its_map():
+    reads = {b.kind: classifier_pico(b, steps=1).model.head.reads for b in (pico("T", (64,)), MPVIT["T"])}
+
+    assert reads == {"piip": "tokens", "mpvit": "map"}
 
 
 def test_the_peer_differs_from_a_pico_piip_in_the_backbone_alone():

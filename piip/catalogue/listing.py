@@ -56,9 +56,12 @@ def list_rows(
     if markdown:
         return 0
     print(f"\n{CAPTION}{f'; {PUBLISHED}' if table.has_papers else ''}; MAC = 1 FLOP")
+    notes: dict[str, list[str]] = {}
     for spec in specs:
         if spec.paper and spec.paper.note:
-            print(f"{spec.name}: {spec.paper.note}")
+            notes.setdefault(spec.paper.note, []).append(spec.name)
+    for note, names in notes.items():
+        print(f"{', '.join(names)}: {note}")
     return 0
 
 

@@ -9,7 +9,7 @@ one FLOP; GELU, softmax, RMSNorm, layer scale, residuals, resizing and the norms
 from dataclasses import dataclass
 from itertools import cycle, islice, pairwise
 
-from piip.counting import published_internimage
+from piip.counting import published_internimage, published_mpvit
 from piip.counting.published_parts import Branch, ConvNeXt, Count, Stage, ViT, conv, linear, norm
 from piip.presets import INTERNIMAGE
 from piip.spec import (
@@ -21,6 +21,7 @@ from piip.spec import (
     InternImageSpec,
     MaskRCNNSpec,
     ModelSpec,
+    MPViTSpec,
     PIIPSpec,
 )
 
@@ -62,7 +63,8 @@ def published(spec: ModelSpec) -> Count | None:
     """What the papers' tables would print for a network; None for one their scripts cannot count.
 
     They know DeiT, InternViT and ConvNeXt branches of the paper's sizes; not BEiT, Uni-Perceiver, ResNet or our pico networks.
-    InternImage's know its sizes in two-stage detectors (published_internimage.py), with neck and head at 800 x 1280.
+    InternImage's know its sizes in two-stage detectors (published_internimage.py), with neck and head at 800 x 1280;
+    MPViT's know its own so (published_mpvit.py).
     """
     backbone, head = spec.backbone, spec.head
     if isinstance(backbone, InternImageSpec):
@@ -70,6 +72,8 @@ def published(spec: ModelSpec) -> Count | None:
         if known and isinstance(head, FasterRCNNSpec | MaskRCNNSpec | CascadeSpec) and head.dialect == "mmdet":
             return published_internimage.detector(backbone, head)
         return None
+    if isinstance(backbone, MPViTSpec):
+        return published_mpvit.detector(spec)
     if not isinstance(backbone, PIIPSpec):
         size = _convnext(backbone.networks[0].arch, backbone.resolution)
         return detector(Network((size,), InteractionSpec(count=0))) if size else None

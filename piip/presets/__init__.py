@@ -39,7 +39,16 @@ from piip.presets.pico import (
     upernet_pico,
 )
 from piip.presets.published import SBL, SBL_LARGEST, TSB
-from piip.presets.recipes import PIIP_CROPS, classifier_20ep, dino, lasting, mask_rcnn_1x, on_crops, upernet_80k
+from piip.presets.recipes import (
+    PIIP_CROPS,
+    classifier_20ep,
+    detectron2_adamw,
+    dino,
+    lasting,
+    mask_rcnn_1x,
+    on_crops,
+    upernet_80k,
+)
 
 __all__ = [
     "AUGREG",
@@ -70,6 +79,7 @@ __all__ = [
     "classifier_20ep",
     "classifier_pico",
     "detector_pico",
+    "detectron2_adamw",
     "dino",
     "dino_pico",
     "each_branch",

@@ -10,7 +10,6 @@ from piip.spec import (
     CascadeMaskRCNNSpec,
     CascadeRCNNSpec,
     ClassifierSpec,
-    CNNSpec,
     CocoSpec,
     DINOSpec,
     ExperimentSpec,
@@ -99,10 +98,11 @@ def dino_pico(backbone: Backbone, *, steps: int, lr: float = 5e-4) -> Experiment
 def classifier_pico(backbone: Backbone, *, steps: int, lr: float = 1.5e-3) -> ExperimentSpec:
     """Classification of the demo data's single objects, small enough for two CPU cores; all pico rows share these settings.
 
-    A PIIP or a ViT gives the mean of its patches, a CNN its coarsest map. The published recipe's mixing and RandAugment are for a
-    million images and 20 epochs; here crops are large, flips stay, and what is mixed or recoloured would hide the few pixels there are.
+    A PIIP or a ViT gives the mean of its patches, any other network its coarsest map. The published recipe's mixing and RandAugment are
+    for a million images and 20 epochs; here crops are large, flips stay, and what is mixed or recoloured would hide the few pixels there
+    are.
     """
-    reads = "map" if isinstance(backbone, CNNSpec) else "tokens"
+    reads = "tokens" if isinstance(backbone, PIIPSpec) else "map"
     return ExperimentSpec(
         name=f"classifier_{backbone.row_name}_pico{steps}",
         model=ModelSpec(backbone=backbone, head=ClassifierSpec(num_classes=12, reads=reads)),

@@ -8,6 +8,7 @@ from piip.spec import (
     Ade20kSpec,
     Backbone,
     ClassifierSpec,
+    CocoSpec,
     DINOSpec,
     ExperimentSpec,
     ImageNetSpec,
@@ -16,6 +17,7 @@ from piip.spec import (
     OptimSpec,
     PaperResult,
     PIIPSpec,
+    RetinaNetSpec,
     TrainSpec,
     UPerNetSpec,
 )
@@ -50,6 +52,41 @@ def mask_rcnn_1x(backbone: Backbone, paper: PaperResult | None = None) -> Experi
         name=f"mask_rcnn_{backbone.row_name}_1x",
         model=ModelSpec(backbone=backbone, head=MaskRCNNSpec()),
         train=TrainSpec(batch_size=16, epochs=12, precision="bf16", zero_stage=1),
+        paper=paper,
+    )
+
+
+MULTI_SCALE = CropsSpec(first_long=20_000)
+"""DETR's crops as detectron2's networks have them: the long side is not limited before the cut."""
+
+
+def detectron2_adamw(
+    head: MaskRCNNSpec | RetinaNetSpec, backbone: Backbone, paper: PaperResult | None = None, *, times: Literal[1, 3]
+) -> ExperimentSpec:
+    """A detector as MPViT trains it with detectron2: AdamW at one rate, decay on every parameter, whole gradient clipped at 1.
+
+    1x is 90,000 steps of 16 images with a short side of 800; 3x is 270,000 at many scales (DETR's crops). Images without objects stay.
+
+    Args:
+        head: In detectron2's dialect, where it has one.
+        backbone: What it stands on.
+        paper: The printed line.
+        times: 1x or 3x.
+    """
+    steps, milestones = {1: (90_000, (60, 80)), 3: (270_000, (210, 250))}[times]
+    return ExperimentSpec(
+        name=f"{head.kind}_{backbone.row_name}_{'1x' if times == 1 else 'ms_3x'}",
+        model=ModelSpec(backbone=backbone, head=head),
+        data=CocoSpec(pad_multiple=32, recipe=MULTI_SCALE if times == 3 else None),
+        optim=OptimSpec(
+            groups="uniform",
+            layer_decay=1.0,
+            warmup_steps=1000,
+            warmup_ratio=0.01,
+            clip_norm=1.0,
+            milestones=(milestones[0] * 1000 / steps, milestones[1] * 1000 / steps),
+        ),
+        train=TrainSpec(batch_size=16, steps=steps, eval_every=10_000, save_every=5_000),
         paper=paper,
     )
 

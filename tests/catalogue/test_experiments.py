@@ -23,8 +23,7 @@ ROWS = [row for tables in TABLES.values() for table in tables.values() for row i
 
 def networks(row: ExperimentSpec) -> tuple[str, ...]:
     """What a row builds, whatever its images' sizes."""
-    backbone = row.model.backbone
-    return tuple(seen.arch for seen in backbone.networks)
+    return tuple(seen.arch for seen in row.model.backbone.networks)
 
 
 ROW = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
