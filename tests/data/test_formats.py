@@ -21,6 +21,7 @@ from piip.data.convert import cli as convert_cli
 from piip.data.convert import convert
 from piip.data.decoding import command_of
 from piip.data.documents import read_document
+from piip.data.formats.columns import Columns
 from piip.data.layouts import splits_in
 from piip.data.sources import DataError, Source
 from piip.spec import CocoSpec, Data, DetectionSpec
@@ -532,6 +533,26 @@ def test_keypoints_are_joined_as_their_file_says_else_in_a_ring(skeleton, joined
     between = drawn[10 * factor, 30 * factor].any(), drawn[25 * factor, 10 * factor].any()  # of a and c, of a and b
     assert between == tuple(map(bool, joined))
     assert ("bad skeleton" in reported("keypoints", source)) == (skeleton == [[1, 9]])
+
+
+def test_boxes_in_columns_are_the_entries_that_were_added():
+    entry = {
+        "image_id": 3,
+        "category_id": 7,
+        "bbox": [1.5, 2.0, 3.0, 4.0],
+        "area": 12.0,
+        "iscrowd": 0,
+        "is_group_of": 1,
+    }
+    columns = Columns()
+    for number in range(3):
+        columns.append(entry | {"category_id": number})
+
+    assert list(columns) == [entry | {"id": number + 1, "category_id": number} for number in range(3)]
+    assert columns[1:] == list(columns)[1:]
+    assert (columns[-1], len(columns)) == (list(columns)[-1], 3)
+    with pytest.raises(IndexError):
+        columns[3]
 
 
 class TestVoc:

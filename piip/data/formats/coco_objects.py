@@ -1,5 +1,6 @@
 """What training learns from a COCO-format file, image by image, in as little memory as it takes."""
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +22,8 @@ from piip.data.transforms import detection as transforms
 class Objects:
     """The annotations of one image that training learns from."""
 
-    boxes: list[list[float]] = field(default_factory=list)
-    """x, y, width, height in file pixels."""
+    boxes: "array[float]" = field(default_factory=lambda: array("d"))
+    """x, y, width, height in file pixels, of one after the other."""
     labels: list[int] = field(default_factory=list)
     segmentations: list[Any] = field(default_factory=list)
     """Empty where the head learns no masks."""
@@ -31,7 +32,7 @@ class Objects:
 
     def boxes_in(self, info: ImageInfo) -> Tensor:
         """Boxes (n, 4) xyxy in the file pixels of their image."""
-        corners = torch.tensor(self.boxes, dtype=torch.float32).reshape(-1, 4)
+        corners = torch.from_numpy(np.array(self.boxes, dtype=np.float32)).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         return transforms.boxes_of(corners, (info.height, info.width))
 
@@ -76,14 +77,14 @@ def objects_of(
             if (becomes := fate(annotation, *sizes[image_id])) != "learned":
                 left_out[becomes] += 1
                 continue
-            objects[image_id].boxes.append(annotation["bbox"])
+            objects[image_id].boxes.extend(annotation["bbox"])
             objects[image_id].labels.append(labels[annotation["category_id"]])
             if keypoints:
                 objects[image_id].keypoints.append(annotation.get("keypoints") or [0.0] * 3 * keypoints)
             if masks:
                 objects[image_id].segmentations.append(_compact(annotation, document))
     if masks and objects and not _any_pixel(objects, sizes):
-        raise DataError(f"none of the masks of {sum(len(o.boxes) for o in objects.values())} objects has a pixel")
+        raise DataError(f"none of the masks of {sum(len(o.labels) for o in objects.values())} objects has a pixel")
     return dict(objects), left_out
 
 

@@ -26,7 +26,7 @@ def read(source: Source, spec: OpenImagesSpec) -> ReadDocument:
     Raises:
         DataError: No such file, other columns, or nobody says what the classes are.
     """
-    reading = Reading(source, line="line", skip=spec.broken_images == "skip")
+    reading = Reading(source, line="line", skip=spec.broken_images == "skip", columns=True)
     categories = names_of(source)
     numbers = {category["mid"]: category["id"] for category in categories}
     names = list(

@@ -15,6 +15,7 @@ from piip.data.files import content as content_of_file
 from piip.data.files import is_there
 from piip.data.formats.coco_faults import find_problems
 from piip.data.formats.coco_json import Document
+from piip.data.formats.columns import Columns
 from piip.data.images import find_images, nearly, upright_sizes
 from piip.data.problems import Problem
 from piip.data.sources import DataError, Source
@@ -45,13 +46,14 @@ class Reading:
     Args:
         source: The split's files.
         line: What is counted in a file: `line`, `object`, `row`.
+        columns: Whether objects are boxes alone, kept in columns: there may be millions.
         skip: Whether images that cannot be read are left out (else they are refused).
     """
 
-    def __init__(self, source: Source, *, line: str = "line", skip: bool = False) -> None:
+    def __init__(self, source: Source, *, line: str = "line", skip: bool = False, columns: bool = False) -> None:
         self.source, self.skip = source, skip
         self.images: list[dict[str, Any]] = []
-        self.annotations: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] | Columns = Columns() if columns else []
         self.problems: list[Problem] = []
         self._line = line
         self._files: list[str] = []
@@ -134,7 +136,7 @@ class Reading:
         content = {"images": self.images, "annotations": self.annotations, "categories": [dict(c) for c in categories]}
         made = ReadDocument(content, self._files, self.at, self._line)
         made.problems, made.digest = self.problems, self._content.digest()
-        masked = any("segmentation" in annotation for annotation in self.annotations)
+        masked = not isinstance(self.annotations, Columns) and any("segmentation" in a for a in self.annotations)
         made.usual = frozenset(usual) | (frozenset() if masked else {"no mask"})
         return made
 

@@ -1,5 +1,6 @@
 """What the classes of PASCAL VOC's files are: its own twenty, those of a file of names, or all that are met."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from piip.console import one_line
@@ -28,7 +29,7 @@ class Labels:
             self._numbers[name] = len(self.names)
         return self._numbers.get(name)
 
-    def settled(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def settled(self, annotations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """The categories; what was met without an order gets one, here and in the annotations."""
         if not self._closed:
             ordered = sorted(self.names)
