@@ -55,7 +55,7 @@ PICO_DETECTORS = {
     "mask_rcnn": PICO_HEAD,
     "cascade_rcnn": CascadeRCNNSpec(**_SMALL),
     "cascade_mask_rcnn": CascadeMaskRCNNSpec(**_SMALL, mask_convs=1, mask_channels=96),
-    "keypoint_rcnn": KeypointRCNNSpec(**_SMALL, num_keypoints=4, keypoint_convs=4, keypoint_channels=64),
+    "keypoint_rcnn": KeypointRCNNSpec(**_SMALL, num_keypoints=4, keypoint_convs=2, keypoint_channels=96),
     "retinanet": RetinaNetSpec(num_classes=12, fpn_channels=96, anchor_scale=2, pre_nms=250, tower_norm="group"),
 }
 """Anchors begin at 16 pixels in all of them: the demo's objects are small."""
