@@ -8,13 +8,14 @@ from piip.counting.memory import ZERO_BUCKET, training_memory
 from piip.models import build_model
 from piip.ops.mask_runs import runs_of
 from piip.presets import PICO, PICO_HEAD, mask_rcnn_1x, piip
-from piip.spec import InteractionSpec, ModelSpec, TrainSpec
+from piip.spec import InteractionSpec, ModelSpec, MPViTSpec, TrainSpec
 
 HEIGHT, SIDE = 64, 128
 # so few boxes that a step on three objects finds as many as it may
 HEAD = PICO_HEAD.override({"box_samples": 16, "rpn_post_nms": 50})
 FEW = InteractionSpec(count=1, num_heads=4)
 TINY = ModelSpec(backbone=piip("TB", (SIDE, 64), branches=PICO, interaction=FEW), head=HEAD)
+MPVIT = MPViTSpec(resolution=SIDE, channels=(32, 48, 64, 80), paths=(2, 1, 1, 1), depths=(1, 1, 1, 1))
 TRAIN = TrainSpec(batch_size=2, engine="deepspeed")
 
 
@@ -41,14 +42,16 @@ def allocated_gb(spec: ModelSpec) -> float:
     return peak / 1e9
 
 
-def test_a_real_step_takes_what_was_predicted(monkeypatch):
+@pytest.mark.parametrize("backbone", [TINY.backbone, MPVIT], ids=lambda backbone: backbone.kind)
+def test_a_real_step_takes_what_was_predicted(backbone, monkeypatch):
     monkeypatch.setenv("PIIP_KERNEL", "auto")
+    model = ModelSpec(backbone=backbone, head=HEAD)
 
-    predicted = training_memory(TINY, TRAIN, HEIGHT, SIDE)
+    predicted = training_memory(model, TRAIN, HEIGHT, SIDE)
 
     # gradients are part of both; the prediction has all RoIs, a step as many as it finds
     counted = predicted.peak_gb - predicted.weights_gb - predicted.optimizer_gb
-    assert counted == pytest.approx(allocated_gb(TINY), rel=0.12)
+    assert counted == pytest.approx(allocated_gb(model), rel=0.12)
 
 
 def test_weights_gradients_and_moments_by_hand():
