@@ -69,6 +69,11 @@ def one_line(text: str) -> str:
     return " ".join("".join(kept).split())
 
 
+def several(count: int, one: str, many: str = "") -> str:
+    """`1 image`, `2 images`; `many` where that is not `one` and an s."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
 def setup_streams() -> None:
     """Lets every letter be printed, as ? where the terminal's encoding has none; a stream that is closed (cron, `>&-`) swallows.
 

@@ -6,7 +6,6 @@ a crowd of them that nobody told apart, neither learned nor wrong in scores. Cla
 """
 
 import re
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from piip.console import one_line
 from piip.data.files import files_below, require_text
 from piip.data.formats.ade20k_files import read_map
 from piip.data.formats.detected import ReadDataset
+from piip.data.formats.photographs import ENDINGS, images_below, note_unused
 from piip.data.formats.reading import ReadDocument, Reading
 from piip.data.runs import Cut, compressed_cut
 from piip.data.sources import DataError, Source
@@ -26,7 +26,7 @@ from piip.spec import CityscapesSpec
 THINGS = {24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"}
 """Label id -> name of the classes that have instances and are scored."""
 MAP = re.compile(r"_(?:gt[A-Za-z]+_)?instanceIds\.png$")
-IMAGES = ("_leftImg8bit.png", "_leftImg8bit.jpg", ".png", ".jpg", ".jpeg")
+IMAGES = ("_leftImg8bit.png", "_leftImg8bit.jpg", *ENDINGS)
 CROWD_FROM = 1000
 
 
@@ -50,18 +50,21 @@ def read(source: Source, spec: CityscapesSpec) -> ReadDocument:
     reading = Reading(source, line="instance", skip=spec.broken_images == "skip")
     classes = _classes(source)
     maps = _maps(source.annotations)
-    images = set(_below(source.images))
+    paths = images_below(reading, source.images)
+    images = {Path(path).relative_to(source.images).as_posix() for path in paths}
+    names = [_image_of(path.relative_to(source.annotations).as_posix(), images) for path in maps]
     with ThreadPoolExecutor() as pool:
-        for path, found in zip(maps, pool.map(lambda path: _instances(path, classes), maps), strict=True):
+        for path, name, found in zip(maps, names, pool.map(lambda path: _instances(path, classes), maps), strict=True):
             reading.bytes_of(path)
             if isinstance(found, DataError):
                 reading.fault("broken map", None, str(found), fatal=not reading.skip)
                 continue
             size, instances = found
-            image_id = reading.add_image(_image_of(path.relative_to(source.annotations).as_posix(), images), *size)
+            image_id = reading.add_image(name, *size)
             for place, one in enumerate(instances, start=1):
                 mask = {"segmentation": one.segmentation, "area": one.area}
                 reading.add(place, image_id, one.label, one.box, iscrowd=int(one.crowd), **mask)
+    note_unused(reading, paths, names)
     reading.more(repr(classes).encode())
     return reading.document({"id": number, "name": name} for number, name in classes.items())
 
@@ -91,10 +94,6 @@ def _maps(folder: Path) -> list[Path]:
     if not maps:
         raise DataError(f"{folder}: no maps of instances, which end in _instanceIds.png")
     return maps
-
-
-def _below(folder: Path) -> Sequence[str]:
-    return [Path(path).relative_to(folder).as_posix() for path in files_below(folder)]
 
 
 def _image_of(map_name: str, images: set[str]) -> str:

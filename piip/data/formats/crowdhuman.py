@@ -2,8 +2,9 @@
 
     {"ID": "273271,c9db000d5146c15", "gtboxes": [{"tag": "person", "fbox": [x, y, w, h], "vbox": .., "hbox": ..}, ..]}
 
-The image is ID.jpg. What has another tag than person (mask: crowds, statues, reflections) or is to be ignored is a region that is
-neither learned nor wrong in scores. Full boxes reach out of the image where a person does: learned as far as they are inside.
+The image is ID.jpg, or ID with another ending that is there. What has another tag than person (mask: crowds, statues, reflections) or is
+to be ignored is a region that is neither learned nor wrong in scores. Full boxes reach out of the image where a person does: learned as
+far as they are inside.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 from piip.data.formats.coco_shapes import is_number
 from piip.data.formats.detected import ReadDataset
+from piip.data.formats.photographs import named
 from piip.data.formats.reading import ReadDocument, Reading, shown
 from piip.data.sources import DataError, Source
 from piip.data.text import is_text
@@ -19,6 +21,7 @@ from piip.spec import CrowdHumanSpec
 
 PERSON = [{"id": 1, "name": "person"}]
 BOXES = ("fbox", "vbox", "hbox")
+TAGS = ("person", "mask")
 
 
 def read(source: Source, spec: CrowdHumanSpec) -> ReadDocument:
@@ -29,6 +32,8 @@ def read(source: Source, spec: CrowdHumanSpec) -> ReadDocument:
     """
     reading = Reading(source, skip=spec.broken_images == "skip")
     lines = list(_lines(reading))
+    files = named(source.images, dict.fromkeys(name for _, name, _ in lines))
+    lines = [(place, files[name], entries) for place, name, entries in lines]
     if not lines:
         raise DataError(
             f"{source.annotations}: no line is an image: a JSON object with ID and gtboxes is wanted in every line"
@@ -57,7 +62,7 @@ class CrowdHumanDataset(ReadDataset):
 
 
 def _lines(reading: Reading) -> Any:
-    """Number, image's name and boxes of each line that is an image."""
+    """Number, ID and boxes of each line that is an image."""
     for place, line in enumerate(reading.text_of(reading.source.annotations).split("\n"), start=1):
         if not line.strip():
             continue
@@ -74,7 +79,7 @@ def _lines(reading: Reading) -> Any:
                 f"ID is {shown(given)} and gtboxes a {type(entries).__name__}; wanted: a name, a list",
             )
             continue
-        yield place, f"{given}.jpg", entries
+        yield place, str(given), entries
 
 
 def _add(reading: Reading, place: int, image_id: int, entry: Any, which: str) -> None:
@@ -82,8 +87,12 @@ def _add(reading: Reading, place: int, image_id: int, entry: Any, which: str) ->
     if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))) or min(box[2:]) < 0:
         reading.fault("bad box", place, f"{which} is {shown(box)}; four numbers x, y, width, height >= 0 are wanted")
         return
-    person = entry.get("tag") == "person"
+    tag = entry.get("tag")
+    if tag not in TAGS:
+        reading.fault(
+            "unknown tag", place, f"tag is {shown(tag)}; person or mask is known: an ignored region", fatal=False
+        )
     notes = entry.get("head_attr" if which == "hbox" else "extra")
     ignored = isinstance(notes, dict) and notes.get("ignore") == 1
     others = {name: entry[name] for name in BOXES if name in entry}
-    reading.add(place, image_id, 1, box, iscrowd=int(ignored or not person), **others)
+    reading.add(place, image_id, 1, box, iscrowd=int(ignored or tag != "person"), **others)

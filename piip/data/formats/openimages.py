@@ -2,8 +2,9 @@
 
     ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside
 
-Numbers are parts of the image's sides. The image is ImageID.jpg. The file of names has two columns without a heading, /m/011k07,Tortoise; a
-category's number is its row there. Beside them may lie the hierarchy of classes (bbox_labels_600_hierarchy.json) and the labels of whole
+Numbers are parts of the image's sides. The image is ImageID.jpg, or with another ending that is there. The file of names has two columns
+without a heading, /m/011k07,Tortoise; a category's number is its row there. Beside them may lie the hierarchy of classes
+(bbox_labels_600_hierarchy.json) and the labels of whole
 images (*-annotations-human-imagelabels-boxable.csv), which scores take into account. Groups (IsGroupOf) are regions, neither learned
 nor wrong in scores, unless the spec says otherwise. Images of the folder without a row are not of the split: nobody says what is in them.
 """
@@ -11,6 +12,7 @@ nor wrong in scores, unless the spec says otherwise. Images of the folder withou
 from piip.data.files import stream
 from piip.data.formats.detected import ReadDataset
 from piip.data.formats.openimages_labels import names_of, note_verified, rows_of
+from piip.data.formats.photographs import images_below, named, note_unused
 from piip.data.formats.reading import ReadDocument, Reading, number, shown
 from piip.data.sources import Source
 from piip.metrics.openimages import OpenImagesAP
@@ -29,23 +31,24 @@ def read(source: Source, spec: OpenImagesSpec) -> ReadDocument:
     reading = Reading(source, line="line", skip=spec.broken_images == "skip", columns=True)
     categories = names_of(source)
     numbers = {category["mid"]: category["id"] for category in categories}
-    names = list(
-        dict.fromkeys(f"{row['ImageID']}.jpg" for _, row in rows_of(source.annotations, WANTED) if row["ImageID"])
+    files = named(
+        source.images, dict.fromkeys(row["ImageID"] for _, row in rows_of(source.annotations, WANTED) if row["ImageID"])
     )
-    sizes = reading.sizes(names)
+    sizes = reading.sizes(list(files.values()))
     reading.begin(source.annotations)
     with stream(source.annotations) as lines:
         for line in lines:
             reading.more(line)
     reading.more(repr(categories).encode())
-    ids = {name: reading.add_image(name, *sizes[name]) for name in names if name in sizes}
+    ids = {image: reading.add_image(name, *sizes[name]) for image, name in files.items() if name in sizes}
     for place, row in rows_of(source.annotations, WANTED):
-        name = f"{row['ImageID']}.jpg"
-        if not row["ImageID"]:
+        image = row["ImageID"]
+        if not image:
             reading.fault("row without image", place, "ImageID is empty")
-        elif name in ids:
-            _add(reading, place, ids[name], sizes[name], row, numbers, spec)
+        elif image in ids:
+            _add(reading, place, ids[image], sizes[files[image]], row, numbers, spec)
     note_verified(reading, ids, numbers)
+    note_unused(reading, images_below(reading, source.images), files.values())
     return reading.document(categories)
 
 

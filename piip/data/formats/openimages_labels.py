@@ -72,7 +72,7 @@ def note_verified(reading: Reading, ids: dict[str, int], numbers: dict[str, int]
         return
     reading.bytes_of(file)
     for place, row in rows_of(file, ("ImageID", "LabelName", "Confidence")):
-        image_id, number = ids.get(f"{row['ImageID']}.jpg"), numbers.get(row["LabelName"])
+        image_id, number = ids.get(row["ImageID"]), numbers.get(row["LabelName"])
         if row["Confidence"] not in ("0", "1", "0.0", "1.0"):
             reading.fault(
                 "bad label of image", place, f"Confidence is {shown(row['Confidence'])}; 1 (it is there) or 0 is wanted"

@@ -6,21 +6,20 @@ pixel, counted from 1 (the development kit's documentation, section 4), so x is 
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 from piip.console import one_line
-from piip.data.files import content, files_below, is_folder, require_text
+from piip.data.files import content, files_below, is_folder
 from piip.data.formats.detected import ReadDataset
+from piip.data.formats.photographs import images_below, note_unused
 from piip.data.formats.reading import ReadDocument, Reading, number, shown
+from piip.data.formats.voc_files import beside, files_of, folder_of_list, root_of
 from piip.data.formats.voc_labels import Labels, known_names
 from piip.data.sources import DataError, Source
-from piip.data.text import is_text, read_text
+from piip.data.text import is_text
 from piip.metrics.voc import VocAP
 from piip.spec import VocSpec
-
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def read(source: Source, spec: VocSpec) -> ReadDocument:
@@ -32,11 +31,15 @@ def read(source: Source, spec: VocSpec) -> ReadDocument:
     reading = Reading(source, line="object", skip=spec.broken_images == "skip")
     known = known_names(source, spec)
     labels = Labels(known)
-    images = _images(source.images)
-    files = list(_files(source))
+    paths = images_below(reading, source.images)
+    images = _by_name(paths, source.images)
+    files = list(files_of(source))
     trees = ((file, _tree(reading, file)) for file in files)
     entries = [(file, tree) for file, tree in trees if tree is not None]
-    names = [_image_name(tree, file, images, _beside(file, source)) for file, tree in entries]
+    names = [_image_name(tree, file, images, source) for file, tree in entries]
+    if is_folder(source.annotations):  # of a list, what it does not name is not meant
+        named = (images.get(file.stem) for file in files)  # broken ones, too
+        note_unused(reading, paths, (*names, *filter(None, named)))
     sizes = reading.sizes([name for (_, tree), name in zip(entries, names, strict=True) if _size(tree) is None])
     for (file, tree), name in zip(entries, names, strict=True):
         if size := _size(tree) or sizes.get(name):
@@ -60,39 +63,10 @@ class VocDataset(ReadDataset):
         return VocAP(self.whole, self.image_ids)
 
 
-def _images(folder: Path) -> dict[str, str]:
+def _by_name(paths: list[str], folder: Path) -> dict[str, str]:
     """Name without its ending, and whole name -> path below the folder."""
-    paths = [path for path in files_below(folder) if os.path.splitext(path)[1].lower() in IMAGES]
-    require_text(folder, paths)
     names = [Path(path).relative_to(folder).as_posix() for path in paths]
     return {os.path.splitext(name)[0]: name for name in names} | {name: name for name in names}
-
-
-def _files(source: Source) -> Iterator[Path]:
-    """The XML files of a split."""
-    if is_folder(source.annotations):
-        found = [path for path in files_below(source.annotations) if path.lower().endswith(".xml")]
-        require_text(source.annotations, found)
-        if not found:
-            raise DataError(f"{source.annotations}: no XML files")
-        yield from map(Path, found)
-        return
-    for file in (source.annotations, *source.more):
-        folder = _folder_of_list(file)
-        words = [line.split() for line in read_text(file, "list of images").splitlines() if line.strip()]
-        names = [row[0] for row in words if row[1:] != ["-1"]]
-        if not names:
-            raise DataError(f"{file}: names no image; an id in every line is wanted, of a file in {folder}")
-        for name in dict.fromkeys(names):
-            yield folder / f"{name.removesuffix('.xml')}.xml"
-
-
-def _folder_of_list(path: Path) -> Path:
-    """The folder Annotations that belongs to a list: beside ImageSets, or beside the list."""
-    for folder in path.absolute().parents[:3]:
-        if is_folder(folder / "Annotations"):
-            return folder / "Annotations"
-    raise DataError(f"{path}: there is no folder Annotations beside it or up to two folders above")
 
 
 def _tree(reading: Reading, file: Path) -> ElementTree.Element | None:
@@ -113,21 +87,16 @@ def _tree(reading: Reading, file: Path) -> ElementTree.Element | None:
     return tree
 
 
-def _image_name(tree: ElementTree.Element, file: Path, images: dict[str, str], below: str) -> str:
-    """The image of an XML file: that it names, or that is called as it; tools rename images and forget the XML.
-
-    `below` is the folder of such images, with a /, where several years' lie apart.
-    """
+def _image_name(tree: ElementTree.Element, file: Path, images: dict[str, str], source: Source) -> str:
+    """The image of an XML file: that it names, or that is called as it; tools rename images and forget the XML."""
+    below = beside(file, source)
     said = _text(tree, "filename").replace("\\", "/").rpartition("/")[2]
     said = said if is_text(said) else ""
-    found = images.get(f"{below}{said}") or images.get(f"{below}{file.stem}")
+    stem = file.relative_to(root_of(file, source)).with_suffix("")
+    nested = f"{stem.parent.as_posix()}/" if stem.parent.name else ""  # images/a/1.jpg of xml/a/1.xml
+    places = [f"{below}{folder}{name}" for folder in (nested, "") for name in (said, stem.name)]
+    found = next((images[place] for place in places if place in images), None)
     return found or f"{below}{said or f'{file.stem}.jpg'}"
-
-
-def _beside(file: Path, source: Source) -> str:
-    """The folder of images that lies beside that of an XML file, from `source.images`: VOC2007/JPEGImages/; empty where there is none."""
-    folder = file.parent.parent / "JPEGImages"
-    return f"{folder.relative_to(source.images).as_posix()}/" if source.images in folder.parents else ""
 
 
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
@@ -169,7 +138,7 @@ def _of_all(source: Source, read_already: list[Path], labels: Labels) -> None:
     if is_folder(source.annotations):
         return
     known = set(read_already)
-    folders = dict.fromkeys(_folder_of_list(file) for file in (source.annotations, *source.more))
+    folders = dict.fromkeys(folder_of_list(file) for file in (source.annotations, *source.more))
     for path in (Path(path) for folder in folders for path in files_below(folder)):
         if path.suffix.lower() == ".xml" and path not in known:
             try:

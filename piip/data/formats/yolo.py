@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from piip.console import several
 from piip.data.files import files_below, is_folder, is_there
 from piip.data.formats.detected import ReadDataset
 from piip.data.formats.reading import ReadDocument, Reading, number, shown
-from piip.data.formats.yolo_lists import is_listed, labelled_images, labels_of
+from piip.data.formats.yolo_lists import ENDING, is_listed, labelled_images, labels_of
 from piip.data.formats.yolo_names import Names, names_of
+from piip.data.problems import Problem
 from piip.data.sources import Source
 from piip.spec import YoloSpec
 
@@ -36,6 +38,9 @@ def read(source: Source, spec: YoloSpec) -> ReadDocument:
     names = names_of(source)
     reading.more(repr(names).encode())
     images = labelled_images(reading)
+    if not any(map(is_there, images)):
+        said = f"none of {several(len(images), 'image')} has a file of labels; looked for {next(iter(images))}"
+        reading.problems.append(Problem("no labels", f"0 of 0 objects can be learned or scored: {said}"))
     sizes = reading.sizes(list(images.values()))
     for file, name in images.items():
         if name in sizes:
@@ -59,7 +64,7 @@ def _labels_without_image(reading: Reading, labels: Path, images: dict[Path, str
         return
     for path in files_below(labels):
         stem, ending = os.path.splitext(Path(path).relative_to(labels).as_posix())
-        if ending == ".txt" and Path(path) not in images and not stem.endswith(("classes", "notes")):
+        if ending.lower() == ENDING and Path(path) not in images and not stem.endswith(("classes", "notes")):
             reading.begin(Path(path))
             reading.fault("labels without image", None, f"no image {stem}.* in {reading.source.images}", fatal=False)
 

@@ -8,12 +8,13 @@ absolute, from that folder or from data.yaml's `path`. The labels of images/a/1.
 import os
 from pathlib import Path
 
-from piip.data.files import files_below, is_folder, is_there, require_text
+from piip.data.files import entries, is_folder, is_there
+from piip.data.formats.photographs import ENDINGS, images_below, is_photograph
 from piip.data.formats.reading import Reading, shown
 from piip.data.sources import DataError, Source
 from piip.data.text import is_text
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+ENDING = ".txt"
 
 
 def is_listed(source: Source) -> bool:
@@ -48,13 +49,13 @@ def labelled_images(reading: Reading) -> dict[Path, str]:
     Raises:
         DataError: No images, or two that share a file of labels.
     """
-    source, labels, found = reading.source, dict[Path, Path](), dict[Path, str]()
+    source, labels, found = reading.source, dict[Path, _Labels](), dict[Path, str]()
     listed = is_listed(source)
-    paths = _listed(reading) if listed else _in(source.images)
+    paths = _listed(reading) if listed else _in(reading, source.images)
     for path in dict.fromkeys(paths):
         if path.parent not in labels:
-            labels[path.parent] = labels_beside(path.parent) if listed else _parallel(source, path.parent)
-        name, file = _name(path, source.images), labels[path.parent] / f"{path.stem}.txt"
+            labels[path.parent] = _Labels(labels_beside(path.parent) if listed else _parallel(source, path.parent))
+        name, file = _name(path, source.images), labels[path.parent].of(path.stem)
         if file in found:
             raise DataError(
                 f"{source.images}: {found[file]} and {name} share the labels {file.name}; which of them is meant?"
@@ -69,17 +70,29 @@ def _parallel(source: Source, folder: Path) -> Path:
     return labels_of(source) / folder.relative_to(source.images)
 
 
-def _in(folder: Path) -> list[Path]:
-    paths = [path for path in files_below(folder) if os.path.splitext(path)[1].lower() in IMAGES]
-    require_text(folder, paths)
-    return [Path(path) for path in paths]
+class _Labels:
+    """The files of labels in a folder: their ending is .txt, of some systems .TXT."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        names = sorted(name for name in entries(folder)[1] if name.lower().endswith(ENDING))
+        self._others = {name[: -len(ENDING)]: name for name in names if not name.endswith(ENDING)}
+
+    def of(self, stem: str) -> Path:
+        """The file of an image, there or not."""
+        file = self._folder / f"{stem}{ENDING}"
+        return file if stem not in self._others or is_there(file) else self._folder / self._others[stem]
+
+
+def _in(reading: Reading, folder: Path) -> list[Path]:
+    return [Path(path) for path in images_below(reading, folder)]
 
 
 def _listed(reading: Reading) -> list[Path]:
     found: list[Path] = []
     known: set[Path] = set()
     for entry in (reading.source.annotations, *reading.source.more):
-        new = _in(entry) if is_folder(entry) else _of_list(reading, entry, known)
+        new = _in(reading, entry) if is_folder(entry) else _of_list(reading, entry, known)
         known.update(new)
         found += new
     return found
@@ -92,7 +105,7 @@ def _of_list(reading: Reading, file: Path, known: set[Path]) -> list[Path]:
         said = line.strip().replace("\\", "/")
         if not said:
             continue
-        if not is_text(said) or os.path.splitext(said)[1].lower() not in IMAGES:
+        if not is_text(said) or not is_photograph(said):
             reading.fault("no image in list", place, f"{shown(line)}; a path that ends in {_endings()} is wanted")
             continue
         path = _meant(said, file.parent, reading.source.images)
@@ -117,4 +130,4 @@ def _name(path: Path, root: Path) -> str:
 
 
 def _endings() -> str:
-    return ", ".join(sorted(IMAGES))
+    return ", ".join(sorted(ENDINGS))
