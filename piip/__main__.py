@@ -33,6 +33,10 @@ def cli(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         show(found)
         return 0
+    below = {name: file for name, file in found.items() if name.startswith(f"{arguments[0]}.")}
+    if below and arguments[1:2] in (["-h"], ["--help"]):
+        show_lines(below)
+        return 0
     for words in range(1, 1 + max(name.count(".") + 1 for name in found)):
         name = ".".join(arguments[:words])
         if name in found:
@@ -61,6 +65,11 @@ def show(found: dict[str, Path]) -> None:
     print("Which networks, at which image sizes, should I spend my FLOPs on, for my data?\n")
     scripts = "experiments" if home.in_checkout() else home.shipped("experiments")
     print(f"python {scripts}/sweep_resolutions.py   trains and compares; README.md begins with it\n")
+    show_lines(found)
+
+
+def show_lines(found: dict[str, Path]) -> None:
+    """Print these verbs, a line each."""
     for name, file in found.items():
         about = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
         print(f"piip {name.replace('.', ' '):12} {re.split(END, about)[0]}")

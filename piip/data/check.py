@@ -3,7 +3,7 @@
     python -m piip.data.check JSON IMAGES                                          detection, COCO-format
     python -m piip.data.check MAPS IMAGES --kind segmentation --names classes.txt  label maps
     python -m piip.data.check FOLDER --kind classification                         a folder of images for each class
-    python -m piip.data.check data.yaml --kind yolo --split val                    YOLO; voc, lvis, crowdhuman, openimages, cityscapes
+    python -m piip.data.check data.yaml --kind yolo --split val                    YOLO; the other kinds alike: see --kind
 
 Of data laid out as its download one path is enough: that of data.yaml, or of the folder that holds all. `--row NAME` says besides
 how large objects are as a row's network sees them, in pixels and in patches of each branch; `--sheet FILE.jpg` draws some images.
@@ -154,7 +154,7 @@ class Options:
     kind: Kind = "coco"
     """The kind of data, or the task: detection is coco, segmentation is ade20k, classification is imagenet."""
     split: SplitName | None = None
-    """Of one path that holds several: train, val or test; not given: train."""
+    """Of one path that holds several: train, val, test or trainval; not given: train."""
     row: str | None = None
     """A row whose network's view of the objects is told: how large they are, in pixels and patches of each branch."""
     sheet: NewFile | None = None

@@ -41,11 +41,11 @@ class Options:
     images: Annotated[tyro.conf.Positional[GivenPath | None], tyro.conf.arg(metavar="IMAGES")] = None
     """The folder of the images."""
     kind: Kind = "coco"
-    """The kind of data: yolo, voc, lvis, crowdhuman, openimages, cityscapes."""
+    """What they are: any kind of detection data."""
     names: Annotated[Path, AfterValidator(given_file)] | None = None
     """The file that names the classes, where annotations do not."""
     split: SplitName | None = None
-    """Of one path that holds several: train, val or test; not given: train."""
+    """Of one path that holds several: train, val, test or trainval; not given: train."""
     overwrite: bool = False
     """Write over a file that is there."""
     json: bool = False

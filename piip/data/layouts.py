@@ -1,11 +1,13 @@
 """The splits of data that one path holds: a folder laid out as the data set's download, or YOLO's data.yaml."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from piip.data.files import exists, is_folder, is_there
+from piip.data.files import entries, exists, is_folder, is_there
+from piip.data.likeness import looks_like
 from piip.data.locating import source_at
 from piip.data.sources import DataError, Source
 from piip.options import UsageError
@@ -13,7 +15,9 @@ from piip.spec import Data, YoloSpec
 from piip.spec.data import words_for
 from piip.spec.places import Places
 
-SPLITS = ("train", "val", "test")
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test", "trainval")
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 
@@ -29,14 +33,46 @@ def splits_in(path: Path, data: Data) -> dict[str, Source]:
     """
     if isinstance(data, YoloSpec) and (file := _yaml_of(path)):
         return _of_yaml(file)
-    found = {split: source for split in SPLITS for source in _placed(path, data, split)}
-    if not found:
-        wanted = " or ".join(dict.fromkeys(_last(place.annotations) for place in data.places.values()))
-        yaml = ", or a data.yaml" if isinstance(data, YoloSpec) else ""
-        raise DataError(
-            f"{path}: no data of kind {data.kind} in it; looked for {wanted}{yaml}. Give annotations and images instead"
-        )
-    return found
+    if not (held := _held(path, data)):
+        raise DataError(_nothing(path, data))
+    return _chosen(held)
+
+
+def _held(path: Path, data: Data) -> list[dict[str, Source]]:
+    """The splits of each data set of this kind that is there."""
+    found = (
+        {split: source for split in SPLITS for source in _there(path, place, split)} for place in data.places.values()
+    )
+    return list(filter(None, found))
+
+
+def _chosen(held: list[dict[str, Source]]) -> dict[str, Source]:
+    """All splits are of one data set, as those of two may share images: the first one to train and to score on, or that of most splits."""
+    return next((splits for splits in held if {"train", "val"} <= splits.keys()), max(held, key=len))
+
+
+def told_splits(path: Path, data: Data, wanted: Sequence[str]) -> dict[str, Source]:
+    """As `splits_in`, for who reads some of them: tells what else is there and is not read.
+
+    Args:
+        path: As there.
+        data: As there.
+        wanted: The splits that are read.
+
+    Raises:
+        DataError: As there; or one of `wanted` is in data.yaml and not on this machine.
+    """
+    splits = splits_in(path, data)
+    if isinstance(data, YoloSpec) and (file := _yaml_of(path)):
+        for split in wanted:
+            if split in splits:
+                _require_there(file, split, splits[split])
+        return splits
+    lists = {one.parent for source in splits.values() for one in (source.annotations, *source.more)}
+    others = {source.annotations.parent for held in _held(path, data) for source in held.values()} - lists
+    for folder in sorted(others):
+        log.warning("%s is not read: the splits are those of %s", folder, ", ".join(map(str, sorted(lists))))
+    return splits
 
 
 def whole_of(source: Source, data: Data) -> tuple[Path, str] | None:
@@ -67,31 +103,64 @@ def given_source(annotations: Path, images: Path | None, names: Path | None, spl
     if images is not None or not next(iter(data.places.values())).apart:
         return Source(annotations, images or annotations, names)
     if is_there(annotations) and annotations.suffix not in (".yaml", ".yml"):
-        raise UsageError(f"data for {words_for(data)} need the folder of their images, too: ANNOTATIONS IMAGES")
-    splits, wanted = splits_in(annotations, data), split or "train"
+        said = f"data for {words_for(data)} need the folder of their images, too: ANNOTATIONS IMAGES"
+        raise UsageError(said + looks_like(annotations, data.kind))
+    wanted = split or "train"
+    splits = told_splits(annotations, data, [wanted])
     if wanted not in splits:
         raise UsageError(f"--split {wanted}: {annotations} has {', '.join(splits)}")
     return replace(splits[wanted], names=names or splits[wanted].names)
 
 
-def _placed(path: Path, data: Data, split: str) -> Iterator[Source]:
-    """A split below `path`, which may be any of the folders that the data set's own places begin with; the first one last."""
-    for place in reversed(data.places.values()):
-        folders = len(PurePosixPath(place.images).parts)
-        for dropped in range(len(PurePosixPath(place.annotations).parts)):
-            source = source_at(place, path, split, without=dropped)
-            there = exists(source.annotations) and all(map(exists, _lists(place, path, dropped)))
-            if there and is_folder(source.images) and (folders > dropped or (place.more and folders == dropped)):
-                yield source
+def _there(path: Path, place: Places, split: str) -> Iterator[Source]:
+    """A split below `path`, which may be any of the folders that the data set's own places begin with."""
+    return (source for source in _annotated(path, place, split) if is_folder(source.images))
+
+
+def _annotated(path: Path, place: Places, split: str) -> Iterator[Source]:
+    """The same, whether its images are there or not."""
+    folders = len(PurePosixPath(place.images).parts)
+    for dropped in range(len(PurePosixPath(place.annotations).parts)):
+        source = source_at(place, path, split, without=dropped)
+        there = exists(source.annotations) and all(map(exists, _lists(place, path, dropped)))
+        if place.apart and not place.either and source.annotations == source.images:
+            continue  # gtFine/ alone: its train/ is not that of the images
+        if there and (folders > dropped or (place.more and folders == dropped)):
+            yield source
+
+
+def _nothing(path: Path, data: Data) -> str:
+    """What is said where none of a kind's data are: what is missing, which kind may be meant, where such data are."""
+    for source in (one for place in data.places.values() for split in SPLITS for one in _annotated(path, place, split)):
+        return f"{source.annotations} is there, the folder of its images is not: {source.images}"
+    wanted = [source_at(place, Path(), "train", without=1).annotations.as_posix() for place in data.places.values()]
+    yaml = ", or a data.yaml" if isinstance(data, YoloSpec) else ""
+    said = f"{path}: no data of kind {data.kind} in it; looked for {' or '.join(dict.fromkeys(wanted))}{yaml}"
+    if advice := looks_like(path, data.kind):
+        return said + advice
+    folders = (path / name for name in sorted(entries(path)[0]))
+    below = next((folder for folder in folders if _held(folder, data)), None)
+    return f"{said}. {below} has such" if below else f"{said}. Give annotations and images instead"
+
+
+def _require_there(file: Path, split: str, source: Source) -> None:
+    """A split of data.yaml.
+
+    Raises:
+        DataError: A folder or a list of it is not there.
+    """
+    from piip.data.formats.yolo_names import read_yaml
+
+    if gone := [place for place in (source.annotations, *source.more) if not exists(place)]:
+        said = read_yaml(file).get("path")
+        ignored = f" (path: {said} is no folder here: paths are from that of the file)"
+        there = not said or is_folder(file.parent / str(said))
+        raise DataError(f"{file}: {split} is not there: {gone[0]}{'' if there else ignored}")
 
 
 def _lists(place: Places, path: Path, dropped: int) -> Iterator[Path]:
     """What a place adds to any of its splits: without it, it is another one."""
     return (one for split, _ in place.more for one in source_at(place, path, split, without=dropped).more)
-
-
-def _last(pattern: str) -> str:
-    return "/".join(PurePosixPath(pattern).parts[1:])
 
 
 def _yaml_of(path: Path) -> Path | None:
@@ -107,7 +176,7 @@ def _of_yaml(file: Path) -> dict[str, Source]:
     root = file.parent / str(said.get("path") or "")
     if not is_folder(root):
         root = file.parent  # the machine it was written on had another place
-    said = {"val": said.get("validation")} | {key: entry for key, entry in said.items() if entry}
+    said = {"val": said.get("validation") or said.get("valid")} | {key: entry for key, entry in said.items() if entry}
     found = {split: _split(file, root, split, said[split]) for split in SPLITS if said.get(split)}
     if not found:
         raise DataError(f"{file}: no split: train: and val: with folders of images are wanted")

@@ -5,11 +5,12 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from piip.data.files import exists, is_folder, is_there
+from piip.data.likeness import looks_like
 from piip.data.sources import DataError, Source
 from piip.home import data_root, home
 from piip.options import UsageError
 from piip.spec import Data
-from piip.spec.data import words_for
+from piip.spec.data import kinds_of_folders, words_for
 from piip.spec.places import Places
 
 MADE = {"demo": "", "aerial": " --kind aerial"}
@@ -63,7 +64,8 @@ def check_form(path: Path, data: Data, *, what: Literal["annotations", "images"]
         return
     given, wanted = ("folder", "file") if file else ("file", "folder")
     holds = f" with {data.holds}" if what == "annotations" or not place.apart else " of images"
-    others = " (folders are for --kind segmentation and --kind classification)" if file and not said else ""
+    others = f" (folders are for --kind {', '.join(kinds_of_folders())})" if file and not said else ""
+    others = looks_like(path, data.kind) or others
     raise UsageError(
         f"{f'{said} ' if said else ''}{path} is a {given}; {words_for(data)} wants a {wanted}{holds}{others}"
     )

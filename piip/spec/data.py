@@ -1,6 +1,7 @@
 """Data sets, one class a kind of data. Where the files are is not in the spec (see piip/data)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, TypeAdapter, model_validator
@@ -156,6 +157,19 @@ def kinds_called(word: str) -> list[str]:
     """The kinds of data that a word names: a kind (`ade20k`) itself, a task (`segmentation`) all that have it."""
     known = {kind.model_fields["kind"].default: kind for kind in _KINDS}
     return [word] if word in known else [kind for kind, spec in known.items() if spec.task == word]
+
+
+def kinds_known_by(names: Iterable[str]) -> list[str]:
+    """The kinds of data that have files or folders of such names."""
+    there = set(names)
+    known = {kind.model_fields["kind"].default: kind.known_by for kind in _KINDS}
+    return [kind for kind, marks in known.items() if any(fnmatchcase(name, mark) for name in there for mark in marks)]
+
+
+def kinds_of_folders() -> list[str]:
+    """The kinds of data whose annotations may be a folder."""
+    places = {kind.model_fields["kind"].default: next(iter(kind.places.values())) for kind in _KINDS}
+    return [kind for kind, place in places.items() if not place.refuses(folder=True)]
 
 
 def words_for(data: Data) -> str:

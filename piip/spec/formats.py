@@ -19,6 +19,7 @@ class YoloSpec(DetectionSpec):
         "yolo": Places("yolo/labels/{split}", "yolo/images/{split}", "yolo/data.yaml", either=True),
     }
 
+    known_by: ClassVar[tuple[str, ...]] = ("*.yaml", "*.yml", "labels")
     has_keypoints: ClassVar[bool] = True
 
     kind: Literal["yolo"] = "yolo"
@@ -29,13 +30,14 @@ class YoloSpec(DetectionSpec):
 class VocSpec(DetectionSpec):
     """PASCAL VOC: an XML an image, and lists of images (ImageSets) where not all of a folder's are meant."""
 
+    known_by: ClassVar[tuple[str, ...]] = ("VOCdevkit", "VOC20??", "ImageSets", "JPEGImages", "Annotations", "*.xml")
     holds: ClassVar[str] = (
         "XML files, or a list of their names (ImageSets/Main/train.txt) beside the folder Annotations"
     )
     places: ClassVar[dict[str, Places]] = {
         "voc0712": Places(
             f"{_LISTS.format(2007)}/{{voc}}.txt", "VOCdevkit", "VOCdevkit/names.txt", either=True,
-            more=(("train", f"{_LISTS.format(2012)}/trainval.txt"),),
+            more=tuple((split, f"{_LISTS.format(2012)}/trainval.txt") for split in ("train", "trainval")),
         ),
         "voc2007": Places(f"{_LISTS.format(2007)}/{{voc}}.txt", "VOCdevkit/VOC2007/JPEGImages", "VOCdevkit/names.txt", either=True),
         "voc2012": Places(f"{_LISTS.format(2012)}/{{split}}.txt", "VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/names.txt", either=True),
@@ -59,6 +61,7 @@ class VocSpec(DetectionSpec):
 class LvisSpec(DetectionSpec):
     """LVIS v1: COCO's JSON with 1203 classes, of which only some are annotated in each image."""
 
+    known_by: ClassVar[tuple[str, ...]] = ("lvis_v1_*.json",)
     holds: ClassVar[str] = "LVIS v1 JSON, with the lists images, annotations and categories"
     places: ClassVar[dict[str, Places]] = {"lvis": Places("lvis/annotations/lvis_v1_{split}.json", "coco")}
 
@@ -72,6 +75,7 @@ class LvisSpec(DetectionSpec):
 class CrowdHumanSpec(DetectionSpec):
     """CrowdHuman: a line of JSON an image, with three boxes a person: all of the body, what is seen of it, the head."""
 
+    known_by: ClassVar[tuple[str, ...]] = ("*.odgt",)
     holds: ClassVar[str] = "CrowdHuman's odgt, a JSON object in every line"
     places: ClassVar[dict[str, Places]] = {
         "crowdhuman": Places("crowdhuman/annotation_{split}.odgt", "crowdhuman/Images")
@@ -91,6 +95,7 @@ class CrowdHumanSpec(DetectionSpec):
 class OpenImagesSpec(DetectionSpec):
     """Open Images: CSV files of boxes in parts of the image's sides, of class names and of a hierarchy of classes."""
 
+    known_by: ClassVar[tuple[str, ...]] = ("class-descriptions*.csv", "*-annotations-bbox.csv")
     holds: ClassVar[str] = "Open Images' boxes as CSV, with the columns ImageID, LabelName, XMin, XMax, YMin, YMax"
     places: ClassVar[dict[str, Places]] = {
         "openimages": Places(
@@ -111,6 +116,7 @@ class OpenImagesSpec(DetectionSpec):
 class CityscapesSpec(DetectionSpec):
     """Cityscapes' folders: images below leftImg8bit, and below gtFine maps of instances, class * 1000 + number in every pixel."""
 
+    known_by: ClassVar[tuple[str, ...]] = ("gtFine", "leftImg8bit", "*_instanceIds.png")
     holds: ClassVar[str] = "instance maps, a *_instanceIds.png for each image"
     places: ClassVar[dict[str, Places]] = {
         "cityscapes": Places("cityscapes/gtFine/{split}", "cityscapes/leftImg8bit/{split}", "cityscapes/classes.txt")
@@ -124,6 +130,7 @@ class CityscapesSpec(DetectionSpec):
 class KeypointsSpec(DetectionSpec):
     """COCO's JSON of persons with keypoints (person_keypoints_*.json), or a user's own with keypoints of one class or more."""
 
+    known_by: ClassVar[tuple[str, ...]] = ("person_keypoints_*.json",)
     holds: ClassVar[str] = "COCO-format JSON with keypoints"
     places: ClassVar[dict[str, Places]] = {
         "coco": Places("coco/annotations/person_keypoints_{split}2017.json", "coco/{split}2017"),

@@ -59,6 +59,8 @@ class DataSpec(Spec):
     """Whether objects have keypoints to learn."""
     holds: ClassVar[str] = ""
     """What its annotations hold, for who gives something else."""
+    known_by: ClassVar[tuple[str, ...]] = ()
+    """Names of files and folders (with * and ?) that people's data of this kind alone have."""
 
     def identity(self) -> dict[str, Any]:
         """As of any spec; but what people call their own data decides nothing: the digest of the files does (see `trial_key`)."""

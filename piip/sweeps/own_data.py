@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from piip.data.files import exists, is_folder
-from piip.data.layouts import splits_in
+from piip.data.layouts import told_splits
 from piip.data.locating import check_form
 from piip.data.own_name import own_name
 from piip.data.sources import Source
@@ -19,7 +19,7 @@ class OwnData:
     """Flags of the user's own data; every experiment has them."""
 
     kind: Kind | None = None
-    """What your own data are, where they are not what the rows read: yolo, voc, lvis, crowdhuman, openimages or cityscapes."""
+    """What your own data are, where they are not what the rows read."""
     data: Path | None = None
     """All of your own data by one path, instead of the next four: YOLO's data.yaml, a folder laid out as the download of its kind."""
     train_annotations: Path | None = None
@@ -84,7 +84,7 @@ def _by_one_path(own: OwnData, data: Data) -> dict[str, Source]:
     if others := [flag for flag in given if flag not in ("--data", "--names")]:
         raise UsageError(f"--data names all of your data; {', '.join(others)} as well leaves open which is meant")
     _check_paths(given, data)  # before splits are looked for in it
-    splits = splits_in(given["--data"], data)
+    splits = told_splits(given["--data"], data, ["train", "val"])
     if missing := [split for split in ("train", "val") if split not in splits]:
         raise UsageError(f"--data {given['--data']}: no split {' and '.join(missing)} in it, only {', '.join(splits)}")
     names = given.get("--names")

@@ -159,7 +159,7 @@ def test_class_folders_are_checked_too(tmp_path, run):
 def test_detection_needs_the_folder_of_its_images(tiny_coco, tmp_path, run):
     said = "error: data for detection (coco) need the folder of their images, too: ANNOTATIONS IMAGES\n"
     assert run(tiny_coco.annotations) == (2, "", said)
-    assert "no data of kind coco in it; looked for annotations/instances_{split}2017.json" in run(tmp_path)[2]
+    assert "no data of kind coco in it; looked for annotations/instances_train2017.json" in run(tmp_path)[2]
 
 
 @pytest.mark.parametrize("data", DATA, ids=lambda data: data.kind)
@@ -193,7 +193,7 @@ def test_every_kind_of_data_has_a_task_and_a_word_is_never_both():
         (["d", "f", "--kind", "segmentation"], "f is a file; segmentation (ade20k) wants a folder of images"),
         (["f", "f"], "f is a file; detection (coco) wants a folder of images"),
         (["d", "d"], "d is a folder; detection (coco) wants a file with COCO-format JSON, with the lists images, annotations "
-         "and categories (folders are for --kind segmentation and --kind classification)"),
+         "and categories (folders are for --kind ade20k, imagenet, yolo, voc, cityscapes)"),
     ],
 )  # fmt: skip
 def test_a_file_for_a_folder_is_called_that_with_what_is_wanted(tmp_path, monkeypatch, run, arguments, said):

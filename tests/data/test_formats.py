@@ -621,6 +621,31 @@ def test_boxes_in_columns_are_the_entries_that_were_added():
 
 
 class TestVoc:
+    @pytest.mark.parametrize(
+        ("lists", "split", "read", "unread"),
+        [
+            ("2007/trainval 2012/train 2012/val", "train", "2012/train", "VOC2007"),
+            ("2007/trainval 2012/train 2012/val 2012/trainval", "train", "2012/train", "VOC2007"),
+            ("2007/trainval 2012/train 2012/val 2012/trainval", "trainval", "2012/trainval", "VOC2007"),
+            ("2007/trainval 2007/test 2012/train 2012/val", "train", "2007/trainval", "VOC2012"),
+            ("2007/trainval 2007/test", "val", "2007/test", None),
+        ],
+    )
+    def test_splits_are_of_one_set_and_another_year_is_told(self, lists, split, read, unread, tmp_path, capsys):
+        for name in lists.split():
+            year, _, one = name.partition("/")
+            file = tmp_path / f"VOC{year}/ImageSets/Main/{one}.txt"
+            for folder in (file.parent, tmp_path / f"VOC{year}/JPEGImages", tmp_path / f"VOC{year}/Annotations"):
+                folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(name.replace("/", "_"))
+
+        check_cli([str(tmp_path), "--kind", "voc", "--split", split])
+
+        told = capsys.readouterr()
+        assert f"{read.replace('/', '_')}.xml" in told.out + told.err
+        warned = [line for line in told.err.splitlines() if "is not read" in line]
+        assert [str(unread) in line for line in warned] == [True] * (unread is not None)
+
     def test_both_years_are_one_set(self, tmp_path):
         for year in ("2007", "2012"):  # names of images are the same in both, their objects are not
             FORMATS["voc"](tmp_path / f"VOC{year}")
@@ -694,9 +719,56 @@ class TestOnePath:
         assert found[0] == "train"
         same(targets(opened(kind, found[1])), targets(opened(kind, source)))
 
+    @pytest.mark.parametrize(
+        ("kind", "path", "asked", "said"),
+        [
+            ("yolo", "data.yaml", "coco", r"looked for annotations/instances_train2017\.json .*\. It looks like --kind yolo"),
+            ("yolo", "labels/train images/train", "coco", r"wants a file with .*\. It looks like --kind yolo"),
+            ("voc", ".", "coco", r"no data of kind coco in it; .*\. It looks like --kind voc"),
+            ("voc", ".", "yolo", r"no data of kind yolo in it; looked for labels/train, or a data\.yaml\. It looks like --kind voc"),
+            ("crowdhuman", "annotation_train.odgt", "coco", r"the folder of their images, too: .*\. It looks like --kind crowdhuman"),
+            ("crowdhuman", "annotation_train.odgt Images", "coco", r"train\.odgt: not complete JSON .*\. It looks like --kind crowdhuman"),
+            ("openimages", ".", "coco", r"\. It looks like --kind openimages"),
+            ("cityscapes", "gtFine/train leftImg8bit/train", "voc", r"It looks like --kind cityscapes|no XML files"),
+            ("cityscapes", "gtFine", "cityscapes", r"no data of kind cityscapes in it; looked for gtFine/train\. Give annotations"),
+            ("voc", "..", "voc", r"no data of kind voc in it; .*\. .*/data has such"),
+        ],
+    )  # fmt: skip
+    def test_the_kind_that_a_path_looks_like_is_said(self, kind, path, asked, said, tmp_path, capsys):
+        FORMATS[kind](tmp_path / "data")
+
+        assert check_cli([*(str(tmp_path / "data" / one) for one in path.split()), "--kind", asked]) > 0
+
+        assert re.search(said, capsys.readouterr().err)
+
+    @pytest.mark.parametrize(
+        ("said", "answer"),
+        [
+            ("train: images/trian", r"data\.yaml: train is not there: .*/images/trian$"),
+            (
+                "path: /gone\ntrain: images/trian",
+                r"data\.yaml: train is not there: .*/images/trian \(path: /gone is no folder here",
+            ),
+            ("train: images/train\nvalid: images/gone", "3 images"),  # nobody asked for val
+            ("valid: images/train", r"--split train: .* has val"),
+        ],
+    )
+    def test_a_split_of_data_yaml_that_is_not_there_is_named_with_it(self, said, answer, tmp_path, capsys):
+        FORMATS["yolo"](tmp_path)
+        (tmp_path / "data.yaml").write_text(f"{said}\nnames: [cat, dog]\n")
+
+        check_cli([str(tmp_path / "data.yaml"), "--kind", "yolo"])
+
+        told = capsys.readouterr()
+        assert re.search(answer, (told.out + told.err).strip(), re.MULTILINE)
+
+    def test_annotations_without_the_folder_of_their_images_say_so(self, tmp_path):
+        FORMATS["lvis"](tmp_path / "lvis" / "annotations")
+
+        with pytest.raises(DataError, match=r"lvis_v1_train\.json is there, the folder of its images is not: .*coco"):
+            splits_in(tmp_path, spec_of("lvis"))
+
     def test_what_is_not_there_is_named(self, tmp_path):
-        with pytest.raises(DataError, match=r"no data of kind cityscapes in it; looked for gtFine/\{split\}"):
-            splits_in(tmp_path, spec_of("cityscapes"))
         (tmp_path / "data.yaml").write_text("train: [train.txt, 7]\n")
         with pytest.raises(
             DataError, match=r"train has '7'; a folder of images, a \.txt with a path in every line, or"

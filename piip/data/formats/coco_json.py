@@ -15,6 +15,7 @@ from piip.console import one_line
 from piip.data.files import bytes_in, is_there, version
 from piip.data.formats.coco_faults import category_problems, find_problems
 from piip.data.formats.coco_shapes import skeleton_of
+from piip.data.likeness import looks_like
 from piip.data.problems import Problem
 from piip.data.sources import DataError
 from piip.data.text import read_text
@@ -80,7 +81,10 @@ def read(path: Path) -> Document:
         raise DataError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         size = bytes_in(path)
-        raise DataError(f"{path}: not complete JSON ({error}; the file has {size} bytes). Copy it again.") from None
+        if not size:
+            raise DataError(f"{path} is empty; COCO-format JSON is wanted. Copy it again.") from None
+        advice = looks_like(path, "coco") or ". Copy it again."
+        raise DataError(f"{path}: not complete JSON ({error}; the file has {size} bytes){advice}") from None
     missing = [
         key
         for key in ("images", "annotations", "categories")
