@@ -97,7 +97,7 @@ def main(options: Options) -> int:
     rebuilt = replace(rebuilt, spec=seen_in(rebuilt.spec, options.views))
     data = open_split(rebuilt, options.split, given, max_images=options.max_images)
     if options.max_images:
-        refuse_unscored(data, "--max-images")
+        refuse_unscored(data, rebuilt.spec.scores[0], "--max-images")
     found = evaluated(options, rebuilt, data)
     if not found.metrics:
         raise DataError(f"nothing to score in the {len(data)} images of {options.split!r} that were looked at")

@@ -6,8 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from piip.presets import mask_rcnn_1x, mask_rcnn_pico, pico, piip
-from piip.spec import Ade20kSpec, BranchSpec, CNNSpec, CocoSpec, ExperimentSpec, ImageNetSpec, PaperResult
+from piip.presets import detector_pico, mask_rcnn_1x, mask_rcnn_pico, pico, piip
+from piip.spec import (
+    Ade20kSpec,
+    BranchSpec,
+    CNNSpec,
+    CocoSpec,
+    ExperimentSpec,
+    ImageNetSpec,
+    KeypointsSpec,
+    PaperResult,
+    YoloSpec,
+)
 
 TSB = mask_rcnn_1x(piip("TSB", (1120, 896, 448)), PaperResult(box_ap=43.6, mask_ap=38.7))
 PICO_TB = mask_rcnn_pico(pico("TB", (256, 128)), steps=140)
@@ -434,3 +444,14 @@ def test_infinity_and_nan_are_no_numbers_of_a_spec():
 )  # fmt: skip
 def test_which_numbers_of_label_maps_are_classes_is_said(spec, first, said):
     assert spec.reading([{"id": first, "name": "cat"}, {"id": 7, "name": "kite"}]) == said
+
+
+@pytest.mark.parametrize("data", [KeypointsSpec(), YoloSpec()], ids=lambda data: data.kind)
+def test_runs_are_ranked_by_what_the_head_finds(data):
+    by_head = {
+        head: detector_pico(head, pico("TB", (96, 64)), steps=1).model_copy(update={"data": data}).scores
+        for head in ("keypoint_rcnn", "faster_rcnn")
+    }
+
+    assert [score.name for score in by_head["keypoint_rcnn"]] == ["coco/keypoint_ap", "coco/box_ap", "coco/mask_ap"]
+    assert [score.name for score in by_head["faster_rcnn"]] == ["coco/box_ap", "coco/mask_ap"]

@@ -129,7 +129,7 @@ def _known(spec: ExperimentSpec) -> dict[str, Any]:
         "backbone": None,
         "published": {"gflops": count.flops / 1e9, "params_m": count.params / 1e6} if count else None,
         "paper": spec.paper.model_dump() if spec.paper else {},
-        "scores": [asdict(score) for score in spec.data.scores],
+        "scores": [asdict(score) for score in spec.scores],
     }
 
 

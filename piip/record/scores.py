@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from piip.contracts import Score
 from piip.spec import CocoSpec
+from piip.spec.data import KINDS
 
 SCORE, SCORES = "piip.score", "piip.scores"
 
@@ -33,3 +34,15 @@ def scores_of(tags: Mapping[str, str]) -> tuple[Score, ...]:
             "the ranking score first. Put it right in MLflow"
         )
     return scores
+
+
+def details_of(scores: Sequence[Score]) -> tuple[Score, ...]:
+    """What is shown beside a run's scores where the run logged it: as kinds of data with one of these scores say."""
+    names = {score.name for score in scores}
+    named = {
+        detail.name: detail
+        for kind in KINDS
+        if names & {score.name for score in (*kind.keypoint_scores, *kind.scores)}
+        for detail in kind.details
+    }
+    return tuple(detail for name, detail in named.items() if name not in names)

@@ -20,5 +20,5 @@ class Trial:
 
     @property
     def score(self) -> Score:
-        """What ranks it among trials on the same kind of data."""
-        return self.spec.data.scores[0]
+        """What ranks it among trials that have the same on the same data."""
+        return self.spec.scores[0]

@@ -11,7 +11,7 @@ from piip.reports.trials import Trial
 
 def table(ranking: Ranking) -> str:
     """All trials, and below them what the columns are."""
-    figures = columns(ranking.scores)
+    figures = columns(ranking)
     _, differing = shared(ranking.scored or ranking.trials, ("kernel", "engine"))
     noted = ["note"] if any(trial["note"] for trial in ranking.trials) else []
     headings = [_heading("#", low=True), *map(_heading, ("trial", "status", "branches", "resolutions"))]
@@ -26,7 +26,9 @@ def legend(ranking: Ranking) -> str:
     """What the columns are, in words."""
     score, *further = ranking.scores
     same, _ = shared(ranking.scored or ranking.trials, ("kernel", "engine"))
-    also = "".join(f" {other.label} ({other.name}) is of the same evaluation." for other in further)
+    also = "".join(
+        f" {other.label} ({other.name}) is of the same evaluation." for other in (*further, *ranking.details)
+    )
     front = f" Shaded, with ◆: on the Pareto front, that is, {words.on_front(score)}."
     return (
         f"Click a heading to sort.{front if any(trial['front'] for trial in ranking.trials) else ''} "
@@ -43,7 +45,9 @@ def _words(same: Mapping[str, str]) -> str:
 def _heading(text: str, *, low: bool | None = None) -> str:
     """A heading; `low` of one over figures says whether sorting begins with the smallest."""
     figure = "" if low is None else " class='figure'" + (" data-low" if low else "")
-    return f"<th scope='col'{figure}><button>{escape(text)}</button></th>"
+    start, end = text.split()[:-2], text.split()[-2:]  # the arrow stays beside the last word
+    broken = escape("".join(f"{word} " for word in start))
+    return f"<th scope='col'{figure}><button>{broken}<span class='end'>{escape(' '.join(end))}</span></button></th>"
 
 
 def _row(trial: Trial, figures: Sequence[Column], differing: Sequence[str], *, noted: bool) -> str:

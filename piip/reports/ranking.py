@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from piip.contracts import Score
-from piip.record.scores import scores_of
+from piip.record.scores import details_of, scores_of
 from piip.reports.naming import unique_labels
 from piip.reports.pareto import pareto_front
 from piip.reports.scored_on import ScoredOn, data_key, scored_on, told_apart
@@ -24,6 +24,8 @@ class Ranking:
     """The one that ranks, then those further ones that a trial has logged."""
     trials: Sequence[Trial]
     data: ScoredOn
+    details: tuple[Score, ...] = ()
+    """What is shown beside the scores; those that a trial has logged."""
 
     @property
     def score(self) -> Score:
@@ -79,7 +81,12 @@ def _ranking(runs: Sequence[RunInfo], data: ScoredOn) -> Ranking:
     rows = [row(run, list(known.values()), str(data)) for run in runs]
     first, *further = known.values()
     logged = [score for score in further if any(trial["scores"][score.name] is not None for trial in rows)]
-    ranking = Ranking((first, *logged), rows, data)
+    details = [
+        part for part in details_of((first, *further)) if any(trial["details"][part.name] is not None for trial in rows)
+    ]
+    for trial in rows:
+        trial["details"] = {part.name: trial["details"][part.name] for part in details}
+    ranking = Ranking((first, *logged), rows, data, tuple(details))
     rows.sort(key=lambda trial: (trial["score"] is None, -ranking.gain(trial), trial["name"]))
     params = {run.run_id: run.params for run in runs}
     plain = [" ".join(filter(None, [t["family"], "/".join(map(str, t["resolutions"]))])) for t in rows]

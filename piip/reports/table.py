@@ -43,16 +43,20 @@ COSTS = (
 )
 
 
-def columns(scores: Sequence[Score]) -> list[Column]:
-    """Scores, then what they cost."""
-    return [*map(_column, scores), *COSTS]
+def columns(ranking: Ranking) -> list[Column]:
+    """Scores and their details, then what they cost."""
+    return [*map(_column, (*ranking.scores, *ranking.details)), *COSTS]
 
 
 def _column(score: Score) -> Column:
     text = words.heading(score)
     # the label's words one below the other, the arrow beside the last
     short = "\n".join(score.label.split()) + text.removeprefix(score.label)
-    return Column(text, short, ".3f", lambda trial: trial["scores"].get(score.name), low=score.mode == "min")
+    return Column(text, short, ".3f", lambda trial: _figures(trial).get(score.name), low=score.mode == "min")
+
+
+def _figures(trial: Trial) -> dict[str, float | None]:
+    return trial["scores"] | trial["details"]
 
 
 STYLE = {"finished": "green", "failed": "bold red", "interrupted": "red", "running": "yellow"}
@@ -73,7 +77,7 @@ def table_of(ranking: Ranking, width: int = 80) -> Group:
         ranking: Of one score on the same data.
         width: Characters.
     """
-    figures = [c for c in columns(ranking.scores) if any(c.of(trial) is not None for trial in ranking.trials)]
+    figures = [c for c in columns(ranking) if any(c.of(trial) is not None for trial in ranking.trials)]
     same, differing = shared(ranking.scored or ranking.trials, ("kernel", "engine"))
     extra, left_out = _by_importance(ranking, figures, differing), list[str]()
     table = _table(ranking, figures, differing, width)
@@ -90,9 +94,9 @@ def table_of(ranking: Ranking, width: int = 80) -> Group:
 
 def _by_importance(ranking: Ranking, figures: Sequence[Column], differing: Sequence[str]) -> list[str]:
     """Headings of columns that a narrow table may be without, what matters most first."""
-    gflops, params, *costs = (column.heading for column in COSTS)
-    scores = [_column(score).heading for score in ranking.scores[1:]]
-    order = [gflops, *scores, params, *differing, *reversed(costs)]
+    gflops, params, speed, memory, minutes = (column.heading for column in COSTS)
+    scores, details = ([_column(score).heading for score in shown] for shown in (ranking.scores[1:], ranking.details))
+    order = [gflops, *scores, params, *differing, minutes, *details, memory, speed]
     there = {column.heading for column in figures} | set(differing)
     return [heading for heading in order if heading in there]
 

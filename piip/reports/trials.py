@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from piip.contracts import Score
+from piip.record.scores import details_of
 from piip.reports.naming import branches_of, family_of
 from piip.tracking.store import RunInfo
 
@@ -38,6 +39,8 @@ class Trial(TypedDict):
     """The best over the training."""
     scores: dict[str, float | None]
     """All scores of its data by name, the one that ranks first; of the best evaluation."""
+    details: dict[str, float | None]
+    """What is shown beside them, by name, of the same evaluation; what any of the ranking's trials has logged."""
     data: str
     """What it was scored on: `birds (80 images)`."""
     gflops: float | None
@@ -73,7 +76,7 @@ def row(run: RunInfo, scores: Sequence[Score], data: str) -> Trial:
     family, kind = family_of(run)
     seconds = _metric(run, "time/worker_seconds")
     branches, resolutions = branches_of(run.params)
-    values = {score.name: _metric(run, f"best/{score.name}", score.name) for score in scores}
+    values, details = ({score.name: _best(run, score) for score in shown} for shown in (scores, details_of(scores)))
     return Trial(
         number=0, run_id=run.run_id, name=run.name, label=family, family=family, kind=kind,
         branches=branches, resolutions=resolutions,
@@ -83,6 +86,7 @@ def row(run: RunInfo, scores: Sequence[Score], data: str) -> Trial:
         score_name=scores[0].name,
         score=values[scores[0].name],
         scores=values,
+        details=details,
         data=data,
         gflops=_metric(run, "cost/gflops"),
         params_m=_metric(run, "cost/params_m"),
@@ -93,6 +97,11 @@ def row(run: RunInfo, scores: Sequence[Score], data: str) -> Trial:
         note="; ".join(filter(None, (run.tags.get(tag, "") for tag in ("piip.failure", "piip.note")))),
         front=False,
     )  # fmt: skip
+
+
+def _best(run: RunInfo, score: Score) -> float | None:
+    """A score at the best evaluation."""
+    return _metric(run, f"best/{score.name}", score.name)
 
 
 def _steps(run: RunInfo) -> int | None:

@@ -124,7 +124,8 @@ Data = Annotated[
 ]  # fmt: skip
 
 
-_KINDS: tuple[Any, ...] = get_args(get_args(Data)[0])
+KINDS: tuple[type[Any], ...] = get_args(get_args(Data)[0])
+"""The class of every kind of data."""
 Kind = Literal[
     "detection", "segmentation", "classification",
     "coco", "ade20k", "imagenet", "yolo", "voc", "lvis", "crowdhuman", "openimages", "cityscapes", "keypoints",
@@ -144,7 +145,7 @@ def of_kind(data: Data, kind: str) -> Data:
         ValueError: The task is another.
     """
     other = kinds_called(kind)[0]
-    chosen = next(spec for spec in _KINDS if spec.model_fields["kind"].default == other)
+    chosen = next(spec for spec in KINDS if spec.model_fields["kind"].default == other)
     if data.kind == other:
         return data
     if chosen.task != data.task:
@@ -155,20 +156,20 @@ def of_kind(data: Data, kind: str) -> Data:
 
 def kinds_called(word: str) -> list[str]:
     """The kinds of data that a word names: a kind (`ade20k`) itself, a task (`segmentation`) all that have it."""
-    known = {kind.model_fields["kind"].default: kind for kind in _KINDS}
+    known = {kind.model_fields["kind"].default: kind for kind in KINDS}
     return [word] if word in known else [kind for kind, spec in known.items() if spec.task == word]
 
 
 def kinds_known_by(names: Iterable[str]) -> list[str]:
     """The kinds of data that have files or folders of such names."""
     there = set(names)
-    known = {kind.model_fields["kind"].default: kind.known_by for kind in _KINDS}
+    known = {kind.model_fields["kind"].default: kind.known_by for kind in KINDS}
     return [kind for kind, marks in known.items() if any(fnmatchcase(name, mark) for name in there for mark in marks)]
 
 
 def kinds_of_folders() -> list[str]:
     """The kinds of data whose annotations may be a folder."""
-    places = {kind.model_fields["kind"].default: next(iter(kind.places.values())) for kind in _KINDS}
+    places = {kind.model_fields["kind"].default: next(iter(kind.places.values())) for kind in KINDS}
     return [kind for kind, place in places.items() if not place.refuses(folder=True)]
 
 

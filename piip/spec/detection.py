@@ -1,6 +1,8 @@
 """Detection data: how an image is prepared, the same for all formats, and COCO's (the others: spec/formats.py)."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -15,11 +17,21 @@ Limits = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 """The most that the long side and the short side may have, in pixels."""
 
 
+def by_size(score: Score, sizes: Sequence[str] = ("small", "medium", "large")) -> tuple[Score, ...]:
+    """A score of COCO's kind of objects of one size: below 32 x 32 pixels of the file, below 96 x 96, and from there on."""
+    return tuple(replace(score, name=f"{score.name}_{size}", label=f"{score.label} {size}") for size in sizes)
+
+
+BOX_AP, MASK_AP = Score("coco/box_ap", "box AP"), Score("coco/mask_ap", "mask AP")
+KEYPOINT_AP = Score("coco/keypoint_ap", "keypoint AP")
+
+
 class DetectionSpec(DataSpec):
     """What all detection data say: objects with boxes, and masks where the format has them."""
 
     task: ClassVar[str] = "detection"
-    scores: ClassVar[tuple[Score, ...]] = (Score("coco/box_ap", "box AP"), Score("coco/mask_ap", "mask AP"))
+    scores: ClassVar[tuple[Score, ...]] = (BOX_AP, MASK_AP)
+    details: ClassVar[tuple[Score, ...]] = (*by_size(BOX_AP), *by_size(MASK_AP))
 
     short_ratio: float = Field(default=800 / 1333, gt=0, le=1)
     """The short side is at most floor(resolution * short_ratio); the long side at most `resolution`."""

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from piip.contracts import Score
 from piip.spec.backbones import PIIPSpec
 from piip.spec.base import DecidesNoNumber, Spec, to_json
 from piip.spec.data import CocoSpec, Data
@@ -77,7 +78,7 @@ class ExperimentSpec(Spec):
     @model_validator(mode="after")
     def _keypoints_are_there(self) -> Self:
         data, head = self.data, self.model.head
-        if head.learned_keypoints and not data.has_keypoints:
+        if head.learned_keypoints and not data.keypoint_scores:
             raise ValueError(
                 f"head {head.kind!r} learns keypoints, data of kind {data.kind!r} have none. Take 'keypoints'"
             )
@@ -112,6 +113,12 @@ class ExperimentSpec(Spec):
             ValueError: It is no spec.
         """
         return cls.model_validate_json(to_json(upgraded(json.loads(text))))
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """What its runs are compared by, the one that ranks them first: of keypoints where the head finds them."""
+        keypoints = self.data.keypoint_scores if self.model.head.learned_keypoints else ()
+        return keypoints + self.data.scores
 
     @property
     def rates(self) -> OptimSpec:

@@ -1,12 +1,24 @@
 """The formats of detection data that people have beside COCO's, one class each."""
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from piip.contracts import Score
-from piip.spec.detection import DetectionSpec
+from piip.spec.detection import KEYPOINT_AP, DetectionSpec, by_size
 from piip.spec.places import DataName, Places
 
+KEYPOINT_DETAILS = (*by_size(KEYPOINT_AP, ("medium", "large")), *DetectionSpec.details)
+"""Small objects have no keypoints in COCO's rules."""
+LVIS_BOX_AP, LVIS_MASK_AP = Score("lvis/box_ap", "box AP"), Score("lvis/mask_ap", "mask AP")
 _LISTS = "VOCdevkit/VOC{}/ImageSets/Main"
+
+
+def by_frequency(score: Score) -> tuple[Score, ...]:
+    """A score of LVIS's kind over its rare, common and frequent classes."""
+    return tuple(
+        replace(score, name=score.name + word[0], label=f"{score.label} {word}")
+        for word in ("rare", "common", "frequent")
+    )
 
 
 class YoloSpec(DetectionSpec):
@@ -20,7 +32,8 @@ class YoloSpec(DetectionSpec):
     }
 
     known_by: ClassVar[tuple[str, ...]] = ("*.yaml", "*.yml", "labels")
-    has_keypoints: ClassVar[bool] = True
+    keypoint_scores: ClassVar[tuple[Score, ...]] = (KEYPOINT_AP,)
+    details: ClassVar[tuple[Score, ...]] = KEYPOINT_DETAILS
 
     kind: Literal["yolo"] = "yolo"
     name: DataName = "yolo"
@@ -47,6 +60,7 @@ class VocSpec(DetectionSpec):
         Score("voc/box_ap50", "VOC AP50"),
         Score("voc/box_ap50_11point", "AP50 of 11 points"),
     )
+    details: ClassVar[tuple[Score, ...]] = ()
 
     kind: Literal["voc"] = "voc"
     name: DataName = "voc2012"
@@ -65,7 +79,10 @@ class LvisSpec(DetectionSpec):
     holds: ClassVar[str] = "LVIS v1 JSON, with the lists images, annotations and categories"
     places: ClassVar[dict[str, Places]] = {"lvis": Places("lvis/annotations/lvis_v1_{split}.json", "coco")}
 
-    scores: ClassVar[tuple[Score, ...]] = (Score("lvis/box_ap", "box AP"), Score("lvis/mask_ap", "mask AP"))
+    scores: ClassVar[tuple[Score, ...]] = (LVIS_BOX_AP, LVIS_MASK_AP)
+    details: ClassVar[tuple[Score, ...]] = (
+        *by_frequency(LVIS_BOX_AP), *by_size(LVIS_BOX_AP), *by_frequency(LVIS_MASK_AP), *by_size(LVIS_MASK_AP),
+    )  # fmt: skip
 
     kind: Literal["lvis"] = "lvis"
     name: DataName = "lvis"
@@ -84,6 +101,7 @@ class CrowdHumanSpec(DetectionSpec):
     scores: ClassVar[tuple[Score, ...]] = (
         Score("crowdhuman/box_ap50", "person AP50"), Score("crowdhuman/mr", "miss rate", "min"), Score("crowdhuman/ji", "Jaccard index"),
     )  # fmt: skip
+    details: ClassVar[tuple[Score, ...]] = ()
 
     kind: Literal["crowdhuman"] = "crowdhuman"
     name: DataName = "crowdhuman"
@@ -105,6 +123,7 @@ class OpenImagesSpec(DetectionSpec):
     }  # fmt: skip
 
     scores: ClassVar[tuple[Score, ...]] = (Score("openimages/box_ap50", "Open Images AP50"),)
+    details: ClassVar[tuple[Score, ...]] = ()
 
     kind: Literal["openimages"] = "openimages"
     name: DataName = "openimages"
@@ -136,11 +155,8 @@ class KeypointsSpec(DetectionSpec):
         "coco": Places("coco/annotations/person_keypoints_{split}2017.json", "coco/{split}2017"),
         "demo": Places("demo/annotations/keypoints_{split}.json", "demo/{split}"),
     }
-    scores: ClassVar[tuple[Score, ...]] = (
-        Score("coco/box_ap", "box AP"), Score("coco/keypoint_ap", "keypoint AP"), Score("coco/mask_ap", "mask AP"),
-    )  # fmt: skip
-    """Boxes first, as every detector has them."""
-    has_keypoints: ClassVar[bool] = True
+    keypoint_scores: ClassVar[tuple[Score, ...]] = (KEYPOINT_AP,)
+    details: ClassVar[tuple[Score, ...]] = KEYPOINT_DETAILS
 
     kind: Literal["keypoints"] = "keypoints"
     name: DataName = "coco"

@@ -51,12 +51,14 @@ class DataSpec(Spec):
 
     scores: ClassVar[tuple[Score, ...]]
     """The first ranks runs, all are shown."""
+    keypoint_scores: ClassVar[tuple[Score, ...]] = ()
+    """Scores of heads that find keypoints, which go before the others; empty: objects have no keypoints to learn."""
+    details: ClassVar[tuple[Score, ...]] = ()
+    """What tables show beside the scores, of the same evaluation, where it was logged: scores of a part of what is there."""
     places: ClassVar[dict[str, Places]] = {}
     """Name -> where its files lie. Data of any other name are the user's own."""
     task: ClassVar[str] = ""
     """What is learned from it, in the word people use."""
-    has_keypoints: ClassVar[bool] = False
-    """Whether objects have keypoints to learn."""
     holds: ClassVar[str] = ""
     """What its annotations hold, for who gives something else."""
     known_by: ClassVar[tuple[str, ...]] = ()

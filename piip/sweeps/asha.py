@@ -21,7 +21,7 @@ def shared_score(specs: Sequence[ExperimentSpec]) -> Score:
     Raises:
         ValueError: They have several scores, which cannot be compared.
     """
-    scores = list(dict.fromkeys(spec.data.scores[0] for spec in specs))
+    scores = list(dict.fromkeys(spec.scores[0] for spec in specs))
     if len(scores) > 1:
         named = ", ".join(f"{score.label} ({score.name})" for score in scores)
         raise ValueError(

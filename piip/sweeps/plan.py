@@ -140,7 +140,7 @@ def record_trial(
         **data,
         **git_tags(),
         **paper,
-        **as_tags(trial.spec.data.scores),
+        **as_tags(trial.spec.scores),
     }
     tags |= {"piip.note": start_of(trial.spec), "piip.title": trial.spec.model.backbone.title}
     if trial.max_eval_images:

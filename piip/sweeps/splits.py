@@ -95,7 +95,7 @@ def _check_scored(spec: ExperimentSpec, source: Source, count: int) -> None:
         first = open_dataset(spec.data, source, spec.model.input, max_images=count)
     except DataError as error:  # all of them opened: it is these few that have nothing
         raise DataError(f"{option} {count}: {error}. Take more of them, or leave {option} out") from None
-    refuse_unscored(first, option)
+    refuse_unscored(first, spec.scores[0], option)
 
 
 def fit_classes(spec: ExperimentSpec, data: Mapping[str, Split]) -> ExperimentSpec:

@@ -7,8 +7,8 @@ from kinds import DATA
 
 from piip.contracts import Score
 from piip.home import package_root
-from piip.record.scores import as_tags, scores_of
-from piip.spec import CocoSpec
+from piip.record.scores import as_tags, details_of, scores_of
+from piip.spec import CocoSpec, ImageNetSpec, KeypointsSpec, VocSpec
 
 
 @pytest.mark.parametrize("kind", DATA, ids=lambda data: data.kind)
@@ -33,6 +33,21 @@ def test_a_run_from_before_there_was_a_tag_was_trained_on_coco():
     assert scores_of({"piip.kernel": "cpp"}) == CocoSpec.scores
 
 
+def test_details_are_those_of_the_kinds_of_data_that_have_the_score():
+    names = {score.name for score in details_of(CocoSpec.scores)}
+
+    assert names >= {f"coco/{part}_ap_{size}" for part in ("box", "mask") for size in ("small", "medium", "large")}
+    assert {score.name for score in details_of(KeypointsSpec.keypoint_scores)} >= {"coco/keypoint_ap_large"}
+    assert details_of(VocSpec.scores) == details_of(ImageNetSpec.scores) == details_of((Score("toy/a", "a"),)) == ()
+
+
+@pytest.mark.parametrize("kind", DATA, ids=lambda data: data.kind)
+def test_labels_of_a_kind_of_data_tell_its_figures_apart(kind):
+    scores = (*kind.keypoint_scores, *kind.scores, *kind.details)
+
+    assert len({score.label for score in scores}) == len({score.name for score in scores}) == len(scores)
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", "[1]", '[{"name": "a"}]', '[{"name": "a", "label": "A", "mode": "up"}]']
 )
@@ -42,7 +57,7 @@ def test_a_damaged_tag_is_said(text):
 
 
 def test_only_what_knows_the_task_types_a_scores_name():
-    scores = [score for data in DATA for score in data.scores]
+    scores = [score for data in DATA for score in (*data.scores, *data.keypoint_scores, *data.details)]
     # `acc` alone is a word of many meanings
     words = (
         {s.name for s in scores}

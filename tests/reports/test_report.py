@@ -146,6 +146,40 @@ def test_a_score_that_nobody_logged_has_no_column(store):
     assert {len(row) for row in Reader(page).rows if row} == {12}
 
 
+SIZES = {"small": 0.1, "medium": 0.2, "large": 0.3}
+
+
+def test_details_stand_beside_the_scores_where_a_trial_logged_them(store):
+    runs = [run for run in store.runs if "best/coco/box_ap" in run.metrics]
+    for run in runs:
+        run.metrics |= {f"best/coco/box_ap_{size}": value for size, value in SIZES.items()}
+    del runs[-1].metrics["best/coco/box_ap_large"]
+
+    ranking = ranked(store)
+    page = Reader(render(Page("pico", "today", [Chapter(ranking, headline(ranking))])))
+    wide, narrow = (terminal(ranking, width) for width in (160, 80))
+
+    assert [score.label for score in ranking.details] == ["box AP small", "box AP medium", "box AP large"]
+    assert ranking.trials[0]["details"] == {f"coco/box_ap_{size}": value for size, value in SIZES.items()}
+    text = "".join(page.text)
+    places = [text.index(f"{heading} ↑") for heading in ("mask AP", "box AP small", "box AP medium", "box AP large")]
+    assert places == sorted(places)
+    # after number, name, status, branches, resolutions and two scores
+    assert page.rows[1][7:10] == ["0.1", "0.2", "0.3"]
+    assert [row[9] for row in page.rows if row].count("") == 2  # of the one that lacks it, and of the failed trial
+    assert "box AP small (coco/box_ap_small)" in text
+    assert "0.100 0.200 0.300" in " ".join(wide.split())
+    assert all(f"box AP {size}" in narrow.partition("no room for")[2] for size in SIZES)
+    assert "small" not in headline(ranking)
+
+
+def terminal(ranking, width):
+    """What a terminal of so many characters shows."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(tables([ranking], width))
+    return console.export_text()
+
+
 @pytest.fixture
 def both() -> FakeStore:
     """An experiment of COCO's and ADE20K's scores."""

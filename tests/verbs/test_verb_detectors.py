@@ -53,7 +53,7 @@ def test_a_detector_trains_and_is_scored_again(head, kind, sources, piip_home, o
     metrics = read_metrics(piip_home / "journals" / planned.trial.key)
     assert ("coco/mask_ap" in metrics) == row.model.head.learns_masks
     assert ("coco/keypoint_ap" in metrics) == bool(row.model.head.learned_keypoints)
-    assert row.data.scores[0].name in metrics
+    assert row.scores[0].name in metrics
     (run,) = [r for r in Store().find_runs("tests") if r.tags.get("piip.trial_key") == planned.trial.key]
     rebuilt = rebuild(Store(), run.run_id, "last").model
     counted = {name: value for name, value in rebuilt.named_buffers() if "normaliser" in name or "running_mean" in name}
