@@ -1,8 +1,9 @@
 """Turn released weights into a run, so that piip.eval, piip.predict and fine-tuning treat them like any other.
 
-FILE is an official .pth of PIIP (detection, segmentation, classification) or of InternImage's or MPViT's detectors, a DeepSpeed folder or
-its mp_rank_00_model_states.pt, or a checkpoint of ours. No code of a pickle is run. What is missing, left over or of another shape is
-an error, unless --allow says otherwise. Rows that differ only in image sizes share their weights' shapes: which of them a file belongs
+FILE is an official .pth of PIIP (detection, segmentation, classification) or of InternImage's or MPViT's detectors, a .pkl of
+Detectron's, a DeepSpeed folder or its mp_rank_00_model_states.pt, or a checkpoint of ours. No code of a pickle is run. What is missing,
+left over or of another shape is an error, unless --allow says otherwise. Rows that differ only in image sizes share their weights'
+shapes: which of them a file belongs
 to, it does not tell.
 
 Examples:

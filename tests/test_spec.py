@@ -275,6 +275,7 @@ def test_the_digest_remembers_everything_else(spec):
                 "interactions": "fp32",
                 "attention": {"auto": "sdpa"}.get(value, "dense"),
             }
+            words |= {"maps": "fpn_p7", "norm": "group", "stride_in": "3x3"}
             changed = words.get(name.rsplit(".", 1)[-1]) or f"{value}x"
         elif name.endswith(".weights"):
             changed = "deit.pth"

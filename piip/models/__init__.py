@@ -1,5 +1,6 @@
 """Networks: a spec's types choose code here, backbones in `build_backbone`, heads in `build_model`, and nowhere else."""
 
+from functools import partial
 from typing import assert_never
 
 from torch import nn
@@ -9,7 +10,9 @@ from piip.models.backbones.cnn import CNN
 from piip.models.backbones.internimage import InternImage
 from piip.models.backbones.mpvit import MPViT
 from piip.models.backbones.piip import PIIP
+from piip.models.backbones.resnet import ResNet
 from piip.models.branches.build import build_branch
+from piip.models.heads.c4 import C4RoIHeads
 from piip.models.heads.cascade import Cascade
 from piip.models.heads.classifier import Classifier, MapClassifier
 from piip.models.heads.dino.head import DINO
@@ -27,12 +30,14 @@ from piip.spec import (
     CNNSpec,
     DINOSpec,
     FasterRCNNSpec,
+    FormSpec,
     InternImageSpec,
     KeypointRCNNSpec,
     MaskRCNNSpec,
     ModelSpec,
     MPViTSpec,
     PIIPSpec,
+    ResNetSpec,
     RetinaNetSpec,
     UPerNetSpec,
 )
@@ -43,7 +48,7 @@ def build_backbone(
     wish: Wish = Maps(),  # noqa: B008 (frozen)
     *,
     pretrained: bool = True,
-) -> PIIP | CNN | InternImage | MPViT:
+) -> PIIP | CNN | InternImage | MPViT | ResNet:
     """The network that turns images (B, 3, H, W) into what a head wishes for.
 
     Args:
@@ -65,6 +70,8 @@ def build_backbone(
             return InternImage(spec, wish, pretrained=pretrained)
         case MPViTSpec():
             return MPViT(spec, wish)
+        case ResNetSpec():
+            return ResNet(spec, wish, pretrained=pretrained)
         case _:
             assert_never(spec)
 
@@ -75,6 +82,8 @@ def build_model(spec: ModelSpec, *, pretrained: bool = True) -> Network:
     head: nn.Module
     window: tuple[int, int] | None = None
     match spec.head:
+        case FasterRCNNSpec(form=FormSpec(maps="c4")) | MaskRCNNSpec(form=FormSpec(maps="c4")):
+            head = RCNN(backbone.out_channels, spec.head, partial(C4RoIHeads, pretrained=pretrained))
         case FasterRCNNSpec() | MaskRCNNSpec():
             head = RCNN(backbone.out_channels, spec.head, build_roi_heads)
         case KeypointRCNNSpec():

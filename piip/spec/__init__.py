@@ -17,11 +17,13 @@ from piip.spec.detectors import (
 )
 from piip.spec.experiment import ExperimentSpec, PaperResult
 from piip.spec.formats import CityscapesSpec, CrowdHumanSpec, KeypointsSpec, LvisSpec, OpenImagesSpec, VocSpec, YoloSpec
+from piip.spec.forms import FormSpec
 from piip.spec.heads import ClassifierSpec, DINOSpec, Head, UPerNetSpec
 from piip.spec.internimage import InternImageForm, InternImageSpec
 from piip.spec.model import ModelSpec
 from piip.spec.mpvit import MPViTSpec
 from piip.spec.networks import MIN_RESOLUTION
+from piip.spec.resnet import BottleneckSpec, ResNetSpec
 from piip.spec.speed import SpeedSpec
 from piip.spec.training import OptimSpec, TrainSpec
 
@@ -29,6 +31,7 @@ __all__ = [
     "MIN_RESOLUTION",
     "Ade20kSpec",
     "Backbone",
+    "BottleneckSpec",
     "BranchSpec",
     "CNNSpec",
     "CascadeMaskRCNNSpec",
@@ -44,6 +47,7 @@ __all__ = [
     "ExperimentSpec",
     "Family",
     "FasterRCNNSpec",
+    "FormSpec",
     "Head",
     "ImageNetSpec",
     "InteractionSpec",
@@ -60,6 +64,7 @@ __all__ = [
     "OptimSpec",
     "PIIPSpec",
     "PaperResult",
+    "ResNetSpec",
     "RetinaNetSpec",
     "Spec",
     "SpeedSpec",

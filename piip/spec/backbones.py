@@ -9,6 +9,7 @@ from piip.spec.base import Added, DecidesNoNumber, Spec
 from piip.spec.internimage import InternImageSpec
 from piip.spec.mpvit import MPViTSpec
 from piip.spec.networks import MAX_RESOLUTION, MIN_RESOLUTION, BackboneSpec, Colour, Seen, SingleSpec, Spread
+from piip.spec.resnet import ResNetSpec
 
 Window = Annotated[int, Field(gt=0)] | None
 
@@ -122,6 +123,15 @@ class PIIPSpec(BackboneSpec):
         return tuple(Seen(branch.arch, branch.resolution, branch.pretrained) for branch in self.branches)
 
     @property
+    def files(self) -> dict[str, str]:
+        """The public files that branches start from; timm's own are not among them."""
+        return {
+            f"branches.{i}.weights": branch.weights
+            for i, branch in enumerate(self.branches)
+            if branch.pretrained and branch.weights
+        }
+
+    @property
     def resolution(self) -> int:
         """Long side of the network's input."""
         return self.branches[self.input_branch].resolution
@@ -191,4 +201,4 @@ class CNNSpec(SingleSpec):
     kind: Literal["cnn"] = "cnn"
 
 
-Backbone = Annotated[PIIPSpec | CNNSpec | InternImageSpec | MPViTSpec, Field(discriminator="kind")]
+Backbone = Annotated[PIIPSpec | CNNSpec | InternImageSpec | MPViTSpec | ResNetSpec, Field(discriminator="kind")]

@@ -94,6 +94,11 @@ class HeadSpec(Spec):
     """Whether it samples maps at places that it learns, by an operator that `speed.kernel` chooses."""
 
     @property
+    def files(self) -> dict[str, str]:
+        """Files of weights that it starts from: field -> path or public name."""
+        return {}
+
+    @property
     def learned_keypoints(self) -> int:
         """Keypoints of an object that training needs; 0: none."""
         return 0

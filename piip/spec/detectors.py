@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from piip.contracts import Maps, Wish
 from piip.spec.base import Added, HeadSpec
+from piip.spec.forms import FormSpec
 
 _Positive = Annotated[float, Field(gt=0)]
 _Spreads = tuple[_Positive, _Positive, _Positive, _Positive]
@@ -31,11 +32,25 @@ class TwoStageSpec(HeadSpec):
     max_detections: int = Field(default=100, gt=0)
     dialect: Annotated[Literal["mmdet", "detectron2", "detectron", "torchvision"], Added("mmdet")] = "mmdet"
     """Whose losses, anchors, RoIAlign and proposals: all differences stand in piip/models/heads/dialects.py."""
+    form: Annotated[FormSpec, Added(FormSpec())] = FormSpec()
+    """The maps that are read, and what heads are made of."""
 
     @property
     def wants(self) -> Wish:
         """What the backbone gives."""
-        return Maps((4, 8, 16, 32))
+        return Maps(self.form.strides)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The pretraining of a res5 of its own."""
+        weights = self.form.res5.weights
+        return {"form.res5.weights": weights} if weights and self.form.maps == "c4" else {}
+
+    @model_validator(mode="after")
+    def _groups_fill_the_channels(self) -> Self:
+        if self.form.norm == "group" and self.fpn_channels % 32:
+            raise ValueError(f"form.norm 'group' has 32 groups, fpn_channels {self.fpn_channels} is no multiple of 32")
+        return self
 
 
 class MaskBranchSpec(HeadSpec):
@@ -58,6 +73,16 @@ class MaskRCNNSpec(MaskBranchSpec, TwoStageSpec):
 
     kind: Literal["mask_rcnn"] = "mask_rcnn"
 
+    @model_validator(mode="after")
+    def _masks_fit_the_form(self) -> Self:
+        if self.form.norm == "group" and self.mask_channels % 32:
+            raise ValueError(
+                f"form.norm 'group' has 32 groups, mask_channels {self.mask_channels} is no multiple of 32"
+            )
+        if self.form.maps == "c4" and self.mask_convs:
+            raise ValueError(f"form.maps 'c4' draws masks on res5: set mask_convs to 0, not {self.mask_convs}")
+        return self
+
 
 class KeypointRCNNSpec(TwoStageSpec):
     """Keypoint R-CNN, boxes and keypoints of objects: as in Detectron's `e2e_keypoint_rcnn_R-50-FPN`, on torchvision's parts."""
@@ -74,6 +99,12 @@ class KeypointRCNNSpec(TwoStageSpec):
     def learned_keypoints(self) -> int:
         """All of them."""
         return self.num_keypoints
+
+    @model_validator(mode="after")
+    def _boxes_are_cut_for_keypoints(self) -> Self:
+        if self.form.maps == "c4":
+            raise ValueError("a keypoint branch has no res5 of its own: form.maps 'c4' is for Faster and Mask R-CNN")
+        return self
 
 
 class CascadeSpec(TwoStageSpec):
@@ -105,6 +136,8 @@ class CascadeSpec(TwoStageSpec):
     def _has_one_dialect(self) -> Self:
         if self.dialect != "mmdet":
             raise ValueError(f"a Cascade R-CNN is mmdetection's: dialect 'mmdet', got {self.dialect!r}")
+        if self.form != FormSpec():
+            raise ValueError(f"a Cascade R-CNN is mmdetection's, without another form, got maps {self.form.maps!r}")
         return self
 
 

@@ -54,6 +54,11 @@ class InternImageForm(BackboneSpec):
     """RGB, in 0..255: ImageNet's."""
 
     @property
+    def files(self) -> dict[str, str]:
+        """Its pretraining."""
+        return {"weights": self.weights} if self.weights else {}
+
+    @property
     def networks(self) -> tuple[Seen, ...]:
         """Itself."""
         return (Seen(f"{self.word}_{self.label or self.channels}", self.resolution, self.weights is not None),)

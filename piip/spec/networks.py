@@ -45,6 +45,11 @@ class BackboneSpec(Spec):
         raise TypeError(f"{type(self).__name__} does not say what its networks are")
 
     @property
+    def files(self) -> dict[str, str]:
+        """Files of weights that it starts from: field -> path or public name."""
+        return {}
+
+    @property
     def row_name(self) -> str:
         """The middle of a row's name: `resnet18_256`."""
         seen = self.networks[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from piip.spec import InternImageForm, ModelSpec, PIIPSpec
+from piip.spec import ModelSpec
 from piip.training import checkpoint
 from piip.weights.fit import Report
 from piip.weights.names.mmdet import fit_weights, without_classes
@@ -72,10 +72,8 @@ def files_of(spec: ModelSpec) -> dict[str, str]:
     """The weights a new training of this network reads: field of the spec -> file, folder or public name."""
     if spec.weights:
         return {"weights": spec.weights}  # the branches' would be overwritten
-    if isinstance(spec.backbone, InternImageForm):
-        return {"backbone.weights": spec.backbone.weights} if spec.backbone.weights else {}
-    branches = spec.backbone.branches if isinstance(spec.backbone, PIIPSpec) else ()
-    return {f"backbone.branches.{i}.weights": b.weights for i, b in enumerate(branches) if b.pretrained and b.weights}
+    parts = {"backbone": spec.backbone.files, "head": spec.head.files}
+    return {f"{part}.{field}": file for part, files in parts.items() for field, file in files.items()}
 
 
 def digest_of(given: str) -> str:

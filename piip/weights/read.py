@@ -19,8 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-WRAPPERS = ("state_dict", "model", "module")
-"""Under which key mmdet and mmseg, classification and pretraining, and DeepSpeed keep the tensors."""
+from piip.weights.pickled import PickleError, load_pickle
+
+WRAPPERS = ("state_dict", "model", "module", "blobs")
+"""Under which key mmdet and mmseg, classification and pretraining, DeepSpeed and Detectron keep the tensors."""
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80\x02"
 _PIECE = 1 << 24
@@ -79,7 +81,7 @@ class Weights:
 
 
 def read_file(path: Path, sha256: str | None = None) -> Weights:
-    """The tensors of one `.pth`, `.pt`, `.safetensors` or `.npz` file, out of whatever `state_dict`, `model` or `module` they are in.
+    """The tensors of one `.pth`, `.pt`, `.safetensors`, `.npz` or `.pkl` file, out of whatever wrapper they are in.
 
     Args:
         path: The file.
@@ -129,6 +131,8 @@ def load_document(path: Path) -> tuple[Any, list[str]]:
         raise WeightsError(f"{path} is a web page, not weights: the download was answered with one")
     if path.suffix == ".safetensors":
         return _safetensors(path), ["safetensors holds no checksum; give --sha256 to be sure of every byte"]
+    if path.suffix == ".pkl" and not start.startswith(_ZIP):
+        return _arrays_of_pickle(path), ["a pickle holds no checksum; give --sha256 to be sure of every byte"]
     if start.startswith(_ZIP):
         names = _check_zip(path)
         if all(name.endswith(".npy") for name in names):
@@ -156,6 +160,20 @@ def _arrays(path: Path) -> dict[str, Tensor]:
     except (ValueError, TypeError) as error:
         raise WeightsError(
             f"{path} refused: one of its arrays does not hold plain numbers ({error}). Nothing of it was run"
+        ) from None
+
+
+def _arrays_of_pickle(path: Path) -> Any:
+    """Of Detectron's `.pkl`."""
+    try:
+        return load_pickle(path)
+    except PickleError as error:
+        raise WeightsError(f"{path} refused: {error}. Nothing of it was run") from None
+    # a pickle cut off or changed anywhere can fail in any way
+    except Exception as error:
+        first = str(error).partition("\n")[0][:200]
+        raise WeightsError(
+            f"{path} is no pickle of arrays, or damaged or cut short: {type(error).__name__}: {first}"
         ) from None
 
 

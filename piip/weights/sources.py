@@ -27,6 +27,7 @@ _S_16 = f"S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0{_AUGREG}-lr_
 _B_16 = f"B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0{_AUGREG}-lr_0.01"
 _L_16 = f"L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1{_AUGREG}-lr_0.01"
 _INTERNIMAGE = "https://huggingface.co/OpenGVLab/InternImage/resolve/main"
+_DETECTRON = "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained"
 _CONVNEXT = "https://dl.fbaipublicfiles.com/convnext"
 PUBLIC = {
     url.rsplit("/", 1)[1]: url
@@ -55,6 +56,12 @@ PUBLIC = {
         *(f"{_INTERNIMAGE}/internimage_{size}_22k_192to384.pth" for size in ("l", "xl")),
         *(f"{_INTERNIMAGE}/internimage_{size}_jointto22k_384.pth" for size in "hg"),
         f"{_INTERNIMAGE}/dino_4scale_cbinternimage_h_objects365_80classes.pth",
+        *(f"{_DETECTRON}/MSRA/R-{depth}.pkl" for depth in (50, 101)),
+        f"{_DETECTRON}/47261647/R-50-GN.pkl",
+        f"{_DETECTRON}/47592356/R-101-GN.pkl",
+        f"{_DETECTRON}/20171220/X-101-32x8d.pkl",
+        f"{_DETECTRON}/FBResNeXt/X-101-64x4d.pkl",
+        f"{_DETECTRON}/25093814/X-152-32x8d-IN5k.pkl",
         f"{_PERCEIVER}/uni-perceiver-base-L12-H768-224size-torch-pretrained_converted.pth",
         f"{_PERCEIVER}/uni-perceiver-large-L24-H1024-224size-pretrained_converted.pth",
     )

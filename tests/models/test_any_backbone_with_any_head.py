@@ -23,6 +23,7 @@ from piip.spec import (
     MaskRCNNSpec,
     ModelSpec,
     MPViTSpec,
+    ResNetSpec,
     RetinaNetSpec,
     UPerNetSpec,
 )
@@ -34,6 +35,7 @@ BACKBONES = {
     "piip": piip("TB", (64, 32), branches=PICO, interaction=InteractionSpec(count=2, num_heads=4)),
     "vit": piip("T", (64,), branches=PICO),
     "cnn": CNNSpec(arch="resnet18", resolution=SIDE),
+    "resnet": ResNetSpec(resolution=SIDE, channels=8, depths=(1, 1, 1, 1), norm="group", norm_groups=4),
     "internimage": InternImageSpec(resolution=SIDE, channels=16, depths=(1, 1, 1, 1), groups=(1, 2, 4, 8)),
     "mpvit": MPViTSpec(resolution=SIDE, channels=(8, 8, 16, 16), paths=(2, 1, 1, 1), depths=(1, 1, 1, 1)),
 }
@@ -53,7 +55,7 @@ HEADS = {
 }
 REFUSED = {
     (backbone, "classifier of tokens"): "this head reads the tokens of a PIIP"
-    for backbone in ("cnn", "internimage", "mpvit")
+    for backbone in ("cnn", "resnet", "internimage", "mpvit")
 }
 
 

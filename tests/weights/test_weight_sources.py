@@ -85,9 +85,9 @@ def test_a_download_cut_off_leaves_nothing(monkeypatch):
 
 
 def test_every_public_name_is_a_file_of_weights():
-    assert len(sources.PUBLIC) == 39
+    assert len(sources.PUBLIC) == 46
     for name, url in sources.PUBLIC.items():
-        assert name.endswith((".pth", ".npz"))
+        assert name.endswith((".pth", ".npz", ".pkl"))
         assert url.startswith("https://")
 
 

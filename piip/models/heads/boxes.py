@@ -47,7 +47,10 @@ class Anchors(nn.Module):
         return [anchors for _ in images.image_sizes]
 
     def of_maps(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """The anchors (A, 4) of every level, xyxy in pixels of the padded input: row by row, scale by scale, ratio by ratio."""
+        """The anchors (A, 4) of every level, xyxy in pixels of the padded input: row by row, scale by scale, ratio by ratio.
+
+        Of the form `pixels` ratio by ratio, scale by scale.
+        """
         assert len(features) == len(self.strides), f"{len(features)} maps for strides {self.strides}"
         return [self._level(feature, stride) for feature, stride in zip(features, self.strides, strict=True)]
 
@@ -73,8 +76,8 @@ class Anchors(nn.Module):
 
 def _cell_in_pixels(scales: Sequence[float], stride: int) -> list[tuple[float, ...]]:
     cell = []
-    for scale in scales:
-        for ratio in RATIOS:
+    for ratio in RATIOS:
+        for scale in scales:
             width = round(math.sqrt(stride**2 / ratio))
             half_w, half_h = scale * width / 2, scale * round(width * ratio) / 2
             cell.append((stride / 2 - half_w, stride / 2 - half_h, stride / 2 + half_w, stride / 2 + half_h))

@@ -24,9 +24,11 @@ class Cascade(nn.Module):
 
     Args:
         spec: Sizes, and the stages' overlaps, spreads and weights.
+        channels: Of the maps that boxes are cut from, which are the spec's pyramid's.
     """
 
-    def __init__(self, spec: CascadeSpec) -> None:
+    def __init__(self, spec: CascadeSpec, channels: int | None = None) -> None:
+        del channels
         super().__init__()
         self.spec = spec
         self.stages: Sequence[RoIHeads] = nn.ModuleList(  # type: ignore[assignment]

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.roi_heads import keypointrcnn_inference, keypointrcnn_loss
 
 from piip.contracts import Size
-from piip.models.heads.boxes import BOX_POOL, MASK_POOL, RoIPool
-from piip.models.heads.roi_heads import Prediction, RoIHeads, Samples, Target
+from piip.models.heads.boxes import MASK_POOL, RoIPool
+from piip.models.heads.roi_heads import Prediction, RoIHeads, Samples, Target, build_box_head
 from piip.models.precision import at_least_fp32
 from piip.spec import KeypointRCNNSpec
 
@@ -51,17 +50,20 @@ class KeypointRoIHeads(RoIHeads):
 
     Args:
         spec: Sizes and thresholds.
+        channels: Of the maps that boxes are cut from; None: of the spec's pyramid.
     """
 
     keypoint_roi_pool: nn.Module
     keypoint_head: nn.Module
     keypoint_predictor: nn.Module
 
-    def __init__(self, spec: KeypointRCNNSpec) -> None:
-        super().__init__(spec, TwoMLPHead(spec.fpn_channels * BOX_POOL**2, spec.box_channels))
+    def __init__(self, spec: KeypointRCNNSpec, channels: int | None = None) -> None:
+        channels = channels or spec.fpn_channels
+        box_head = build_box_head(spec, channels)
+        super().__init__(spec, box_head, channels=channels)
         self.num_keypoints = spec.num_keypoints
-        self.keypoint_roi_pool = RoIPool(MASK_POOL, dialect=self.dialect)
-        self.keypoint_head = KeypointRCNNHeads(spec.fpn_channels, [spec.keypoint_channels] * spec.keypoint_convs)
+        self.keypoint_roi_pool = RoIPool(MASK_POOL, spec.form.box_strides, self.dialect)
+        self.keypoint_head = KeypointRCNNHeads(channels, [spec.keypoint_channels] * spec.keypoint_convs)
         self.keypoint_predictor = KeypointPredictor(
             spec.keypoint_channels, spec.num_keypoints, zero_border=self.dialect.zero_border
         )
@@ -116,5 +118,5 @@ class KeypointRoIHeads(RoIHeads):
 
     def probed(self, like: Tensor, boxes: int, masks: int) -> list[Tensor]:
         """As `RoIHeads.probed`; keypoints of as many boxes as would have masks."""
-        pooled = like.new_empty(masks, self.spec.fpn_channels, MASK_POOL, MASK_POOL).requires_grad_(self.training)
+        pooled = like.new_empty(masks, self.channels, MASK_POOL, MASK_POOL).requires_grad_(self.training)
         return [*super().probed(like, boxes, masks), self.keypoint_predictor(self.keypoint_head(pooled))]

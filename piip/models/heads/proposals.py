@@ -1,4 +1,4 @@
-"""Region proposals on five levels: torchvision's, by the rules of a dialect."""
+"""Region proposals on the levels of a pyramid or on one map: torchvision's, by the rules of a dialect."""
 
 import torch
 import torch.nn.functional as F
@@ -30,19 +30,22 @@ class RPN(RegionProposalNetwork):
 
     Args:
         spec: Sizes and numbers.
+        channels: Of the maps; None: of the spec's pyramid.
     """
 
-    def __init__(self, spec: TwoStageSpec) -> None:
-        dialect = dialect_of(spec)
+    def __init__(self, spec: TwoStageSpec, channels: int | None = None) -> None:
+        dialect, form = dialect_of(spec), spec.form
+        scales = form.scales(spec.anchor_scale)
+        post_nms = form.train_post_nms or dialect.training_proposals * spec.rpn_post_nms
         super().__init__(
-            Anchors([spec.anchor_scale], (4, 8, 16, 32, 64), dialect.anchors),  # type: ignore[arg-type]
-            FloatRPNHead(spec.fpn_channels, num_anchors=len(RATIOS)),
+            Anchors(scales, form.proposal_strides, dialect.anchors),  # type: ignore[arg-type]
+            FloatRPNHead(channels or spec.fpn_channels, num_anchors=len(RATIOS) * len(scales)),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,  # and every object's best anchor is positive (match_low_quality)
             batch_size_per_image=SAMPLED,
             positive_fraction=0.5,
             pre_nms_top_n={"training": spec.rpn_pre_nms, "testing": max(spec.rpn_pre_nms // 2, 1)},
-            post_nms_top_n={"training": dialect.training_proposals * spec.rpn_post_nms, "testing": spec.rpn_post_nms},
+            post_nms_top_n={"training": post_nms, "testing": spec.rpn_post_nms},
             nms_thresh=dialect.nms(0.7),
         )
         self.dialect = dialect

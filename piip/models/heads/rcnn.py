@@ -6,10 +6,9 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from piip.contracts import Size
+from piip.models.heads.necks import build_neck
 from piip.models.heads.proposals import RPN
 from piip.models.precision import Fp32Head, at_least_fp32, head_precision
 from piip.spec import TwoStageSpec
@@ -44,17 +43,18 @@ class RCNN(Fp32Head):
     RoIAlign, NMS and losses in fp32 (torchvision's roi_align and nms refuse bf16 on the CPU).
 
     Args:
-        channels: Of the backbone's four maps.
+        channels: Of the backbone's maps.
         spec: Sizes and thresholds.
-        roi_heads: Makes what reads the proposals of the spec; last, as initial weights are drawn in this order.
+        roi_heads: Makes what reads the proposals of the spec and the maps' channels; last, as initial weights are drawn in this order.
     """
 
-    def __init__(self, channels: Sequence[int], spec: S, roi_heads: Callable[[S], OnProposals]) -> None:
+    def __init__(self, channels: Sequence[int], spec: S, roi_heads: Callable[[S, int], OnProposals]) -> None:
         super().__init__()
         self.spec = spec
-        self.neck = FeaturePyramidNetwork(list(channels), spec.fpn_channels, extra_blocks=LastLevelMaxPool())
-        self.rpn = RPN(spec)
-        self.roi_heads = roi_heads(spec)
+        width = spec.fpn_channels if spec.form.has_pyramid else channels[0]
+        self.neck = build_neck(channels, spec)
+        self.rpn = RPN(spec, width)
+        self.roi_heads = roi_heads(spec, width)
 
     def forward(
         self, features: Sequence[Tensor], sizes: Sequence[Size], targets: Sequence[Mapping[str, Tensor]] | None = None
@@ -62,7 +62,7 @@ class RCNN(Fp32Head):
         """Losses in training, predictions in evaluation.
 
         Args:
-            features: Four maps (B, C, H / s, W / s), s = 4, 8, 16, 32.
+            features: Maps (B, C, H / s, W / s), s as the form has it: 4, 8, 16, 32, or one.
             sizes: Height and width of every image's content.
             targets: In training, per image: boxes (n, 4) xyxy in pixels, labels (n,) from 1 and, with a mask branch, mask_runs
                 (R, 4) of their masks (piip/ops/mask_runs.py). n may be 0.
@@ -80,7 +80,8 @@ class RCNN(Fp32Head):
         with head_precision(device, fp32=self.fp32_heads):
             pyramid = OrderedDict((name, at_least_fp32(feature)) for name, feature in pyramid.items())
             proposals, rpn_losses = self.rpn(image_list, pyramid, objects)
-            levels = list(pyramid.values())[:-1]  # the fifth level is for proposals only
+            # coarser levels are for proposals only
+            levels = list(pyramid.values())[: len(self.spec.form.box_strides)]
             predictions, losses = self.roi_heads(levels, proposals, image_list.image_sizes, objects)
         if not self.training:
             return predictions
@@ -91,8 +92,9 @@ class RCNN(Fp32Head):
         }
 
     def pyramid(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Five maps at strides 4 to 64, named "0" to "3" and "pool", from the backbone's four."""
-        return self.neck(OrderedDict((str(level), feature) for level, feature in enumerate(maps)))
+        """The maps that proposals are made on, from the backbone's: of a pyramid five at strides 4 to 64, "0" to "3" and "pool"."""
+        levels = self.neck(OrderedDict((str(level), feature) for level, feature in enumerate(maps)))
+        return OrderedDict(list(levels.items())[: len(self.spec.form.proposal_strides)])
 
     def probe(self, features: Sequence[Tensor]) -> dict[str, Callable[[], Sequence[Tensor]]]:
         """`neck`, `rpn`, `roi_heads`; NMS, RoIAlign and losses are left out.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 from torchvision.models.detection.roi_heads import maskrcnn_inference
@@ -15,6 +15,7 @@ from piip.contracts import Size
 from piip.models.heads.boxes import BOX_POOL, MASK_POOL, RoIPool
 from piip.models.heads.dialects import dialect_of
 from piip.models.heads.mask_loss import mask_loss
+from piip.models.heads.necks import norm_of
 from piip.models.precision import at_least_fp32
 from piip.spec import MaskBranchSpec, TwoStageSpec
 
@@ -56,6 +57,8 @@ class RoIHeads(TorchvisionRoIHeads):
         iou: Overlap from which a proposal is an object.
         weights: Of box deltas.
         class_agnostic: One box for all classes.
+        channels: Of the maps that boxes are cut from; None: of the spec's pyramid.
+        width: Of what `box_head` gives; None: `box_channels`.
     """
 
     contiguous = False  # the mask head computes channels first, see SpeedSpec.layout
@@ -69,21 +72,26 @@ class RoIHeads(TorchvisionRoIHeads):
         iou: float = 0.5,
         weights: Sequence[float] = WEIGHTS,
         class_agnostic: bool = False,
+        channels: int | None = None,
+        width: int | None = None,
     ) -> None:
         dialect, classes = dialect_of(spec), spec.num_classes + 1  # torchvision's heads count the background
-        predictor = FastRCNNPredictor(spec.box_channels, classes)
+        self.channels, width, strides = channels or spec.fpn_channels, width or spec.box_channels, spec.form.box_strides
+        predictor = FastRCNNPredictor(width, classes)
         if class_agnostic:
-            predictor.bbox_pred = nn.Linear(spec.box_channels, 4)
+            predictor.bbox_pred = nn.Linear(width, 4)
         masks = (None, None, None)
         if isinstance(spec, MaskBranchSpec):
-            width = spec.mask_channels if spec.mask_convs else spec.fpn_channels
+            given = spec.mask_channels if spec.mask_convs else self.channels
             masks = (
-                RoIPool(MASK_POOL, dialect=dialect),
-                MaskRCNNHeads(spec.fpn_channels, [spec.mask_channels] * spec.mask_convs, dilation=1),
-                MaskRCNNPredictor(width, spec.mask_channels, classes),
+                RoIPool(MASK_POOL, strides, dialect),
+                MaskRCNNHeads(
+                    self.channels, [spec.mask_channels] * spec.mask_convs, dilation=1, norm_layer=norm_of(spec)
+                ),
+                MaskRCNNPredictor(given, spec.mask_channels, classes),
             )
         super().__init__(
-            RoIPool(BOX_POOL, dialect=dialect), box_head, predictor, iou, iou, spec.box_samples, 0.25, tuple(weights),
+            RoIPool(BOX_POOL, strides, dialect), box_head, predictor, iou, iou, spec.box_samples, 0.25, tuple(weights),
             spec.score_threshold, dialect.nms(spec.nms_threshold), spec.max_detections, *masks,
         )  # fmt: skip
         self.dialect, self.spec = dialect, spec
@@ -159,7 +167,7 @@ class RoIHeads(TorchvisionRoIHeads):
 
     def probed(self, like: Tensor, boxes: int, masks: int) -> list[Tensor]:
         """What `boxes` boxes and `masks` masks of one head are computed to; `like` is any map, for its type and device."""
-        channels, learns = self.spec.fpn_channels, self.training
+        channels, learns = self.channels, self.training
         pooled = like.new_empty(boxes, channels, BOX_POOL, BOX_POOL).requires_grad_(learns)
         found = [*self.box_predictor(self.box_head(pooled))]
         if not self.has_mask():
@@ -169,9 +177,19 @@ class RoIHeads(TorchvisionRoIHeads):
         return [*found, self.mask_predictor(self.mask_head(pooled))]
 
 
-def build_roi_heads(spec: TwoStageSpec) -> RoIHeads:
-    """Two linear layers for boxes, and the mask branch where there is one."""
-    return RoIHeads(spec, TwoMLPHead(spec.fpn_channels * BOX_POOL**2, spec.box_channels))
+def build_box_head(spec: TwoStageSpec, channels: int) -> nn.Module:
+    """Squares (K, channels, 7, 7) -> (K, box_channels): two linear layers, or convolutions and one, as the form has it."""
+    if not spec.form.box_convs:
+        return TwoMLPHead(channels * BOX_POOL**2, spec.box_channels)
+    convs = [spec.fpn_channels] * spec.form.box_convs
+    return FastRCNNConvFCHead((channels, BOX_POOL, BOX_POOL), convs, [spec.box_channels], norm_layer=norm_of(spec))
+
+
+def build_roi_heads(spec: TwoStageSpec, channels: int | None = None) -> RoIHeads:
+    """What the form has for boxes, and the mask branch where there is one."""
+    channels = channels or spec.fpn_channels
+    box_head = build_box_head(spec, channels)
+    return RoIHeads(spec, box_head, channels=channels)
 
 
 def predictions(

@@ -1,7 +1,7 @@
 """Released weights into our models: the official code's names, class order and shapes for backbone, neck and heads.
 
 Backbones go by piip/weights/names/piip.py (InternImage's names are the official ones), heads by rcnn.py, dino.py and mmseg.py; MPViT, all
-of it, by detectron2.py.
+of it, by detectron2.py, a ResNet and its detectors by Detectron's names, detectron.py.
 """
 
 import re
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from piip.spec import DINOSpec, Head, InternImageForm, ModelSpec, MPViTSpec, PIIPSpec, TwoStageSpec
 from piip.weights.fit import Report, fit
-from piip.weights.names import detectron2, dino, mmseg, rcnn
+from piip.weights.names import detectron, detectron2, dino, mmseg, rcnn
 from piip.weights.names.piip import left_out, to_official
 from piip.weights.read import Weights, WeightsError
 from piip.weights.resizing import adapt
@@ -68,6 +68,8 @@ def fit_weights(
     if _has_our_names(weights.tensors, wanted):
         _same_classes(weights, classes)
         return fit(weights.tensors, wanted, origin=weights.origin, adapt=adapt)
+    if detectron.is_detectrons(weights.tensors):
+        return detectron.fit_detector(weights, wanted, spec)
     backbone, head = spec.backbone, spec.head
     if isinstance(backbone, MPViTSpec):
         return detectron2.fit_mpvit(weights, wanted, spec)
