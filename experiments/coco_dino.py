@@ -1,6 +1,6 @@
 """PIIP under a stronger detector: DINO with 900 queries on three maps.
 
-    python experiments/coco_dino.py --scale pico      # two CPU cores, data it makes, about half an hour
+    python experiments/coco_dino.py --scale pico      # two CPU cores, data it makes, a quarter of an hour
     python experiments/coco_dino.py --list            # the paper's rows and what they cost; 16 GPUs, days a row
 
 Expect 57.8 box AP from SBL and 60.0 from H6B. The released settings ask for a clipped gradient, which DeepSpeed never did: the
