@@ -10,7 +10,6 @@ from typing import Any
 from piip.console import one_line
 from piip.data.formats.coco_counts import Fates, fate, in_unit_square, is_crowd, over_the_edge
 from piip.data.formats.coco_shapes import box_fault, has_mask, is_number, is_whole, segmentation_fault
-from piip.data.formats.columns import Columns
 from piip.data.limits import ID_BITS, MOST_PIXELS
 from piip.data.problems import Problem
 from piip.data.text import is_text
@@ -65,7 +64,7 @@ def _problems(document: Mapping[str, Any], where: Where, fates: Fates) -> Iterat
     sizes = {i["id"]: (i["height"], i["width"]) for i in document["images"] if _is_id(_get(i, "id")) and _size_of(i)}
     images = {_get(i, "id") for i in document["images"] if _is_id(_get(i, "id"))}
     categories = {_get(category, "id") for category in document["categories"] if _is_id(_get(category, "id"))}
-    if not isinstance(document["annotations"], Columns):  # which count themselves
+    if isinstance(document["annotations"], list):  # columns count themselves
         yield from _ids(document["annotations"], "annotation")
     for annotation in document["annotations"]:
         yield from _annotation_problems(annotation, where, images, sizes, categories, fates)
