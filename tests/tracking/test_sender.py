@@ -126,11 +126,12 @@ def test_a_run_deleted_in_mlflow_is_skipped_and_said_once(begin, store, sender, 
     assert caplog.text.count(f"name of doomed is skipped: run {run_id} was deleted in MLflow. Bring it back") == 1
 
 
-def test_one_bad_journal_does_not_hold_up_the_others(begin, store, sender, piip_home, caplog):
+def test_one_bad_journal_does_not_hold_up_the_others(begin, store, request, piip_home, caplog):
     bad, empty, good = begin("bad"), begin("empty"), begin("good")
     (bad.folder / "run.json").write_text("{")
     (empty.folder / "events.jsonl").unlink()
     good.log(1, {"loss": 1.0})
+    sender = request.getfixturevalue("sender")  # it delivers as soon as it is there
 
     assert not sender.flush(LONG)
 
