@@ -9,13 +9,11 @@ from piip.contracts import Size
 from piip.counting.published_parts import Count, linear
 from piip.presets import MPVIT
 from piip.spec import MaskRCNNSpec, ModelSpec, MPViTSpec, RetinaNetSpec
-from piip.spec.mpvit import HEADS
+from piip.spec.mpvit import HEADS, NEIGHBOURHOODS
 
 SIZES = {(known.channels, known.depths, known.paths) for known in MPVIT.values()}
 SIZE: Size = (800, 1280)
 BOXES, MASKS = 1000, 100
-NEIGHBOURHOODS = ((3, 2), (5, 3), (7, 3))
-"""Side of a convolution of values, and how many heads' it is of."""
 
 
 def detector(spec: ModelSpec) -> Count | None:

@@ -11,7 +11,9 @@ from piip.spec.networks import MAX_RESOLUTION, MIN_RESOLUTION, BackboneSpec, Col
 _Count = Annotated[int, Field(gt=0)]
 _Stages = tuple[_Count, _Count, _Count, _Count]
 HEADS = 8
-"""Of every attention: two, three and three of them see their neighbourhoods by convolutions of sides 3, 5 and 7."""
+"""Of every attention."""
+NEIGHBOURHOODS = ((3, 2), (5, 3), (7, 3))
+"""Side of a convolution of values, and how many heads' values it sees."""
 
 
 class MPViTSpec(BackboneSpec):

@@ -44,7 +44,7 @@ class BottleneckSpec(Spec):
 
 
 class ResNetSpec(BottleneckSpec, BackboneSpec):
-    """ResNet (arXiv 1512.03385) and ResNeXt (1611.05431), maps at strides 4, 8, 16, 32; Detectron's are in presets/detectron.py."""
+    """ResNet (arXiv 1512.03385) and ResNeXt (1611.05431), maps at strides 4, 8, 16, 32."""
 
     kind: Literal["resnet"] = "resnet"
     resolution: int = Field(ge=MIN_RESOLUTION, le=MAX_RESOLUTION)

@@ -4,11 +4,9 @@ import torch
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from piip.spec.mpvit import HEADS
+from piip.spec.mpvit import HEADS, NEIGHBOURHOODS
 
 # B batch, H W map, N = H * W tokens, C channels, h heads, c channels of a head
-NEIGHBOURHOODS = ((3, 2), (5, 3), (7, 3))
-"""Side of a convolution of values, and of how many heads it sees the values."""
 
 
 class Neighbours(nn.Module):
